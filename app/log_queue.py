@@ -2,7 +2,7 @@
 
 A pipe that nobody reads, a terminal held with Ctrl-S, a disk that is full or hangs: none of them holds up whoever logs,
 the event loop and the workers least of all. What finds no place is dropped and counted, and once lines flow again, a
-line says how many are missing.
+line says how many are missing. A line may be handed over as the values that it is made of: then it is made there, too.
 """
 
 import os
@@ -24,6 +24,15 @@ QUEUE_BYTES = 4 << 20
 
 BATCH_CHARACTERS = 64 << 10
 """Written at once, at most: as much as a pipe takes."""
+
+GATHER_SECONDS = 0.1
+"""So long a line that is made here waits for more of them: to wake a thread for each would cost more than the line."""
+
+MADE_AT_ONCE = 32
+"""Lines that are made before those are written, which leaves the interpreter to others."""
+
+LATE_CHARACTERS = 400
+"""What a line counts for that is not made yet."""
 
 DRAIN_SECONDS = 1.0
 """How long the end of the process waits for the last lines; who does not read by then does not read."""
@@ -56,11 +65,13 @@ class LineQueue:
         self._limit = limit
         self._drain_seconds = drain_seconds
         self._changed = threading.Condition()
-        #: These five are guarded by `_changed`, and nobody waits for anything else while holding that. `dropped` alone
+        #: These six are guarded by `_changed`, and nobody waits for anything else while holding that. `dropped` alone
         #: reads without it: a number that only grows.
-        self._lines: deque[str] = deque()
+        self._lines: deque[str | Callable[[], str]] = deque()
+        self._is_urgent = False
         self._waiting = 0
-        self._is_stopping = False
+        self.is_stopping = False
+        """Whether it takes no more."""
         self._unreported = 0
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -75,24 +86,38 @@ class LineQueue:
         """Take some whole lines, to be written soon. Never waits, and never raises."""
         text = str(text)  # loguru's own kind of string holds the whole record, with its traceback
         with self._changed:
-            if self._is_stopping or self._waiting + len(text) > self._limit:
-                self._drop(1)
-                return
-            self._lines.append(text)
-            self._waiting += len(text)
-            self._changed.notify()
+            if self._has_room(len(text)):
+                self._lines.append(text)
+                self._is_urgent = True
+                self._changed.notify()
+
+    def write_later(self, make: Callable[[], str]) -> None:
+        """Take a line that the thread makes when it writes it, in a moment; behind what came before, as any other."""
+        with self._changed:
+            if self._has_room(LATE_CHARACTERS):
+                self._lines.append(make)
+                if len(self._lines) == 1:
+                    self._changed.notify()
+
+    def _has_room(self, size: int) -> bool:
+        """Take room for so much, or count a line that has none."""
+        if self.is_stopping or self._waiting + size > self._limit:
+            self._drop(1)
+            return False
+        self._waiting += size
+        return True
 
     def stop(self) -> None:
         """Write what is left, as far as somebody reads it within `drain_seconds`."""
         with self._changed:
-            self._is_stopping = True
+            self.is_stopping = True
             self._changed.notify()
         self._thread.join(self._drain_seconds)
 
     def _run(self) -> None:
         while batch := self._next_batch():
             try:
-                self._write("".join(batch))
+                self._write("".join([each if isinstance(each, str) else each() for each in batch]))
             except OSError:
                 with self._changed:
                     self._drop(len(batch))
@@ -100,19 +125,24 @@ class LineQueue:
                 self._report_dropped()
             finally:
                 with self._changed:
-                    self._waiting -= sum(map(len, batch))
+                    self._waiting -= sum(map(_size, batch))
         self._close()  # here: while a write hangs in it, a descriptor must not become another file's
 
-    def _next_batch(self) -> list[str]:
+    def _next_batch(self) -> list[str | Callable[[], str]]:
         """Some of the next lines; none when it is time to stop."""
         with self._changed:
-            while not self._lines and not self._is_stopping:
+            while not self._lines and not self.is_stopping:
+                self._is_urgent = False
                 self._changed.wait()
-            batch: list[str] = []
+                if not self._is_urgent and not self.is_stopping:
+                    self._changed.wait_for(lambda: self._is_urgent or self.is_stopping, GATHER_SECONDS)
+            batch: list[str | Callable[[], str]] = []
             size = 0
-            while self._lines and (not batch or size + len(self._lines[0]) <= BATCH_CHARACTERS):
+            while self._lines and (
+                not batch or (size + _size(self._lines[0]) <= BATCH_CHARACTERS and len(batch) < MADE_AT_ONCE)
+            ):
                 batch.append(self._lines.popleft())
-                size += len(batch[-1])
+                size += _size(batch[-1])
             return batch
 
     def _report_dropped(self) -> None:
@@ -129,6 +159,10 @@ class LineQueue:
     def _drop(self, count: int) -> None:
         self._dropped += count
         self._unreported += count
+
+
+def _size(line: str | Callable[[], str]) -> int:
+    return len(line) if isinstance(line, str) else LATE_CHARACTERS
 
 
 def to_descriptor(descriptor: int) -> Callable[[str], object]:

@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
 
@@ -26,6 +29,11 @@ from jobs.store.private_files import FOLDER
 if TYPE_CHECKING:
     from loguru import Record
 
+
+T = TypeVar("T")
+
+request_of_lines: ContextVar[str] = ContextVar("request_of_lines", default="")
+"""The id of the request that lines belong to, for whatever is done for it; set by whoever answers it."""
 
 SAID = "_said"
 """Bound to a line that a person at the terminal is told in other words: the file alone has it."""
@@ -43,7 +51,7 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
 
     """
     _start({"container": environ.get("MODAL_TASK_ID", "local"), **about})
-    _add(_to_stderr(_notice_json), level="INFO", form=as_json)
+    _add(_to_stderr(_notice_json), level="INFO", form=as_json, late=late_json)
 
 
 def on_terminal(log: Path) -> None:
@@ -51,9 +59,49 @@ def on_terminal(log: Path) -> None:
     log.parent.mkdir(mode=FOLDER, exist_ok=True)
     _start({})
     screen = _to_stderr(_notice_text)
-    _add(screen, level="INFO", form=as_text, only=lambda record: SAID not in record["extra"])
-    _add(LineQueue(RotatedFile(log).write_lines, _notice_json), level="DEBUG", form=as_json)
+    _add(screen, level="INFO", form=as_text, late=late_text, only=lambda record: SAID not in record["extra"])
+    _add(LineQueue(RotatedFile(log).write_lines, _notice_json), level="DEBUG", form=as_json, late=late_json)
     talk_through(screen.write)
+
+
+class Line:
+    """A line that is worded by whoever writes it, and not by whoever has something to say.
+
+    Args:
+        values: what it is made of; they must not change.
+        words: the message that they come to, and what it belongs to. Called in a thread.
+        where: the module and line that says it.
+
+    """
+
+    __slots__ = ("_told", "_values", "_words", "at", "request", "where")
+
+    def __init__(self, values: T, words: "Callable[[T], tuple[str, Mapping[str, object]]]", where: str) -> None:
+        self.at = time.time()
+        self.request = request_of_lines.get()
+        self.where = where
+        self._values = values
+        self._words = words
+        #: Put here by the first thread that writes it; another one may put the same.
+        self._told: tuple[str, Mapping[str, object]] | None = None
+
+    def told(self) -> tuple[str, Mapping[str, object]]:
+        """The message, and what it belongs to."""
+        if self._told is None:
+            self._told = self._words(self._values)
+        return self._told
+
+
+def tell_later(line: Line) -> None:
+    """Have it written at INFO, behind what was said before; it costs the caller next to nothing."""
+    has_queue = False
+    for queue, form in _queues.items():
+        if not queue.is_stopping:
+            has_queue = True
+            queue.write_later(partial(form, line))
+    if not has_queue:  # nobody has set the log up, or somebody otherwise
+        message, about = line.told()
+        logger.opt(depth=1).bind(**about).info("{}", message)
 
 
 def dropped_lines() -> int:
@@ -61,13 +109,19 @@ def dropped_lines() -> int:
     return sum(queue.dropped for queue in _queues)
 
 
-#: Written by whoever sets the log up, before any other thread; read by everybody.
-_queues: list[LineQueue] = []
+#: What is true of all lines. Written by whoever sets the log up, before any other thread; read by everybody.
+_about: dict[str, str] = {}
+
+#: Written likewise.
+_queues: dict[LineQueue, Callable[[Line], str]] = {}
+"""Each with how a line is made for it that comes as values."""
 
 
 def _start(about: Mapping[str, str]) -> None:
     logger.remove()
     _queues.clear()
+    _about.clear()
+    _about.update(about)
     logger.configure(extra=dict(about))
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
@@ -77,9 +131,10 @@ def _add(
     *,
     level: str,
     form: "Callable[[Record], str]",
+    late: Callable[[Line], str],
     only: "Callable[[Record], bool] | None" = None,
 ) -> None:
-    _queues.append(queue)
+    _queues[queue] = late
     # The end of the process removes all sinks, which stops the queue and with it writes what is left.
     logger.add(queue, level=level, format=form, filter=only, colorize=False, diagnose=False, backtrace=False)
 
@@ -117,10 +172,11 @@ def _notice_json(count: int) -> str:
 def as_text(record: "Record") -> str:
     """The time of day, the level, the message, and in brackets what it belongs to: one line, whatever is in it."""
     extra = record["extra"]
+    request = extra.get("request") or request_of_lines.get()
     if {"job", "attempt", "kind", "subject"} <= extra.keys():
         about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})"
-    elif "request" in extra:
-        about = f" (request {extra['request']})"
+    elif request:
+        about = f" (request {request})"
     else:
         about = ""
     extra["_about"] = f" {plain(about)}" if about else ""
@@ -137,11 +193,31 @@ def as_json(record: "Record") -> str:
         "message": record["message"],
         "where": f"{record['name']}:{record['line']}",
     }
+    if request := request_of_lines.get():
+        about.setdefault("request", request)
     fields = {**fields, **about, **fields}
     if (failure := record["exception"]) is not None:
         fields["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
     record["extra"]["_json"] = json.dumps(fields)
     return "{extra[_json]}\n"
+
+
+def late_text(line: Line) -> str:
+    """As `as_text` has it."""
+    message, _ = line.told()
+    about = plain(f" (request {line.request})") if line.request else ""
+    at = time.strftime("%H:%M:%S", time.localtime(line.at))
+    return f"{at} INFO    {plain(message, LONGEST_LINE)}{f' {about}' if about else ''}\n"
+
+
+def late_json(line: Line) -> str:
+    """As `as_json` has it."""
+    message, about = line.told()
+    fields: dict[str, object] = {
+        "at": isoformat(datetime.fromtimestamp(line.at, UTC)), "level": "INFO", "message": message, "where": line.where,
+    }  # fmt: skip
+    request = {"request": line.request} if line.request else {}
+    return f"{json.dumps({**fields, **_about, **request, **about, **fields})}\n"
 
 
 def _plain(value: object) -> object:

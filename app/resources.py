@@ -72,6 +72,7 @@ def _dict(name: str) -> LimitedDict:
 
 DICTS = {
     "open": "ollama-open-jobs",
+    "changes": "ollama-changed-jobs",
     "reports": "ollama-reports",
     "usage": "ollama-usage",
     "incidents": "ollama-incidents",

@@ -1,7 +1,9 @@
-"""What leaves the Dict for the archive, and what it all cost.
+"""Brings the archive up to date, and tells what it all cost.
 
-archive       what leaves the Dict for files beside the weights
-modal_prices  what Modal itself asks for at this moment
-spending      what the servers of a deployment have cost, from the Dict and the archive
-window_cost   what the declared windows cost, and from how many cold starts on they pay
+archiving           brings the archive up to date, and a thread that sees to it on one machine
+modal_prices        what Modal itself asks for at this moment
+spending            what the servers of a deployment have cost, from the Dict and the archive
+window_cost         what the declared windows cost, and from how many cold starts on they pay
+window_proposals    windows that would have paid, from when callers asked: pure
+window_suggestions  what is said of them, and how it is written into a fleet file
 """

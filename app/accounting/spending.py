@@ -1,14 +1,15 @@
 """What the servers of a deployment have cost, about: from the Dict, and from the archive for what has left it."""
 
-from collections.abc import Mapping
-from datetime import datetime
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
-from app.accounting.archive import COLD, METERS, USAGE, archived_facts
 from app.fleet.schema import Fleet
-from jobs.core.clock import isoformat
+from jobs.archive.archive import COLD, METERS, TURNS, USAGE, archived_facts
+from jobs.archive.archive_files import Archive
+from jobs.core.clock import Clock, isoformat
 from jobs.store import keys
-from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import DictLike
 from jobs.telemetry import usage
 from jobs.telemetry.cold_starts import cold_starts
@@ -19,6 +20,40 @@ from jobs.telemetry.cost import Cost, cost
 def archived_usage(archive: Archive) -> dict[str, Any]:
     """What the archive knows of containers, cold starts and usage, by the keys that it had in the Dict."""
     return archived_facts(archive, METERS) | archived_facts(archive, USAGE) | archived_facts(archive, COLD)
+
+
+PAST_EVERY = timedelta(minutes=5)
+"""The archive grows once a night, or once an hour."""
+
+
+class Past:
+    """What dashboards want to know of the archive: usage, container time and the tiers' history, by the keys that these
+    had in the ledger's dict. Threads may share one.
+
+    Args:
+        archive: where it is.
+        clock: for its age: it is read again after some minutes.
+        before: called before it is read.
+
+    """
+
+    def __init__(self, archive: Archive, clock: Clock, before: Callable[[], object] = tuple) -> None:
+        self._archive = archive
+        self._clock = clock
+        self._before = before
+        self._lock = threading.Lock()
+        #: What was read last, and when; under `_lock`.
+        self._known: Mapping[str, Any] = {}
+        self._read_at = float("-inf")
+
+    def __call__(self) -> Mapping[str, Any]:
+        with self._lock:
+            now = self._clock.monotonic()
+            if now - self._read_at >= PAST_EVERY.total_seconds():
+                self._before()
+                self._known = archived_usage(self._archive) | archived_facts(self._archive, TURNS)
+                self._read_at = now
+            return self._known
 
 
 def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: datetime) -> Cost:

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.accounting import archive, spending
+from app.accounting import spending
 from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
+from jobs.archive import archive
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER

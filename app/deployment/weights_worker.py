@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from loguru import logger
 
-from app.accounting.archive import archive_at, archive_facts, archive_jobs
+from app.accounting.archiving import archiving
 from app.accounting.spending import note_month
 from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
@@ -21,6 +22,7 @@ from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, queue, volume
 from app.resources import ledger as facts
 from app.scheduler.absence import note_old_archive
+from jobs.archive.archive import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.core.model_name import ModelName
@@ -37,9 +39,10 @@ from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.weights import survey
-from jobs.weights.directory import ModelsDirectory
+from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Manifest
+from jobs.weights.survey import Survey
 from jobs.worker.worker import Perform
 
 AT_ONCE = 4
@@ -60,6 +63,17 @@ class Commits(Protocol):
         """Bring in what others wrote; RuntimeError when it stays as it was."""
 
 
+class _Surveyed(ModelsDirectory):
+    """Keeps the last survey, so that what a job has looked through is not looked through again for it."""
+
+    #: Replaced as a whole by the thread of any job; read under the directory's lock, or while no job is at work.
+    last_survey: Survey | None = None
+
+    def survey(self) -> Survey:
+        self.last_survey = super().survey()
+        return self.last_survey
+
+
 class MountedWeights:
     """The volume, as the one container that writes it sees it.
 
@@ -78,9 +92,10 @@ class MountedWeights:
         self._clock = clock
         #: Held by whoever commits: one at a time.
         self._committing = threading.Lock()
-        #: What was told last; None until all was surveyed and told. These five are written under the directory's
-        #: lock, or while no job is at work.
+        #: What was told last, and as which generation; None until all was surveyed and told. These six are written
+        #: under the directory's lock, or while no job is at work.
         self._told: Index | None = None
+        self._generation: object = None
         #: Whether something went since the last survey, which then counted too much.
         self.has_shrunk = False
         #: What the header of each whole model says, by digest.
@@ -90,10 +105,13 @@ class MountedWeights:
         self._surveyed_bytes = 0
         self._surveyed_digests: Mapping[str, int] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
-        self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+        self.weights = _Surveyed(
+            root, lock=lock, persist=self._persist, clock=clock, disk_counts=False, published=self._published
+        )
 
     def open(self) -> None:
         """Bring in what others committed, and make what is missing of a models directory."""
+        self._told = self.weights.last_survey = None
         try:
             self._volume.reload()
         except RuntimeError as error:
@@ -110,15 +128,23 @@ class MountedWeights:
         """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
         the volume what decides on which tier its models belong. Servers hear of it where the index was another.
         """
-        known = self._survey()
-        if index.read(self.weights.layout, self._facts.get(keys.WEIGHTS_GENERATION)) == known:
+        known = (None if self.has_told or self.weights.changed else self._still_told()) or self._survey()
+        generation = self._facts.get(keys.WEIGHTS_GENERATION)
+        if index.read(self.weights.layout, generation) == known:
             self._tell_models(known)
-            self._told = known
+            self._told, self._generation = known, generation
         else:
             self._tell(known)
 
+    @property
+    def has_told(self) -> bool:
+        """Whether this worker has told anybody what there is."""
+        return self._told is not None
+
     def _survey(self) -> Index:
-        surveyed = self.weights.survey()
+        return self._noted(self.weights.survey())
+
+    def _noted(self, surveyed: Survey) -> Index:
         found = Index.of(surveyed.known)
         self._surveyed_bytes, self._surveyed_digests, self.has_shrunk = surveyed.usage_bytes, _digests(found), False
         return found
@@ -128,7 +154,7 @@ class MountedWeights:
 
         Only what has changed is looked at, and what was broken before: a blob of it may have come.
         """
-        before, changed = self._told, dict(self.weights.changed)
+        before, changed = self._still_told(), dict(self.weights.changed)
         known = self._survey() if before is None else self._looked_again(before, changed)
         if before == known and not changed:
             self.commit()  # blobs that no reader asks for, yet or any more
@@ -148,14 +174,53 @@ class MountedWeights:
         self.commit()
         self._tell_models(known)
         self._facts.put(keys.WEIGHTS_GENERATION, generation)
-        self._told = known
+        self._told, self._generation = known, generation
+
+    def _published(self) -> Iterator[PublishedManifest] | None:
+        """What all manifests say: what this worker has found and told, and of a model that was broken or that it has
+        changed since, what its manifest says now. None where that may not be all.
+
+        The index on the volume has no say in it: it may be another's, or older than what is there.
+        """
+        known = self._still_told()
+        if known is None:
+            return None
+        layout = self.weights.layout
+        again = self._to_look_at(known, self.weights.changed)
+        files = [ManifestFile(name, path) for name in again if (path := layout.manifest(name)).is_file()]
+        sure = ((ManifestFile(name, layout.manifest(name)), manifest) for name, manifest in known.whole.items())
+        return chain((each for each in sure if each[0].name not in again), survey.read_manifests(layout, files))
+
+    def _still_told(self) -> Index | None:
+        """What was told last: by us, while nobody else has told anything since, as a worker of an older deployment may;
+        else by a worker before, where a job's survey found just that. None else, or when that cannot be learnt.
+
+        What has changed since is in `changed`.
+        """
+        try:
+            generation = self._facts.get(keys.WEIGHTS_GENERATION)
+        except StoreTrouble:
+            return None
+        surveyed = self.weights.last_survey
+        if self._told is None and surveyed is not None:
+            known = Index.of(surveyed.known)
+            if index.read(self.weights.layout, generation) == known:
+                self._noted(surveyed)
+                self._told, self._generation = known, generation
+        return self._told if generation == self._generation else None
+
+    def _to_look_at(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Mapping[ModelName, Manifest | None]:
+        """The models of which nobody knows how they are now; with one that was published, its manifest."""
+        manifests = self.weights.layout.manifests
+        again: dict[ModelName, Manifest | None] = dict.fromkeys(known.broken)
+        for path, told in changed.items():
+            if path.is_relative_to(manifests):
+                again[ModelName(*path.relative_to(manifests).parts)] = told
+        return again
 
     def _looked_again(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Index:
         layout = self.weights.layout
-        again: dict[ModelName, Manifest | None] = dict.fromkeys(known.broken)
-        for path, told in changed.items():
-            if path.is_relative_to(layout.manifests):
-                again[ModelName(*path.relative_to(layout.manifests).parts)] = told
+        again = self._to_look_at(known, changed)
         whole, broken = dict(known.whole), set(known.broken)
         for name, told in again.items():
             whole.pop(name, None)
@@ -248,7 +313,8 @@ def run() -> bool:
 def performing(
     ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
-    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is archived.
+    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is told again, or
+    archived; before the first claim nothing is looked through.
 
     Not when it was broken off: whoever is taken away has no time, and the night sends another one.
     """
@@ -260,10 +326,9 @@ def performing(
         retention=fleet.retention(),
         weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    _publish_models(mounted)
     with mounted.committing():
         yield lambda run: perform(run, context)
-        if mounted.has_shrunk:
+        if mounted.has_shrunk or not mounted.has_told:
             _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
 
@@ -289,8 +354,7 @@ def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, flee
     archive = archive_at(mounted.root)
     try:
         note_old_archive(facts, archive, clock.now())
-        archive_jobs(ledger, facts, archive, clock.now(), mounted.commit)
-        archive_facts(facts, archive, clock.now(), mounted.commit)
+        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit))
         note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -19,12 +19,14 @@ from app.gateway.auth.keys import Caller, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
+from app.gateway.http_cycle import CALLER
 from app.gateway.inference.request_log import Recorder, RequestEnding, turned_away
 from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
+from app.logs import request_of_lines
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
 
@@ -117,21 +119,27 @@ class GatewayApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = clean(scope["path"])
-        exchange = self._exchange(scope, path, send)
-        with logger.contextualize(request=exchange.id):
-            if path.startswith(OWN):
-                await _with_head(self._ops, _at(path, scope), receive, _with_request_id(exchange, send))
-            elif path == PAGE or path.startswith(f"{PAGE}/"):
-                slash = "/" if path == PAGE and scope["path"].endswith("/") else ""
-                await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
-            else:
-                await self._respond(scope, path, exchange, receive)
+        found = find(path)
+        exchange = self._exchange(scope, found or (RouteEntry((), path, "refused"), ""), send)
+        request_of_lines.set(exchange.id)  # each request has a task, and with it a context, of its own
+        if found is not None:
+            await self._respond(scope, path, exchange, receive, is_known=True)
+        elif path.startswith(OWN):
+            await _with_head(self._ops, _at(path, scope), receive, _with_request_id(exchange, send))
+        elif path == PAGE or path.startswith(f"{PAGE}/"):
+            slash = "/" if path == PAGE and scope["path"].endswith("/") else ""
+            await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
+        else:
+            await self._respond(scope, path, exchange, receive, is_known=False)
 
-    async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+    async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         """Answer, whatever happens, and record a request to a model that is refused here."""
         ending: RequestEnding = "refused"
         try:
-            await self._answer(scope, path, exchange, receive)
+            await self._answer(scope, path, exchange, receive, is_known=is_known)
+        except asyncio.CancelledError:
+            if not exchange.is_gone:
+                raise
         except bodies.Gone:
             ending = "client_gone"
         except Trouble as trouble:
@@ -143,12 +151,9 @@ class GatewayApp:
         if exchange.entry.action == "passed" and not exchange.is_recorded:
             self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
-    async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
-        entry = find(path)
-        if entry is not None:
-            exchange.entry, exchange.below = entry
+    async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         try:
-            exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), SignedRequest.of(scope))
+            exchange.caller = self._keys.identify(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
         except Unauthorized:
             if (exchange.method, path) != HEARTBEAT:
                 raise
@@ -156,33 +161,43 @@ class GatewayApp:
             return
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
-            _refuse_wrong(exchange, path, is_known=entry is not None)
-            await self._dispatch(scope, path, exchange, receive)
+            _refuse_wrong(exchange, path, is_known=is_known)
+            entry = exchange.entry
+            if entry.action == "job":
+                inner = _at(path, scope)
+                inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
+                await self._ops(inner, receive, _with_request_id(exchange, exchange.send))
+                return
+            if exchange.method in _WITH_BODY:
+                await self._read(exchange, receive)
+            exchange.connection.when_gone(_leaving(exchange))
+            await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
             exchange.forget_body()
             leave()
 
-    async def _dispatch(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
-        entry = exchange.entry
-        if entry.action == "job":
-            inner = _at(path, scope)
-            inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
-            await self._ops(inner, receive, _with_request_id(exchange, exchange.send))
-            return
-        if exchange.method in _WITH_BODY:
-            length = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
-            held = self._budget.hold(exchange.caller.name)
-            exchange.keep, exchange.drop = held.keep, held.keep()
-            exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds)
-        handler = self._passes if entry.action == "passed" else self._handlers[entry.path]
-        await _while_present(handler(exchange), exchange, receive)
+    async def _read(self, exchange: Exchange, receive: Receive) -> None:
+        """Read its body."""
+        length = b"0"
+        for name, value in exchange.headers:
+            if name == b"content-length":
+                length = value
+                break
+        held = self._budget.hold(exchange.caller.name)
+        exchange.keep, exchange.drop = held.keep, held.keep()
+        come = exchange.connection.take()
+        exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds, come=come)
 
-    def _exchange(self, scope: Scope, path: str, send: Send) -> Exchange:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    def _exchange(self, scope: Scope, found: tuple[RouteEntry, str], send: Send) -> Exchange:
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+                break
         return Exchange(
-            id=given.decode() if _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
-            entry=RouteEntry((), path, "refused"),
-            below="",
+            id=given.decode() if given and _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
+            entry=found[0],
+            below=found[1],
             method=scope["method"],
             headers=scope["headers"],
             body=b"",
@@ -190,6 +205,7 @@ class GatewayApp:
             at=self._clock.now(),
             began=self._clock.monotonic(),
             send=send,
+            connection=scope["extensions"][CALLER],
         )
 
 
@@ -239,25 +255,16 @@ async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send
     await inside({**scope, "method": "GET"}, receive, send_head)
 
 
-async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Receive) -> None:
-    """Do it for as long as the caller is there; when the caller leaves, cancel it, with `gone` set."""
+def _leaving(exchange: Exchange) -> Callable[[], None]:
+    """What ends the task that answers, which is this one, when its caller leaves."""
     task = asyncio.current_task()
     assert task is not None
 
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        exchange.gone.set()
+    def leave() -> None:
+        exchange.is_gone = True
         task.cancel()
 
-    watching = asyncio.create_task(watch())
-    try:
-        await work
-    except asyncio.CancelledError:
-        if not exchange.gone.is_set():
-            raise
-    finally:
-        watching.cancel()
+    return leave
 
 
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:

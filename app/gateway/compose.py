@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import uvloop
 from fastapi import APIRouter
 from loguru import logger
 
@@ -25,21 +26,24 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans
+from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.lag import LagMeter
+from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.local_routes import handlers
 from app.gateway.inference.metrics import Metrics, Readings
-from app.gateway.inference.prompt_truncation import lengths_left
+from app.gateway.inference.prompt_truncation import LengthsLeft
 from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy
 from app.gateway.inference.request_log import Records
 from app.gateway.inference.route_cache import RouteCache
-from app.gateway.inference.routing import Route, Router
+from app.gateway.inference.routing import Router
 from app.gateway.ops import app as ops
 from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
+from app.gateway.shared_reads import SharedReads
 from app.gateway.upstream import server_requests, tier_state
 from app.gateway.upstream.cold_records import ColdRecords
 from app.gateway.upstream.cold_start import ColdStarts
@@ -58,9 +62,8 @@ from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
-from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.usage import UsageRecorder, last_used, usage
+from jobs.telemetry.usage import UsageRecorder, usage_in
 
 REFRESH_SECONDS = 2.0
 """Between two look-ups of what is known, for a model that is missed or a tier that is waited for; on a platform each
@@ -104,8 +107,10 @@ class GatewayParts:
             where the files are not ours to read.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_job: the one of this id among them; where left out, all of them are looked at.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
+        loop_watch: reports what holds the event loop up; None where nobody wants to know.
         comment_seconds: between two comment lines for callers who wait with an event stream.
         body_seconds: how long a body may take beside the time for its bytes.
         refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next refresh.
@@ -138,8 +143,10 @@ class GatewayParts:
     names_here: Callable[[bool], Sequence[ModelName]] | None = None
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_job: Callable[[str], Job | None] | None = None
     past: Callable[[], Mapping[str, Any]] = dict
     plans: Plans = field(default_factory=Plans)
+    loop_watch: LoopWatch | None = None
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
     refresh_seconds: float = REFRESH_SECONDS
@@ -159,6 +166,7 @@ class Composed:
         route_cache = RouteCache(parts.router, parts.known_state)
         self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
+        self._reads = SharedReads(parts.facts, parts.past, self.usage_recorder.flush)
         self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
@@ -181,7 +189,8 @@ class Composed:
         self.limits = RateLimits(parts.clock)
         self.budget = bodies.Budget(keys=len(parts.keys.names))
         self.detached = DetachedRequests(keys=len(parts.keys.names))
-        self._ledger_pool = LedgerPool(parts.open_ledger)
+        self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
+        self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
         records = Records(self.usage_recorder, self.metrics)
         proxy = Proxy(
@@ -195,10 +204,11 @@ class Composed:
             recorder=records,
             clock=parts.clock,
             detached=self.detached,
-            lengths_left=self._lengths_left,
+            lengths_left=LengthsLeft(parts.known_state).of,
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
         )
+        self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
@@ -211,7 +221,7 @@ class Composed:
                 parts.router.settings,
                 version=parts.version,
             ),
-            ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
+            ops=self._ops,
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -221,6 +231,12 @@ class Composed:
             budget=self.budget,
         )
         self.app = CrossOrigin(gateway, parts.origins)
+        #: Makes the event loop that serves this.
+        self.new_loop = parts.loop_watch.new_loop if parts.loop_watch else uvloop.new_event_loop
+
+    def prepare(self) -> None:
+        """Make now what would hold up the first requests: for a thread without an event loop, before it is served."""
+        asyncio.run(ops.prepare(self._ops))
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
@@ -228,9 +244,15 @@ class Composed:
         for note in self._parts.notes:
             logger.warning("{}", note)
         self.usage_recorder.start()
+        self._lag_meter.start()
+        if self._parts.loop_watch is not None:
+            self._parts.loop_watch.start()
         self._cold_records.begin()
 
     async def _end(self) -> None:
+        self._lag_meter.stop()
+        if self._parts.loop_watch is not None:
+            self._parts.loop_watch.stop()
         await self.detached.close()
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
@@ -261,7 +283,7 @@ class Composed:
         self._loaded.absent(tier)
 
     def _readings(self) -> Readings:
-        known_state = self._known_state
+        known_state, watch = self._known_state, self._parts.loop_watch
 
         def age() -> float | None:
             known_for = known_state.age()
@@ -274,14 +296,15 @@ class Composed:
             usage_dropped=lambda: self.usage_recorder.dropped,
             log_dropped=dropped_lines,
             known_state_seconds=age,
+            loop_blocks=lambda: watch.blocks if watch is not None else None,
         )
 
     def _ops_context(self) -> OpsContext:
         parts = self._parts
 
-        def used(since: date | None) -> list[Document]:
-            self.usage_recorder.flush()  # so that what has just happened is in it
-            return [row.as_json() for row in usage(parts.facts, since=since)]
+        async def used(since: date | None) -> list[Document]:
+            entries = await self._reads.of_cost()
+            return await asyncio.to_thread(lambda: [row.as_json() for row in usage_in(entries, since=since)])
 
         return OpsContext(
             open_ledger=parts.open_ledger,
@@ -301,6 +324,7 @@ class Composed:
             complaints=self._complaints,
             problems=parts.problems,
             archived=parts.archived,
+            archived_job=parts.archived_job,
             send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
             rate_limit=parts.rate_limit,
@@ -333,14 +357,6 @@ class Composed:
         is_fresh = known_state.refresh()
         return absent(name, (each.name for each in known_state.models()), may_see) if is_fresh else None
 
-    def _lengths_left(self, route: Route, body_size: int) -> frozenset[int]:
-        model = self._known_state.find(route.model)
-        if model is None:
-            return frozenset()
-        reports = self._known_state.reports(route.tier)
-        expected = (route.weighed.context, route.weighed.tier.context or 0)
-        return lengths_left(model, reports, body_size, expected=expected)
-
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports
         return [
@@ -354,7 +370,6 @@ class Composed:
             clock=parts.clock,
             reports=self._loaded.reports,
             refresh=self._loaded.refresh,
-            last_used=lambda: last_used(parts.facts),
             routes=self._routes,
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
@@ -368,20 +383,14 @@ class Composed:
         parts = self._parts
         fleet = parts.fleet if parts.rented else None
 
-        def entries() -> Mapping[str, Any]:
-            self.usage_recorder.flush()  # so that what has just happened is in it
-            return {**parts.past(), **dict(parts.facts.items())}
-
-        def cold_entries() -> Mapping[str, Any]:
-            return {**parts.past(), **dict(parts.facts.items(keys.COLD))}
-
         return (
             plans.router(parts.plans, len(parts.keys.names)),
-            overview.router(self._overview()),
-            daily.router(daily.Days(parts.clock, entries, fleet)),
-            cost.router(cost.Costs(parts.clock, entries, fleet)),
-            cold.router(cold.Cold(parts.clock, cold_entries)),
-            nightly.router(lambda: dict(parts.facts.items()), self._ledger_pool),
+            overview.router(self._overview(), self._reads.last_used),
+            daily.router(daily.Days(parts.clock, fleet), self._reads.of_days),
+            cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
+            nightly.router(self._reads.night, self._ledger_pool),
+            cold.router(cold.Cold(parts.clock), self._reads.of_cost),
+            *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
 
     def _routes(self) -> dict[str, str]:

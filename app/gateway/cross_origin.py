@@ -121,7 +121,10 @@ class CrossOrigin:
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
-    return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return bytes(value)
+    return b""
 
 
 def _preflight(scope: Scope, origin: bytes) -> list[Header]:

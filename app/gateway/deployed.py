@@ -15,7 +15,6 @@ import modal
 from loguru import logger
 
 from app import resources
-from app.accounting.archive import archive_at
 from app.deploy_refusals import refusals_told
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
@@ -28,12 +27,15 @@ from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import allowed_origins
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.interpreter import ServingInterpreter
+from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
+from jobs.archive.archive import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
@@ -152,13 +154,19 @@ class Service:
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
+        self._interpreter = ServingInterpreter()
         self._known_state = KnownState(
-            resources.ledger, models, clock, every=refresh_every(environ), aliases=fleet.named
+            resources.ledger,
+            models,
+            clock,
+            every=refresh_every(environ),
+            aliases=fleet.named,
+            learnt=self._interpreter.keep,
         )
         self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
-        composed = Composed(
+        self._composed = Composed(
             GatewayParts(
                 upstreams=upstreams(fleet, environ),
                 known_state=self._known_state,
@@ -179,18 +187,22 @@ class Service:
                 thrown=models.thrown,
                 names_here=models.names_here,
                 archived=models.archived,
+                archived_job=models.archived_job,
                 past=models.past,
+                loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),
                     prune=lambda request: resources.deployment.ask(resources.PLAN_PRUNE, request),
                 ),
             )
         )
-        self._http_server = HttpServer(composed.app, _listener(environ), clock)
+        self._http_server = HttpServer(self._composed.app, _listener(environ), clock, new_loop=self._composed.new_loop)
 
     def start(self) -> None:
         """Return when requests are answered."""
         self._known_state.start()
+        self._composed.prepare()
+        self._interpreter.start()
         self._http_server.start()
         note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -201,6 +213,7 @@ class Service:
         self._stopping.set()
         self._http_server.stop()
         self._known_state.stop()
+        self._interpreter.stop()
 
     def _watch(self) -> None:
         """A gateway that crashed takes its container out: the platform looks at the port, and that is still bound."""

@@ -7,11 +7,14 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
-from starlette.types import Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.gateway.http_cycle import CALLER, HttpCycle
 
 MOST_HEAD = 64 * 1024
 """Bytes of an address and headers. No caller needs more, and uvicorn itself would take them without end."""
@@ -91,9 +94,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)
+        self.cycle: HttpCycle = None  # type: ignore[assignment] # as uvicorn's
         self._head = 0
         self._lines = 0
         self._is_in_head = False
+        self._rests_since = 0.0
         self._has_declined = False
         """Another protocol was offered with this request, which is the connection's last."""
         self.has_unknown_method = False
@@ -107,51 +112,58 @@ class StrictHttpProtocol(HttpToolsProtocol):
     # The size of a head
 
     def on_message_begin(self) -> None:
-        if self._discards or (self._is_answering and not self._is_answer_sent):
+        if self._discards or (self._is_answering and not self.cycle.is_answer_sent):
             raise ValueError("a request came before the answer to the one before")
         self._head = self._lines = 0
         self._is_in_head = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(url)
-        super().on_url(url)
+        self._head += len(url)
+        if self._head > MOST_HEAD:
+            raise ValueError("the head is too long")
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name + value)
+        self._head += len(name) + len(value)
+        if self._head > MOST_HEAD:
+            raise ValueError("the head is too long")
         self._lines += 1
         if self._lines > MOST_LINES:
             raise ValueError("the head has too many lines")
         if self._is_in_head:  # else it is a trailer, which says nothing to anybody here
-            super().on_header(name, value.strip(b" \t"))
-
-    def _count(self, part: bytes) -> None:
-        self._head += len(part)
-        if self._head > MOST_HEAD:
-            raise ValueError("the head is too long")
+            name, value = name.lower(), value.strip(b" \t")
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     # What a head may say
 
-    def _require_plain(self) -> None:
+    def _require_plain(self, version: str) -> None:
         """Insist that the head can be read in one way only, beside what llhttp refuses by itself.
 
         Raises:
             ValueError: it cannot.
 
         """
-        version = self.parser.get_http_version()
-        if version not in {"1.0", "1.1"}:
+        if version not in _VERSIONS:
             raise ValueError("another version of HTTP")
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        codings: list[bytes] = []
+        hosts: list[bytes] = []
+        for name, value in self.headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"transfer-encoding":
+                codings.append(value.lower())
         if codings and (version, codings) != ("1.1", [b"chunked"]):
             raise ValueError("a body in another coding than chunked, or chunked for HTTP/1.0")
-        hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             raise ValueError("not exactly one Host")
-        _, is_absolute, rest = self.url.partition(b"://")
-        addressed = [_host(rest.partition(b"/")[0]), *map(_host, hosts)]
-        if is_absolute and not self.url.startswith(b"/") and len(set(addressed)) > 1:
-            raise ValueError("another host in the address than in Host")
+        if not self.url.startswith(b"/"):
+            _, is_absolute, rest = self.url.partition(b"://")
+            addressed = [_host(rest.partition(b"/")[0]), *map(_host, hosts)]
+            if is_absolute and len(set(addressed)) > 1:
+                raise ValueError("another host in the address than in Host")
 
     def send_400_response(self, msg: str) -> None:
         """The answer to what cannot be read, but never inside the answer to the request before it."""
@@ -216,30 +228,74 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._pieces.clear()
             super().on_body(body)
 
-    # Time
+    # Time. One timer looks after the rest between requests: to set one anew after each answer costs as much as a write.
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._rests_since = self.loop.time()
+        if self.pipeline:
+            self._begin(self.pipeline.pop()[0])  # type: ignore[arg-type] # put there by us
+        elif self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that rests for too long, and look again later at any other."""
+        rests_until = self._rests_since + self.timeout_keep_alive
+        if self._is_answering or self._is_in_head or self.loop.time() < rests_until:
+            pause = max(rests_until - self.loop.time(), 1.0)
+            self.timeout_keep_alive_task = self.loop.call_later(pause, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         super().connection_made(transport)
         self._head_timeout.set()
 
     def on_headers_complete(self) -> None:
+        """As uvicorn's, for what is not refused: no other protocol is spoken, and nobody is told that too many came."""
         self._is_in_head = False
         if self.parser.should_upgrade():  # it is read once more
             return
         self._head_timeout.clear()
-        self._require_plain()
+        version = self.parser.get_http_version()
+        self._require_plain(version)
         waits = self.expect_100_continue
-        self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
-        super().on_headers_complete()
-        if self.parser.get_http_version() == "1.0":
-            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[assignment, method-assign] # its class is named in uvicorn
+        self.expect_100_continue = waits and version == "1.1"
+        scope: Any = self.scope
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
+        before, cycle = self.cycle, HttpCycle(self, is_old=version == "1.0")
+        scope["extensions"] = {CALLER: cycle}
         if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
-            self.cycle.keep_alive = False
+            cycle.keep_alive = False
+        self.cycle = cycle
+        if before is None or before.response_complete:
+            self._begin(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:  # noqa: ARG002 - as uvicorn calls it
+        self._begin(cycle)
+
+    def _begin(self, cycle: HttpCycle) -> None:
+        cycle.task = self.loop.create_task(cycle.run(self.app))
+        self.tasks.add(cycle.task)
 
     def data_received(self, data: bytes) -> None:
         if self._discards:
             return
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response(_UNREADABLE)
+            return
         self._hand_on()
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
@@ -256,17 +312,15 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timeout.clear()
         self._reader_timeout.clear()
+        cycle = self.cycle
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if cycle is not None:
+            cycle.lost()
 
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
-
-    @property
-    def _is_answer_sent(self) -> bool:
-        """Whether a client has all of the answer already, by its length, though its end was not noted here yet."""
-        cycle = self.cycle
-        return cycle.response_started and not cycle.chunked_encoding and cycle.expected_content_length == 0
 
     def _head_expired(self) -> None:
         if self._is_answering:  # the head is that of a request behind the one that is being answered
@@ -280,22 +334,23 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _without_chunks(cycle: RequestResponseCycle) -> Send:
-    """The sending of an answer of HTTP/1.0, which has no chunks: what has no length ends with the connection."""
-    send = cycle.send
-    has_length = False
+_VERSIONS = frozenset({"1.0", "1.1"})
 
-    async def send_plain(message: Any) -> None:
-        nonlocal has_length
-        if message["type"] == "http.response.start":
-            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            cycle.chunked_encoding = None if has_length else False
-        elif not has_length:
-            cycle.expected_content_length = len(message.get("body", b""))  # each piece has its own, for uvicorn's check
-        await send(message)
 
-    return send_plain
+def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path as text, path as it came, and query; of short addresses, of which there are few, this is remembered."""
+    return _remembered_parts(url) if len(url) <= 256 else _parsed(url)
 
+
+def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
+    parts = httptools.parse_url(url)
+    path = parts.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parts.path, parts.query or b""
+
+
+_remembered_parts = lru_cache(256)(_parsed)
+
+_UNREADABLE = "Invalid HTTP request received."
 
 _REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Z-]{1,64} [^\x00-\x20\x7f]+ HTTP/1\.[01]\r?\n")
 """A request whose method nobody knows, rather than another protocol, or a method that some would read as another."""

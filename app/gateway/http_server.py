@@ -3,12 +3,15 @@
 The socket is bound before anything else is started, so a port that is taken is an error at once.
 """
 
+import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import uvicorn
+import uvloop
 from loguru import logger
 from starlette.types import ASGIApp
 
@@ -60,22 +63,29 @@ class HttpServer:
         listener: where; it is closed with us.
         clock: for pauses.
         limits: how long a connection may leave us waiting.
+        new_loop: makes the event loop.
 
     """
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, clock: Clock, limits: ConnectionLimits | None = None
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        clock: Clock,
+        limits: ConnectionLimits | None = None,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self.url = url_of(listener)
         #: Why the server crashed, if it did. Written by its thread as its last act, read by others once it has ended.
         self.failure: BaseException | None = None
         self._listener = listener
         self._clock = clock
+        self._new_loop = new_loop
         #: Runs in the thread alone, but for two flags: the thread sets `started`, and `stop` sets `should_exit`.
         self._server = uvicorn.Server(
             uvicorn.Config(
                 cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
-                loop="uvloop",
+                loop="none",  # ours
                 http=cast("Any", partial(StrictHttpProtocol, limits or ConnectionLimits())),
                 ws="none",
                 lifespan="on",
@@ -121,7 +131,8 @@ class HttpServer:
 
     def _serve(self) -> None:
         try:
-            self._server.run(sockets=[self._listener])
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
+                runner.run(self._server.serve(sockets=[self._listener]))
         except BaseException as failure:  # noqa: BLE001 - a thread's edge: `up` ends with it
             logger.opt(exception=failure).error("the gateway crashed")
             self.failure = failure

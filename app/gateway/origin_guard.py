@@ -9,6 +9,7 @@ import ipaddress
 import json
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -39,12 +40,17 @@ class OriginGuard:
 def _foreign(headers: Iterable[Header], origins: Origins) -> str | None:
     """Why a request comes from elsewhere; None when it may come from this machine."""
     for name, value in headers:
-        text = value.decode("latin-1")
-        if name == b"host" and text and not is_local(host_name(f"//{text}")):
-            return f"it was asked for by the name {text[:100]!r}"
-        if name == b"origin" and text and not origins.allow(text):
-            return f"a page of {text[:100]!r} asked"
+        if name == b"host" and value and not _names_this_machine(value.decode("latin-1")):
+            return f"it was asked for by the name {value.decode('latin-1')[:100]!r}"
+        if name == b"origin" and value and not origins.allow(value.decode("latin-1")):
+            return f"a page of {value.decode('latin-1')[:100]!r} asked"
     return None
+
+
+@lru_cache(256)
+def _names_this_machine(host: str) -> bool:
+    """Whether a `Host` is that of this machine. Nearly all requests have the same one."""
+    return is_local(host_name(f"//{host}"))
 
 
 def is_local(name: str) -> bool:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.accounting.spending import Past
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.sources import Directory, Listing
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.interpreter import ServingInterpreter
+from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
@@ -24,6 +27,7 @@ from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
+from jobs.archive.archive import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home
@@ -101,13 +105,22 @@ class LocalGateway:
         self._keyless = keys.is_empty
         self._origins = plan.origins
         self._facts = home.facts()
+        self._archive = ArchivedJobs(archive_at(home.root))
         self._served = servers.served
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = OllamaClient(servers.urls[0], clock=clock)
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY, aliases=plan.aliases)
+        self._interpreter = ServingInterpreter()
+        self._known_state = KnownState(
+            self._facts,
+            source,
+            clock,
+            every=REFRESH_EVERY,
+            aliases=plan.aliases,
+            learnt=self._interpreter.keep,
+        )
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=plan.startup(tier)) for tier, url in urls.items()},
@@ -128,11 +141,15 @@ class LocalGateway:
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,
+                loop_watch=watch_of(os.environ, clock),
                 plans=Plans(
                     night=lambda: _next_night(home, plan.fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,
+                archived=self._archive.since,
+                archived_job=self._archive.find,
+                past=Past(archive_at(home.root), clock),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,
@@ -147,8 +164,10 @@ class LocalGateway:
         if self._served is not None:
             self._served.watch()
         self._known_state.start()
-        app = self.composed.app
-        self._http_server = HttpServer(OriginGuard(app, self._origins) if self._keyless else app, listener, self._clock)
+        self.composed.prepare()
+        self._interpreter.start()
+        app = OriginGuard(self.composed.app, self._origins) if self._keyless else self.composed.app
+        self._http_server = HttpServer(app, listener, self._clock, new_loop=self.composed.new_loop)
         self._http_server.start()
         return self._http_server
 
@@ -164,6 +183,7 @@ class LocalGateway:
         if self._served is not None:
             self._served.stop()
         self._known_state.stop()
+        self._interpreter.stop()
         self._reporter.stop()
         self._listing.close()
         self._facts.close()

@@ -20,6 +20,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
@@ -35,6 +36,7 @@ class NightlyThread:
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
+        self._ledger = home.ledger(clock)
         self._windows = LocalWindows(fleet, stack.servers, clock)
         self._outage = StoreOutage("the ledger of the nights", clock)
         self._stopping = threading.Event()
@@ -73,13 +75,13 @@ class NightlyThread:
             return
         self._is_fresh = False
         # The workers of this machine wait at the queue by themselves, and need not be sent for.
-        context = runs.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, send_none)
+        context = runs.ScheduleContext(self._ledger, self._facts, self._fleet, self._clock, send_none)
         runs.nightly(context, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
     def post_warmups(self) -> None:
         """Have loaded what an open window wants loaded."""
-        self._windows.post_warmups(self._home.ledger(self._clock))
+        self._windows.post_warmups(self._ledger)
 
     def _note_weights(self, found: Survey) -> None:
         """Write down what the alerts go by: which models are whole, and how full it is."""
@@ -96,6 +98,7 @@ class NightlyThread:
         if self._stack.models is not None:
             self._note_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        checked = alert_check.check(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
+        jobs = look_and_remember(self._home.reader(self._clock), self._facts, now)
+        checked = alert_check.check(jobs, self._facts, self._fleet, now, rented=False)
         if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
             alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
+from app.accounting.archiving import ArchiveThread
 from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
 from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
@@ -78,7 +79,10 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             workers = Workers(home, context, clock, at_weights=plan.concurrency, changed=gateway.refresh)
             ending.callback(workers.stop)
             workers.start()
-            problems.append(workers.problems)
+            archive = ArchiveThread(home, clock)
+            ending.callback(archive.stop)
+            archive.start()
+            problems += [workers.problems, archive.problems]
             is_up = True
             server = gateway.open(listener)
             stack = record_stack(servers, plan, server.url, home, clock)

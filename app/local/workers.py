@@ -14,10 +14,11 @@ from loguru import logger
 
 from app.local.processes import RESTART_BACKOFF, STABLE_AFTER
 from jobs.core.clock import Clock
-from jobs.core.errors import Trouble
+from jobs.core.errors import StoreTrouble, Trouble
 from jobs.home.home import Home
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import LANES, SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.ledger import Ledger
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.weights.staging import staging_subject
@@ -97,6 +98,14 @@ class WorkerThread:
         return pause
 
 
+def _index_all(ledger: Ledger) -> None:
+    """Bring in what an older version posted here since, which the next sweep then sees: all jobs are read for it."""
+    try:
+        ledger.index_all(ledger.reader.jobs())
+    except StoreTrouble as trouble:
+        logger.warning("whether an older version has posted jobs here is not known: {}", trouble)
+
+
 class Workers:
     """Runs a worker of each lane in a thread, and starts another one where it crashes.
 
@@ -128,10 +137,10 @@ class Workers:
     def start(self) -> None:
         """Give up what a killed `up` was at: this one has the home to itself, so nobody waits for a dead lease."""
         ledger = self._home.ledger(self._clock)
-        ledger.index_all(ledger.reader.jobs())  # an older version may have posted here since
         ledger.sweep(self._fence, no_worker_lives=True)
         for lane in self._lanes:
             lane.thread.start()
+        threading.Thread(target=_index_all, args=(ledger,), name="index of open jobs", daemon=True).start()
 
     def stop(self) -> None:
         """Let every attempt be handed back, then return."""

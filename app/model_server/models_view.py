@@ -61,6 +61,9 @@ class ModelsView:
         self._shown: dict[ModelName, bytes] = dict.fromkeys((file.name for file in self.layout.manifest_files()), b"")
         #: What each model was made into last, and from which digest. Used by whoever copies.
         self._made: dict[ModelName, tuple[str, ServedManifest]] = {}
+        #: Whether a server may be using the view: one is started when it was copied, here or by an earlier process.
+        #: Used by whoever copies.
+        self._may_be_used = bool(self._shown)
         #: The digests of models as they were published, by those that the server tells. Replaced by whoever copies,
         #: read by whoever reports.
         self._published: Mapping[str, str] = {}
@@ -100,6 +103,7 @@ class ModelsView:
         brought = tuple(name for name in changed if self._copy_manifest(name, served[name].raw))
         for path in stale:
             path.unlink()
+        self._may_be_used = True
         changes = Changes(brought, dropped, withheld)
         self._log_changes(changes)
         return changes
@@ -170,13 +174,15 @@ class ModelsView:
     def _copy_manifest(self, name: ModelName, raw: bytes) -> bool:
         """Whether it had to be copied; one that an earlier container left may be the same."""
         target = self.layout.manifest(name)
-        is_known = name in self._shown and target.is_file() and target.read_bytes() == raw
+        is_known = self._shown.get(name) == b"" and target.is_file() and target.read_bytes() == raw
         if not is_known:
             self._shown[name] = b""
             target.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.layout.root / "draft"
+            # Half a one must not be seen. Before the first copy has ended nobody looks.
+            draft = self.layout.root / "draft" if self._may_be_used else target
             draft.write_bytes(raw)
-            draft.replace(target)
+            if draft != target:
+                draft.replace(target)
         self._shown[name] = raw
         return not is_known
 

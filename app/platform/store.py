@@ -1,6 +1,6 @@
 """Modal's Dict and Queue as the ledger wants them, each call with a limit."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import modal
 from app.platform.calls import run
 from app.platform.limits import LIMITS, CallLimits
 from jobs.core.retry import NEVER, Policy
+from jobs.core.units import counted
 from jobs.store.prefixes import beginning
 
 T = TypeVar("T")
@@ -35,6 +36,10 @@ class LimitedDict:
 
     def pop(self, key: Any, default: Any = None) -> Any:
         return self._run(f"removing {key} from the ledger", lambda: self._entries.pop.aio(key, default))
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        what = counted(len(other), "entry", "entries")
+        self._run(f"writing {what} to the ledger", lambda: self._entries.update.aio(other))
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         """Modal's Dict streams all of its keys, whichever are wanted; for `items`, all of its entries."""
@@ -78,6 +83,14 @@ class LimitedQueue:
         self._run(
             f"putting a job into lane {partition}",
             lambda: self._entries.put.aio(v, block, partition=partition),
+            waits=None if block else 0,
+            retry=NEVER if block else self._limits.retry,
+        )
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self._run(
+            f"putting {counted(len(vs), 'job')} into lane {partition}",
+            lambda: self._entries.put_many.aio(vs, block, partition=partition),
             waits=None if block else 0,
             retry=NEVER if block else self._limits.retry,
         )

@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import StoreTrouble
 from jobs.core.units import counted
 from jobs.store import keys
-from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import DictLike
 
 FORGETS_AFTER = timedelta(days=7)

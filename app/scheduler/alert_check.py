@@ -18,7 +18,7 @@ from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
@@ -44,21 +44,28 @@ class AlertsChecked:
     has_news: bool
 
 
-def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+def check(jobs: KnownJobs, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
-    `rented` is false on one machine.
+    Args:
+        jobs: what is known of them.
+        facts: the ledger's dict.
+        fleet: what should be.
+        now: the time.
+        rented: false on one machine.
+
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items(*LISTED)) | {key: facts.get(key) for key in (keys.WEIGHTS_ROOM, keys.WEIGHTS_MODELS)}
     health = healths(entries, fleet, now, rented=rented)
+    before = last_turns(entries)
     for each in health:
-        _write_turn(facts, entries, each, now)
+        _write_turn(facts, before.get(each.tier), each, now)
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
-        jobs=ledger.jobs(),
+        jobs=jobs,
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet.schedule.times, now),
@@ -72,18 +79,14 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
-def keep(facts: DictLike) -> None:
+def keep(facts: DictLike, now: datetime) -> None:
     """Read by its key what is only listed otherwise, and counts for longer than the seven days of a Dict's memory."""
     entries = dict(facts.items(keys.HEALTH, *keys.CASES))
-    last: dict[str, int] = {}
-    for key in entries:
-        if key.startswith(keys.HEALTH):
-            tier, _, n = key.removeprefix(keys.HEALTH).rpartition("/")
-            last[tier] = max(last.get(tier, 0), int(n))
-    for tier, number in last.items():
-        facts.get(keys.health(tier, number))
+    for tier, turn in last_turns(entries).items():
+        if now - turn.at >= keys.LASTS:
+            facts.get(keys.health(tier, turn.n))
     for case in cases(entries):
-        if case.is_open:
+        if case.is_open and now - case.opened_at >= keys.LASTS:
             facts.get(keys.incident(case.id))
             facts.get(keys.told(case.id, "opened"))
 
@@ -92,8 +95,10 @@ def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime, *, rented: 
     """How each tier of the fleet is, by the reports among these entries; on one machine, each that a server is of."""
     reports = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     others = () if rented else sorted({each.tier for each in reports if not each.is_final})
-    tiers = dict.fromkeys((*fleet.tiers, *others))
-    return [of_tier(tier, [each for each in reports if each.tier == tier], now) for tier in tiers]
+    of: dict[str, list[Report]] = {tier: [] for tier in (*fleet.tiers, *others)}
+    for each in reports:
+        of.get(each.tier, []).append(each)
+    return [of_tier(tier, reports_of_tier, now) for tier, reports_of_tier in of.items()]
 
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
@@ -102,9 +107,18 @@ def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
     return sorted(turns_of_tier, key=lambda turn: turn.n)
 
 
-def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now: datetime) -> None:
-    history = turns(entries, health.tier)
-    last = history[-1] if history else None
+def last_turns(entries: Mapping[str, Any]) -> Mapping[str, Turn]:
+    """The newest entry of each tier's history."""
+    last: dict[str, Turn] = {}
+    for key, value in entries.items():
+        if key.startswith(keys.HEALTH):
+            tier, turn = key.removeprefix(keys.HEALTH).rpartition("/")[0], Turn.from_json(value)
+            if tier not in last or turn.n > last[tier].n:
+                last[tier] = turn
+    return last
+
+
+def _write_turn(facts: DictLike, last: Turn | None, health: Health, now: datetime) -> None:
     turn = next_turn(last, health, now)
     if turn is not None and facts.put(keys.health(health.tier, turn.n), turn.as_json(), skip_if_exists=True):
         logger.info("tier {} is {}{}", health.tier, health.state, f": {health.why}" if health.why else "")
@@ -116,7 +130,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
-    entries, sent = dict(facts.items(*keys.CASES)), 0
+    entries, sent = dict(facts.items(*keys.CASES, keys.STILL_OPEN)), 0
     delivery = AlertDelivery(facts, clock, entries)
     for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(alert.case, clock.now()):

@@ -25,10 +25,11 @@ from app.scheduler import absence
 from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted, human_bytes
-from jobs.ledger.dead_letters import class_of, dead
+from jobs.ledger.dead_letters import class_of
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import trouble
 from jobs.ledger.kinds import LANES
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.telemetry.incidents import Incident
 from jobs.telemetry.night_tries import ALERTED_FROM, tries_of
@@ -43,7 +44,7 @@ class AlertFacts:
 
     Args:
         entries: of the Dict.
-        jobs: of the ledger.
+        jobs: what is known of those of the ledger.
         health: of each tier.
         refused: the tiers that were refused a wake today.
         night_began: when the night's run was last due.
@@ -53,7 +54,7 @@ class AlertFacts:
     """
 
     entries: Mapping[str, Any]
-    jobs: Sequence[Job]
+    jobs: KnownJobs
     health: Sequence[Health]
     refused: Sequence[str]
     night_began: datetime
@@ -80,7 +81,7 @@ _LOG_OF_MODAL = re.compile("`modal app logs ollama-service`")
 
 
 def _jobs(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
-    for job in dead(facts.jobs):
+    for job in facts.jobs.dead:
         why = trouble(job.attempts[-1]) if job.attempts else class_of(job)
         said = f"the {job.kind} of {job.subject} failed for good: {why}"
         hint = (
@@ -95,16 +96,15 @@ def _workers(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     """One that was killed is followed by another within a tick or two; one that hangs may keep all others out."""
     late = facts.now - TICKS_UNWORKED * timedelta(minutes=fleet.schedule.tick_minutes)
     for lane in LANES:
-        jobs = [job for job in facts.jobs if job.lane == lane]
+        jobs = [job for job in facts.jobs.going_on if job.lane == lane]
         if any(job.state is JobState.RUNNING and not job.attempts[-1].is_lost(facts.now) for job in jobs):
             continue
         waiting = [since for job in jobs if (since := _waits_since(job, facts.now)) is not None and since < late]
-        attempts = [attempt for job in jobs for attempt in job.attempts]
-        last = max(attempts, key=lambda attempt: attempt.ended_at or attempt.last_sign, default=None)
-        heard = None if last is None else last.ended_at or last.last_sign
-        if not waiting or (heard is not None and heard > late):
+        heard = facts.jobs.heard.get(lane)
+        if not waiting or (heard is not None and heard.at > late):
             continue
-        known = f"; worker {last.worker} was heard of last, at {heard:%H:%M}" if last and heard else ""
+        worker = f"worker {heard.worker}" if heard and heard.worker else "a worker"
+        known = f"; {worker} was heard of last, at {heard.at:%H:%M}" if heard else ""
         wait = f"{counted(len(waiting), 'waits', 'wait')}, since {min(waiting):%H:%M}"
         said = f"nobody takes up the jobs of lane {lane}: {wait}{known}"
         hint = "`modal app logs ollama-service` may tell why; what hangs in a container ends when that is stopped"
@@ -146,7 +146,7 @@ def _pinned(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     known = facts.entries.get(keys.WEIGHTS_MODELS)
     if known is None:  # no worker has checked yet
         return
-    coming = {job.subject for job in facts.jobs if job.kind == "pull" and not job.has_ended}
+    coming = {job.subject for job in facts.jobs.going_on if job.kind == "pull"}
     for model in fleet.models:
         name = str(model.parsed.folded())
         if model.pinned and name not in known and name not in coming:

@@ -20,6 +20,8 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.open_jobs import HeardJob
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.listed import ListedDict
 from jobs.store.protocols import DictLike
@@ -71,12 +73,13 @@ def tick(
     with parts.part("the look at the tick before"):
         outages.note_gap(context.facts, every, context.clock.now())
         absence.note_late_tick(context.facts, context.clock.now())
+    going_on: tuple[HeardJob, ...] | None = None
     with parts.part("the sweep of the ledger"):
-        tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
+        going_on = tick_ledger(context.ledger, context.facts, context.clock, context.send_worker).going_on
     with parts.part("the windows"):
         _keep_windows(context, keep)
     with parts.part("the watch"):
-        _check_alerts(context, send_for_delivery)
+        _check_alerts(context, going_on, send_for_delivery)
     with parts.part("the night"):
         _send_for_night(context, call_night)
     outages.note(context.facts, "tick", parts.failed, context.clock.now())
@@ -85,8 +88,12 @@ def tick(
     parts.end()
 
 
-def _check_alerts(context: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
-    checked = alert_check.check(context.ledger.reader, context.facts, context.fleet, context.clock.now())
+def _check_alerts(
+    context: ScheduleContext, going_on: Sequence[HeardJob] | None, send_for_delivery: Callable[[], object]
+) -> None:
+    now = context.clock.now()
+    jobs = look_and_remember(context.ledger.reader, context.facts, now, going_on)
+    checked = alert_check.check(jobs, context.facts, context.fleet, now)
     if checked.has_news and context.fleet.alerts.webhook_secret:
         send_for_delivery()
 
@@ -171,10 +178,10 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
     parts = NightParts("night")
     with parts.part("the index of open jobs"):
         context.ledger.index_all(jobs)
-        context.ledger.keep_open()
+        context.ledger.keep_open(jobs)
     with parts.part("a look at what is only listed"):
-        alert_check.keep(context.facts)
-        usage.keep(context.facts)
+        alert_check.keep(context.facts, context.clock.now())
+        usage.keep(context.facts, context.clock.now())
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

@@ -20,6 +20,7 @@ from jobs.core.errors import NotFound, StoreTrouble
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.open_jobs import HeardJob
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
@@ -27,11 +28,13 @@ from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
 
 @dataclass(frozen=True)
 class Ticked:
-    """What a tick did: the lanes it sent workers to, the jobs whose silent attempts it gave up, the silent servers."""
+    """What a tick did: the lanes it sent workers to, the jobs whose silent attempts it gave up, the silent servers; and
+    the jobs that go on, as it saw them."""
 
     lanes: tuple[str, ...]
     lost: tuple[str, ...]
     silent: tuple[str, ...]
+    going_on: tuple[HeardJob, ...] = ()
 
     def __str__(self) -> str:
         words = [f"a worker is sent to lane {lane}" for lane in self.lanes]
@@ -131,17 +134,18 @@ def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Call
     parts = NightParts("tick")
     lanes: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    going_on: tuple[HeardJob, ...] = ()
     silent: list[str] = []
     with parts.part("the sweep"):
         swept = ledger.sweep()
-        lost = swept.lost
+        lost, going_on = swept.lost, swept.going_on
         lanes = tuple(sorted(swept.due_lanes))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
             send_worker(lane)
     with parts.part("the look for silent servers"):
         silent.extend(_silent(facts, clock.now()))
-    ticked = Ticked(lanes, lost, tuple(silent))
+    ticked = Ticked(lanes, lost, tuple(silent), going_on)
     logger.info("tick: {}", ticked)
     parts.end()
     return ticked
@@ -162,8 +166,8 @@ def post_night(ledger: Ledger, night: Night) -> list[NightJob]:
     for note in night.notes:
         logger.warning("night: {}", note)
     posted = []
-    for step in night.steps:
-        job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
+    jobs = ledger.post_all([(step.kind, step.subject, step.request) for step in night.steps], by=BY_NIGHTLY)
+    for step, job in zip(night.steps, (each.job for each in jobs), strict=True):
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
         posted.append(NightJob(job.id, step.kind, step.subject, step.why, step.size))
     return posted

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from itertools import islice
 
 import typer
 
@@ -22,7 +23,7 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     if os.environ.get("OLLAMA_MODAL_URL"):
         return []
     try:
-        jobs = home_of(os.environ).reader(SystemClock()).jobs(IDS)
+        jobs = list(islice(home_of(os.environ).reader(SystemClock()).newest_first(), IDS))
     except Trouble:  # as below
         return []
     return [(job.id, f"{job.kind} {job.subject}, {job.state}") for job in jobs if job.id.startswith(incomplete)]

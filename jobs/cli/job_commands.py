@@ -104,7 +104,8 @@ class JobsReader(Protocol):
         state: str | None = None,
         since: datetime | None = None,
         limit: int | None = None,
-    ) -> tuple[list[Job], int]: ...
+    ) -> tuple[list[Job], int | None]: ...
+    def is_coming(self, subject: str) -> bool: ...
 
 
 class Jobs(Protocol):
@@ -133,6 +134,8 @@ class JobCommands:
         log: where the workers' log is.
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_begin: those whose id begins so; where left out, all of them are looked at.
+        dead: the dead letters, where these can be had without all jobs.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
         poll_every: how often a job that is followed is read.
@@ -149,6 +152,8 @@ class JobCommands:
     log: str
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_begin: Callable[[str], Iterable[Job]] | None = None
+    dead: Callable[[], Sequence[Job]] | None = None
     worded: Callable[[str], str] = str
     defaults: Callable[[], Mapping[str, Any]] = dict
     poll_every: timedelta = POLL_EVERY
@@ -198,8 +203,7 @@ class JobCommands:
         refusal = None if subject == ALL else self.refusal(kind, ModelName.parse(subject))
         if refusal is None:
             return
-        pulls = self.reader.select(kind="pull")[0] if kind.needs != "nothing" else []
-        if not any(job.subject == subject and not job.has_ended for job in pulls):
+        if kind.needs == "nothing" or not self.reader.is_coming(subject):
             raise refusal
 
     def retry(
@@ -231,7 +235,7 @@ class JobCommands:
 
     def _retry_all(self, failure_class: str | None, *, yes: bool, json: bool) -> int:
         """Nobody is followed."""
-        failed = dead_letters.of_class(self.reader.select()[0], failure_class)
+        failed = dead_letters.of_class(self._dead(), failure_class)
         chosen = [job for job in failed if not dead_letters.takes_away(job)]
         for job in failed:
             if job in chosen:
@@ -350,21 +354,27 @@ class JobCommands:
             put_table(head, [self._row(job) for job in jobs], _JOBS_GIVE_WAY)
         else:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
-        if count > len(jobs):
+        if count is None:
+            say("there are more; --limit 0 lists all")
+        elif count > len(jobs):
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
         return 0
 
     def _list_dead(self, began: datetime | None, *, json: bool) -> int:
         """The jobs that failed for good, by the class of their failure, with the likely remedy."""
-        jobs = dead_letters.dead(self.since(began) if began else self.reader.select()[0])
+        jobs = dead_letters.dead(self.since(began)) if began else self._dead()
         show([job.as_json() for job in jobs], map(self.worded, dead_letters.lines(jobs, self.now)), json=json)
         if not jobs:
             say("no job has failed for good")
         return 0
 
+    def _dead(self) -> list[Job]:
+        """The jobs that failed for good, as far as the ledger has them, the newest first."""
+        return dead_letters.dead(self.reader.select()[0]) if self.dead is None else list(self.dead())
+
     def _chosen(
         self, state: str | None, kind: str | None, limit: int | None, began: datetime | None
-    ) -> tuple[list[Job], int]:
+    ) -> tuple[list[Job], int | None]:
         """The newest jobs of that state and kind, and how many there are in all."""
         if began is None:
             return self.reader.select(state=state, kind=kind, limit=limit)
@@ -431,7 +441,7 @@ class JobCommands:
             return self.reader.get(text)
         except NotFound:
             ids = sorted(self.reader.ids(text))
-            old = {} if ids else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
+            old = {} if ids else {job.id: job for job in self._archived_begin(text)}
             if not ids and not old:
                 raise
         if text in old:
@@ -441,6 +451,11 @@ class JobCommands:
             shown = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
             raise BadRequest(f"{len(ids)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
         return old.get(ids[0]) or self.reader.get(ids[0])
+
+    def _archived_begin(self, text: str) -> Iterable[Job]:
+        if self.archived_begin is not None:
+            return self.archived_begin(text)
+        return (job for job in self.archived(LONG_AGO) if job.id.startswith(text))
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

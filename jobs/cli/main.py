@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
@@ -34,7 +34,9 @@ from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
+    from jobs.archive.archive import ArchivedJobs
     from jobs.home.gateway_client import GatewayClient
+    from jobs.ledger.job import Job
 
 IDLE = ("nothing is working the queue; the job waits until `up` runs", "hint: start it: `ollama-modal up`")
 
@@ -99,10 +101,26 @@ def this_machine() -> ThisMachine:
         is_worked=lambda: home.up_pid() is not None,
         idle=IDLE,
         log=str(home.logs / "up.log"),
+        dead=lambda: _dead(home, clock),
         defaults=lambda: _defaults(home),
+        archived=lambda since: archived_jobs(home).since(since),
+        archived_begin=lambda text: archived_jobs(home).beginning(text),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
+
+
+def archived_jobs(home: Home) -> "ArchivedJobs":
+    """The jobs that have left the ledger of this machine."""
+    from jobs.archive.archive import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
+
+    return ArchivedJobs(archive_at(home.root))
+
+
+def _dead(home: Home, clock: Clock) -> "Sequence[Job]":
+    from jobs.listing.dead_memory import known_jobs  # noqa: PLC0415 - listing jobs is to feel instant without it
+
+    return known_jobs(home.reader(clock), home.read_facts(), clock.now()).dead
 
 
 def _defaults(home: Home) -> Mapping[str, Any]:
@@ -145,6 +163,7 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
         idle=IDLE,
         log=f"with whoever runs {url}",
         worded=lambda text: text if os.environ.get("OLLAMA_MODAL_URL") else with_url(text, url),
+        dead=remote.dead,
         poll_every=REMOTE_POLL_EVERY,
         refusal=lambda kind, name: remote.refusal(kind.name, str(name)),
         refuses_itself=True,
@@ -389,7 +408,7 @@ def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     from jobs.home.status import local_status  # noqa: PLC0415
 
     at = this_machine()
-    survey = local_status(at.home, at.commands.clock, at.commands.reader.select()[0], key)
+    survey = local_status(at.home, at.commands.clock, key)
     show(survey.as_json(), survey.lines(at.commands.now), json=json)
 
 

@@ -3,6 +3,7 @@
 clock       the time, handed in
 errors      the error tree; each error knows whether trying again can help
 foreign     text and JSON from outside, made encodable, finite and shallow before anything else reads it
+json_text   JSON of documents that may be long, made piece by piece
 model_name  model names by Ollama's grammar
 progress    how far an attempt has come
 retention   what the weights may take, and for how long

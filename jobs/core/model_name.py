@@ -5,8 +5,8 @@ that parses here is safe as a path below the models directory: no part can be `.
 """
 
 import re
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from jobs.core.errors import BadName
 
@@ -31,41 +31,14 @@ class ModelName:
     tag: str
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "ModelName":
         """Read a name as a person types it.
 
         Raises:
             BadName: the text is not a name; the message shows the part that is wrong and what a name looks like.
 
         """
-        shown = text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-        if not text:
-            raise BadName("the model name is empty", hint=NAME_FORM)
-        rest = text.split("://", 1)[-1]
-        if "@" in rest:
-            raise BadName(f"{shown!r} pins a digest, which Ollama's names cannot", hint=NAME_FORM)
-        head, colon, tag = rest.rpartition(":")
-        if not colon or "/" in tag:
-            head, tag = rest, DEFAULT_TAG
-        parts = head.split("/")
-        if len(parts) > 3:
-            raise BadName(f"{shown!r} has {len(parts) - 1} slashes; two is the most", hint=NAME_FORM)
-        model = parts[-1]
-        namespace = parts[-2] if len(parts) > 1 else DEFAULT_NAMESPACE
-        host = parts[-3] if len(parts) > 2 else DEFAULT_HOST
-        wrong = [
-            f"{what} {part[:40]!r}"
-            for what, part, rule in (
-                ("host", host, _HOST),
-                ("namespace", namespace, _NAMESPACE),
-                ("model", model, _PART),
-                ("tag", tag, _PART),
-            )
-            if not rule.fullmatch(part)
-        ]
-        if wrong:
-            raise BadName(f"{shown!r} is not a model name: bad {', '.join(wrong)}", hint=NAME_FORM)
-        return cls(host, namespace, model, tag)
+        return _remembered(text) if len(text) <= _MOST_REMEMBERED else _read(text)
 
     def is_called(self, text: str) -> bool:
         """Whether this text, from whoever lists models, is this name in any case; what is no name is not."""
@@ -75,6 +48,10 @@ class ModelName:
             return False
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         name = f"{self.model}:{self.tag}"
         if self.host != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{name}"
@@ -90,12 +67,47 @@ class ModelName:
         """The four levels below `manifests/`."""
         return (self.host, self.namespace, self.model, self.tag)
 
-    def folded(self) -> Self:
+    def folded(self) -> "ModelName":
         """The same name in lower case: Ollama looks names up without regard to case (server/routes.go:1222-1245)."""
-        return replace(
-            self,
-            host=self.host.lower(),
-            namespace=self.namespace.lower(),
-            model=self.model.lower(),
-            tag=self.tag.lower(),
+        return self._folded
+
+    @cached_property
+    def _folded(self) -> "ModelName":
+        return ModelName(self.host.lower(), self.namespace.lower(), self.model.lower(), self.tag.lower())
+
+
+def _read(text: str) -> ModelName:
+    shown = text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+    if not text:
+        raise BadName("the model name is empty", hint=NAME_FORM)
+    rest = text.split("://", 1)[-1]
+    if "@" in rest:
+        raise BadName(f"{shown!r} pins a digest, which Ollama's names cannot", hint=NAME_FORM)
+    head, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = rest, DEFAULT_TAG
+    parts = head.split("/")
+    if len(parts) > 3:
+        raise BadName(f"{shown!r} has {len(parts) - 1} slashes; two is the most", hint=NAME_FORM)
+    model = parts[-1]
+    namespace = parts[-2] if len(parts) > 1 else DEFAULT_NAMESPACE
+    host = parts[-3] if len(parts) > 2 else DEFAULT_HOST
+    wrong = [
+        f"{what} {part[:40]!r}"
+        for what, part, rule in (
+            ("host", host, _HOST),
+            ("namespace", namespace, _NAMESPACE),
+            ("model", model, _PART),
+            ("tag", tag, _PART),
         )
+        if not rule.fullmatch(part)
+    ]
+    if wrong:
+        raise BadName(f"{shown!r} is not a model name: bad {', '.join(wrong)}", hint=NAME_FORM)
+    return ModelName(host, namespace, model, tag)
+
+
+_MOST_REMEMBERED = 200
+"""Characters of a text whose name is remembered: the same ones come again and again."""
+
+_remembered = lru_cache(1024)(_read)

@@ -170,6 +170,19 @@ class GatewayClient:
             jobs = jobs + page
         return jobs, total
 
+    def is_coming(self, subject: str) -> bool:
+        """Whether a pull of this model is under way."""
+        return bool(self._page({"kind": "pull", "subject": subject, "state": "open"}, 1)[0])
+
+    def dead(self) -> list[Job]:
+        """The jobs that failed for good, and that nobody has mended or dismissed, the newest first."""
+        jobs, total = self._page({"dead": "true"})
+        page = jobs
+        while page and len(jobs) < total:
+            page, _ = self._page({"dead": "true", "before": jobs[-1].id})
+            jobs = jobs + page
+        return jobs
+
     def _page(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
         page = self._document("/jobs", params={**query, "limit": min(limit or PAGE, PAGE)})
         return [Job.from_json(each) for each in page["jobs"]], int(page["total"])
@@ -219,6 +232,20 @@ class GatewayClient:
 
         """
         return self._document("/cold", params={"since": isoformat(since)})
+
+    def suggested_windows(self, since: datetime, worth: timedelta) -> dict[str, Any]:
+        """The windows that would have paid there since then.
+
+        Args:
+            since: from when on it is looked.
+            worth: how long a GPU may be awake for a cold start that nobody meets; whole minutes count.
+
+        Raises:
+            NotFound: the gateway is of an older version, or has no fleet.
+
+        """
+        minutes = int(worth.total_seconds() // 60)
+        return self._document("/windows", params={"since": isoformat(since), "worth": minutes})
 
     def ollama(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the gateway answers as an Ollama would, at a path of Ollama's.

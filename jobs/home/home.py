@@ -3,6 +3,7 @@
     ledger.sqlite   queue and dict                    up.lock        flock held for as long as `up` runs
     stack.json      what `up` last composed           weights.lock   flock held by whoever publishes or deletes
     logs/           what `up` and its servers say     keys           who may ask the gateway, a line for each
+    ops/            what has left the ledger
 
 Both tell who asked for what, so the home and its files are its owner's alone; older ones are closed when `up` starts.
 It composes nothing: `app.local` writes the stack down, the command line reads it.

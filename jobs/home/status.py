@@ -5,7 +5,7 @@ machine are asked without httpx, which takes longer to import than all of this t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from jobs.models.aliases import Alias, Aliases
 from jobs.models.aliases import complaints as complaints_of
 from jobs.ollama.responses import Listed, Running, listed_in
 from jobs.store import keys
-from jobs.telemetry.nightly_report import OF_NIGHTS, line, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, jobs_of_night, line, report
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.survey import Broken, Survey, SurveyedModel, survey
@@ -293,34 +293,56 @@ class LocalStatus:
         return [f"night    {line(self.night, now)}"] if has_nights else []
 
 
-def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> LocalStatus:
-    """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
-    counts = Counter(job.state for job in jobs)
-    queue = {str(state): counts[state] for state in JobState}
-    night = report(dict(home.read_facts().items(*OF_NIGHTS)), jobs)
+def local_status(home: Home, clock: Clock, key: str | None = None) -> LocalStatus:
+    """How things stand; `key` opens the gateway, where it wants one. Where that answers it has counted the jobs."""
+    night = local_night(home, clock)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(tier_now(server, clock) for server in stack.servers) if stack else ()
     answers = stack and stack.gateway and stack.pid == pid
-    problems, notes = _health(str(stack.gateway), key, clock) if stack and answers else ((), ())
+    told = _health(str(stack.gateway), key, clock) if stack and answers else _Told()
+    problems, notes = told.problems, told.notes
+    queue = told.jobs or _counted(home.reader(clock).jobs())
     if stack is None or stack.models is None:
         return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems, notes)
     found = survey(Layout(stack.models))
     return LocalStatus(home, pid, stack, tiers, len(found.models), found.usage_bytes, queue, night, problems, notes)
 
 
-def _health(gateway: str, key: str | None, clock: Clock) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the gateway of the running stack says is wrong, and what it notes."""
+def local_night(home: Home, clock: Clock) -> dict[str, Any]:
+    """What the last night did on this machine."""
+    entries = dict(home.read_facts().items(*OF_NIGHTS))
+    return report(entries, jobs_of_night(entries, home.reader(clock).newest_first()))
+
+
+def _counted(jobs: Iterable[Job]) -> dict[str, int]:
+    counts = Counter(job.state for job in jobs)
+    return {str(state): counts[state] for state in JobState}
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the gateway says is wrong, what it notes, and how many jobs there are in each state."""
+
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    jobs: Mapping[str, int] | None = None
+
+
+def _health(gateway: str, key: str | None, clock: Clock) -> _Told:
+    """What the gateway of the running stack says."""
     patient = client_for(gateway, PATIENCE)
     with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
             health = remote.health()
-            return tuple(map(str, health["problems"])), tuple(map(str, health.get("notes", ())))
+            counts = {str(state): int(health["jobs"].get(state, 0)) for state in JobState}
+            problems, notes = (tuple(map(str, health.get(what, ()))) for what in ("problems", "notes"))
+            return _Told(problems, notes, None if problems else counts)
         except Unauthorized:
             why = "whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY"
-            return () if key else (why,), ()
+            return _Told(() if key else (why,))
         except Trouble as trouble:
-            return (f"the gateway does not say how it is: {trouble}",), ()
+            return _Told((f"the gateway does not say how it is: {trouble}",))
 
 
 def tier_now(server: LocalServer, clock: Clock) -> LocalTier:

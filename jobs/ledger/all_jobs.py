@@ -5,6 +5,7 @@ Pure. Whoever shows jobs to many asks the ledger once and chooses from this for 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -98,7 +99,7 @@ class AllJobs:
     """
 
     jobs: tuple[Job, ...]
-    current: frozenset[str]
+    current: AbstractSet[str]
     dead: tuple[DeadGroup, ...]
     waits_for: Mapping[str, Job]
     counts: Mapping[tuple[str, str], int]
@@ -111,7 +112,7 @@ class AllJobs:
             jobs=tuple(every),
             current=frozenset(job.id for job in current),
             dead=dead_letters.groups(job for job in current if dead_letters.is_dead(job)),
-            waits_for=_waits_for(every, kinds),
+            waits_for=waits_for(every, kinds),
             counts=Counter((job.kind, str(job.state)) for job in every),
         )
 
@@ -157,7 +158,8 @@ def _failure_class(job: Job) -> str | None:
     return job.attempts[-1].failure_class if job.attempts else None
 
 
-def _waits_for(jobs: Sequence[Job], kinds: Kinds) -> Mapping[str, Job]:
+def waits_for(jobs: Sequence[Job], kinds: Kinds) -> Mapping[str, Job]:
+    """By the id of each that may not begin yet, the job about the same subject that has to end; newest first."""
     goes_on: dict[tuple[str, str], Job] = {}
     for job in jobs:
         if not job.has_ended:

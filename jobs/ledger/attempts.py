@@ -15,7 +15,7 @@ from jobs.core.errors import Fenced, StoreTrouble
 from jobs.core.progress import Reading
 from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, after_end, fold
 from jobs.ledger.job_queue import JobQueue
-from jobs.ledger.open_jobs import OpenJob, OpenJobs
+from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ShrinkingDict
@@ -46,6 +46,7 @@ class Attempts:
         self._queue = queue
         self._clock = clock
         self._open = OpenJobs(facts, clock)
+        self._changes = JobChanges(facts, clock)
         self._reader = LedgerReader(facts)
 
     def claim(self, facts: JobFacts, worker: str, lease: timedelta, token: str) -> Claim | None:
@@ -139,6 +140,7 @@ class Attempts:
 
     def end_cancelled(self, facts: JobFacts) -> Job | None:
         """End a job that nobody runs as cancelled; None when it is running, has ended, or was claimed just now."""
+        facts = replace(facts, cancel=facts.cancel or {})
         job = fold(facts)
         if job.state not in {JobState.QUEUED, JobState.WAITING}:
             return None
@@ -146,9 +148,11 @@ class Attempts:
         return None if claim is None else self.end(claim.job, claim.n, Ending("cancelled"), job.progress)
 
     def close(self, job: Job) -> None:
-        """Point past a job that has ended, and take it out of the index. Whoever dies before that costs a look."""
+        """Point past a job that has ended, tell readers of it, and take it out of the index: last, so that who dies
+        before that costs a look, and nobody misses the end."""
         line, _, generation = job.id.rpartition("-")
         self.point(job.kind, job.subject, line, int(generation) + 1)
+        self._changes.say(job)
         self._open.remove(job.id)
 
     def drop(self, id: str) -> None:

@@ -52,13 +52,13 @@ def is_dead(job: Job) -> bool:
 def current(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
     """The jobs that no later one supersedes, whatever became of them; newest first."""
     seen: set[tuple[str, str]] = set()
-    changed: set[str] = set()
+    weights_changed: set[str] = set()
     found = []
     for job in sorted(jobs, key=lambda job: job.age, reverse=True):
-        if (job.kind, job.subject) not in seen and job.subject not in changed:
+        if (job.kind, job.subject) not in seen and job.subject not in weights_changed:
             found.append(job)
         seen.add((job.kind, job.subject))
-        changed.update(_changed(job, kinds))
+        weights_changed.update(changed(job, kinds))
     return found
 
 
@@ -118,7 +118,7 @@ def superseding(job: Job, jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job
     found = [
         other
         for other in later
-        if (other.kind, other.subject) == (job.kind, job.subject) or job.subject in _changed(other, kinds)
+        if (other.kind, other.subject) == (job.kind, job.subject) or job.subject in changed(other, kinds)
     ]
     return sorted(found, key=lambda job: job.age, reverse=True)
 
@@ -145,7 +145,7 @@ def need_current(job: Job, jobs: Sequence[Job], kinds: Kinds = KINDS) -> None:
         raise Refused(f"{what} is superseded: since then came {done}{more}", hint=anyway)
 
 
-def _changed(job: Job, kinds: Kinds) -> set[str]:
+def changed(job: Job, kinds: Kinds) -> set[str]:
     """The subjects whose weights a job changes, as far as it has told."""
     if job.kind not in kinds or not kinds[job.kind].changes_weights:
         return set()

@@ -6,6 +6,7 @@ from datetime import timedelta
 from loguru import logger
 
 from jobs.core.errors import StoreTrouble
+from jobs.core.units import counted
 from jobs.store.protocols import QueueLike
 
 
@@ -35,6 +36,18 @@ class JobQueue:
             return False
         except StoreTrouble as trouble:
             logger.warning("job {} could not be put into the queue of {}: {}", id, lane, trouble)
+            return False
+        return True
+
+    def put_many(self, ids: list[str], lane: str) -> bool:
+        """Put the ids of several jobs in, in this order; false as `put`, when some may be in."""
+        try:
+            self._queue.put_many(ids, block=False, partition=lane)
+        except queue.Full:
+            logger.warning("the queue of lane {} is full; {} are put in later", lane, counted(len(ids), "job"))
+            return False
+        except StoreTrouble as trouble:
+            logger.warning("{} could not be put into the queue of {}: {}", counted(len(ids), "job"), lane, trouble)
             return False
         return True
 

@@ -10,7 +10,8 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -25,10 +26,10 @@ from jobs.ledger.attempts import Attempts, Claim
 from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, Posted, fold
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
-from jobs.ledger.open_jobs import OpenJob, OpenJobs
+from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.ledger.sweeper import Sweeper, Swept, waits_among
-from jobs.store import keys
+from jobs.store import bulk, keys
 from jobs.store.patient_calls import Calls, Heard, PatientQueue, PatientShrinkingDict
 from jobs.store.protocols import QueueLike, ShrinkingDict
 
@@ -45,6 +46,7 @@ class Ledger:
         self._queue = JobQueue(PatientQueue(queue, self._calls))
         self._facts = PatientShrinkingDict(facts, self._calls)
         self._open = OpenJobs(self._facts, clock)
+        self._changes = JobChanges(self._facts, clock)
         self.reader = LedgerReader(self._facts)
         self._attempts = Attempts(self._facts, self._queue, clock)
         self._sweeper = Sweeper(self._facts, self._queue, self._attempts, clock, kinds)
@@ -69,20 +71,11 @@ class Ledger:
 
         """
         spec = kind_named(kind, self._kinds)
-        line, known = self._line(kind, subject)
+        line, known = self._line(kind, subject, self._facts.get(keys.live(kind, subject)))
         generation = known
         while True:
             id = f"{line}-{generation}"
-            fact = {
-                "id": id,
-                "kind": kind,
-                "subject": subject,
-                "lane": spec.lane,
-                "request": dict(request),
-                "attempts_allowed": attempts or spec.attempts,
-                "posted_by": by,
-                "posted_at": isoformat(self._clock.now()),
-            }
+            fact = self._fact(id, kind, subject, request, by=by, attempts=attempts or spec.attempts)
             job = None
             if not self._open.announce(fact):  # somebody else is about to post it, or has, or it is said too long
                 job = self.reader.find(id)
@@ -97,6 +90,52 @@ class Ledger:
                 generation += 1  # of a line whose last jobs were retired, the ids are still taken
                 continue
             return Posted(job, attached=True)
+
+    def post_all(
+        self, wanted: Sequence[tuple[str, str, Mapping[str, Any]]], *, by: str, attempts: int | None = None
+    ) -> list[Posted]:
+        """Post several jobs, each by its kind, subject and request, as `post` does. One that is new costs a round trip,
+        two where its subject had none before; any other as much as by itself.
+
+        What is said of a job before it is posted may here be said of one that somebody else has posted just now: then
+        it is late, and put right as such.
+
+        Raises:
+            BadRequest: there is no such kind.
+
+        """
+        specs = [kind_named(kind, self._kinds) for kind, _, _ in wanted]
+        pointers = dict(self._facts.items(keys.LIVE))
+        known = {entry.id for entry in self._open.all().jobs}
+        new: dict[tuple[str, str], dict[str, Any]] = {}
+        for spec, (kind, subject, request) in zip(specs, wanted, strict=True):
+            line, generation = self._line(kind, subject, pointers.get(keys.live(kind, subject)))
+            if (kind, subject) not in new and (id := f"{line}-{generation}") not in known:
+                new[kind, subject] = self._fact(id, kind, subject, request, by=by, attempts=attempts or spec.attempts)
+        self._open.say_all(OpenJob(fact, is_posted=False) for fact in new.values())
+        ours = {
+            about: OpenJob(fact) for about, fact in new.items() if self._attempts.write_once(keys.job(fact["id"]), fact)
+        }
+        self._put_all(list(ours.values()))
+        posted = []
+        for kind, subject, request in wanted:
+            entry = ours.pop((kind, subject), None)
+            if entry is None:
+                posted.append(self.post(kind, subject, request, by=by, attempts=attempts))
+            else:
+                posted.append(Posted(fold(JobFacts(job=entry.fact)), attached=False))
+        return posted
+
+    def _put_all(self, entries: Sequence[OpenJob]) -> None:
+        """Have the ids of these jobs, which were written down just now, in the queue."""
+        now = self._clock.now()
+        self._open.say_all(replace(entry, put_at=now) for entry in entries)
+        lanes: dict[str, list[OpenJob]] = defaultdict(list)
+        for entry in entries:
+            lanes[entry.lane].append(entry)
+        for lane, waiting in lanes.items():
+            if not self._queue.put_many([entry.id for entry in waiting], lane):
+                self._open.say_all(waiting)
 
     def _posted(self, fact: Mapping[str, Any]) -> Job:
         """The job that was written down just now, with its id in the queue."""
@@ -122,7 +161,7 @@ class Ledger:
             self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
             return asked
         ended = self._attempts.end_cancelled(facts)
-        return self.reader.get(id) if ended is None else replace(ended, cancel_asked=True)
+        return ended or self.reader.get(id)
 
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
         """Post an ended job again, exactly as it was posted.
@@ -158,7 +197,9 @@ class Ledger:
         if job.state is not JobState.FAILED:
             raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
         self._attempts.write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
-        return self.reader.get(id)
+        dismissed = self.reader.get(id)
+        self._changes.say(dismissed)
+        return dismissed
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 
@@ -278,10 +319,11 @@ class Ledger:
 
         """
         self._attempts.still_held(claim)
-        job = self._attempts.end(claim.job, claim.n, ending, reading, token)
+        running = replace(claim.job, cancel_asked=claim.job.cancel_asked or claim.cancel_asked)
+        job = self._attempts.end(running, claim.n, ending, reading, token)
         if job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
-        return replace(job, cancel_asked=job.cancel_asked or claim.cancel_asked)
+        return job
 
     def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
@@ -301,19 +343,20 @@ class Ledger:
 
     # -- what the archive does -----------------------------------------------------------------------------------------
 
-    def retire(self, id: str) -> None:
-        """List an ended job no longer: it is archived, and `jobs.ledger.expiry` may remove it.
+    def retire(self, *jobs: Job) -> None:
+        """List these jobs no longer: they are archived, and `jobs.ledger.expiry` may remove them.
 
         Raises:
-            Refused: the job has not ended.
+            Refused: one of them has not ended; none of them is retired.
 
         """
-        job = self.reader.find(id)
-        if job is None:
-            return
-        if not job.has_ended:
-            raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
-        self._attempts.write_once(keys.gone(id), {"at": isoformat(self._clock.now())})
+        for job in jobs:
+            if not job.has_ended:
+                raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
+        mark = {"v": VERSION, "at": isoformat(self._clock.now())}
+        bulk.add_all(self._facts, {keys.gone(job.id): mark for job in jobs})
+        for job in jobs:
+            self._changes.say_retired(job.id)
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""
@@ -322,18 +365,36 @@ class Ledger:
             logger.info("{} open jobs were not in the index of the open ones", missing)
         return missing
 
-    def keep_open(self) -> None:
-        """Read what each open job consists of by its keys, so that a platform's dict does not forget it."""
-        for entry in self._open.all().jobs:
-            self._open.find(entry.id)
-            self.reader.find(entry.id)
+    def keep_open(self, jobs: Iterable[Job]) -> None:
+        """Read by its keys what those of these jobs consist of that have been open for days, so that a platform's dict
+        does not forget it.
+        """
+        for job in jobs:
+            if not job.has_ended and self._clock.now() - job.posted_at >= keys.LASTS:
+                self._open.find(job.id)
+                self.reader.find(job.id)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
-    def _line(self, kind: str, subject: str) -> tuple[str, int]:
-        key = keys.live(kind, subject)
-        pointer = self._facts.get(key)
+    def _fact(
+        self, id: str, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int
+    ) -> dict[str, Any]:
+        """A request, as it is written down."""
+        return {
+            "id": id,
+            "kind": kind,
+            "subject": subject,
+            "lane": self._kinds[kind].lane,
+            "request": dict(request),
+            "attempts_allowed": attempts,
+            "posted_by": by,
+            "posted_at": isoformat(self._clock.now()),
+        }
+
+    def _line(self, kind: str, subject: str, pointer: Mapping[str, Any] | None) -> tuple[str, int]:
+        """The line of a subject, and the generation to look for first; by its pointer, where it has one."""
         if pointer is None:
+            key = keys.live(kind, subject)
             # Base 32 without look-alikes; 50 bits, so that two lines never meet.
             line = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(10))
             if self._facts.put(key, {"v": VERSION, "line": line, "generation": 1}, skip_if_exists=True):

@@ -1,9 +1,12 @@
-"""The index of the jobs that are open: what a sweep looks at, however many have ended.
+"""The index of the jobs that are open, and what has become of others lately; nothing grows by what ended long ago.
 
 An entry is written before the post and removed after the end. It is a hint, not a fact: whoever dies between a fact and
 its entry leaves the entry as it was. So nothing is decided by it that facts do not decide again: it may say of a job
 that it is open, or where it stands, when that has passed; a claim or a sweep that finds otherwise puts it right. What
 it lacks, as it does the jobs of an older version, `Ledger.index_all` brings in.
+
+Who leaves the index is told of among the changes, for an hour: so whoever knew all jobs within the hour knows them
+again by two listings, of the open ones and of the changes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,19 +17,23 @@ from typing import Any, Self
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
-from jobs.store.protocols import ShrinkingDict
+from jobs.store.protocols import DictLike, ShrinkingDict
 
 ORPHAN_AFTER = timedelta(hours=1)
 """A post that was announced so long ago and has not come was broken off."""
 
+CHANGES_KEPT = timedelta(hours=1)
+"""So long, at least, it can be told what has become of a job."""
+
 
 @dataclass(frozen=True)
 class Running:
-    """The attempt that was claimed last, and when it will be late if nothing is heard of it."""
+    """The attempt that was claimed last, by whom, and when it will be late if nothing is heard of it."""
 
     n: int
     at: datetime
     lease: timedelta
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class OpenJob:
                 "posted_at": isoformat(job.posted_at),
             },
             ended=len(job.attempts) - is_running,
-            running=Running(last.n, last.started_at, last.lease) if last else None,
+            running=Running(last.n, last.started_at, last.lease, last.worker) if last else None,
             not_before=job.not_before,
             put_at=None if is_running else put_at,
             cancel_asked=job.cancel_asked,
@@ -103,7 +110,12 @@ class OpenJob:
             "posted": self.is_posted,
             "ended": self.ended,
             "running": running
-            and {"n": running.n, "at": isoformat(running.at), "lease_seconds": running.lease.total_seconds()},
+            and {
+                "n": running.n,
+                "at": isoformat(running.at),
+                "lease_seconds": running.lease.total_seconds(),
+                "worker": running.worker,
+            },
             "not_before": isoformat(self.not_before) if self.not_before else None,
             "put_at": isoformat(self.put_at) if self.put_at else None,
             "cancel_asked": self.cancel_asked,
@@ -118,7 +130,10 @@ class OpenJob:
             ended=int(document.get("ended", 0)),
             running=running
             and Running(
-                int(running["n"]), parse_moment(running["at"]), timedelta(seconds=float(running["lease_seconds"]))
+                int(running["n"]),
+                parse_moment(running["at"]),
+                timedelta(seconds=float(running["lease_seconds"])),
+                str(running.get("worker", "")),
             ),
             not_before=parse_moment(not_before) if not_before else None,
             put_at=parse_moment(put_at) if put_at else None,
@@ -131,6 +146,14 @@ class OpenJob:
 
     def is_due(self, now: datetime) -> bool:
         return self.running is None and (self.not_before is None or self.not_before <= now)
+
+
+@dataclass(frozen=True)
+class HeardJob:
+    """An open job, and when its last attempt was heard of, or ended; None where nobody has looked, or there is none."""
+
+    said: OpenJob
+    heard_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +188,11 @@ class OpenJobs:
     def say(self, job: OpenJob) -> None:
         self._facts.put(keys.open(job.id), job.as_json())
 
+    def say_all(self, jobs: Iterable[OpenJob]) -> None:
+        """Say it of several by one round trip."""
+        if entries := {keys.open(job.id): job.as_json() for job in jobs}:
+            self._facts.update(entries)
+
     def say_put(self, job: OpenJob, at: datetime | None) -> None:
         """Say when its id was last put into the queue; or that it is not there."""
         self.say(replace(job, put_at=at))
@@ -181,3 +209,42 @@ class OpenJobs:
             self._facts.put(keys.open(job.id), OpenJob.of(job).as_json(), skip_if_exists=True)
         self._facts.put(keys.OPEN_COMPLETE, {"v": 1, "at": isoformat(self._clock.now())})
         return len(missing)
+
+
+@dataclass(frozen=True)
+class JobChange:
+    """How a job stands since it ended, was dismissed or retired, as that is written down."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def at(self) -> datetime:
+        """When that was."""
+        return parse_moment(self.document["at"])
+
+    @property
+    def job(self) -> Job | None:
+        """None when it is retired."""
+        job = self.document["job"]
+        return None if job is None else replace(Job.from_json(job), lane=str(self.document["lane"]))
+
+
+class JobChanges:
+    """What has become of jobs that are not open. Any thread may use it: it remembers nothing.
+
+    Written after the facts, by whoever wrote them: who dies in between has told of nothing, and a reader that knew the
+    job as an open one asks for it. Only of a dismissal nobody hears then, until all jobs are read again.
+    """
+
+    def __init__(self, facts: DictLike, clock: Clock) -> None:
+        self._facts = facts
+        self._clock = clock
+
+    def say(self, job: Job) -> None:
+        self._put(job.id, {"job": job.as_json(), "lane": job.lane})
+
+    def say_retired(self, id: str) -> None:
+        self._put(id, {"job": None})
+
+    def _put(self, id: str, said: Mapping[str, Any]) -> None:
+        self._facts.put(keys.changed(id), {"v": 1, "at": isoformat(self._clock.now()), **said})

@@ -1,17 +1,26 @@
 """Reads the jobs of a ledger: each is the fold over its facts. It writes nothing, and asks no queue."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any, Self
 
-from jobs.core.clock import Clock, parse_moment
+from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
-from jobs.ledger.open_jobs import OpenJob
-from jobs.store import keys
+from jobs.ledger.job import ENDED, Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
+from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
+from jobs.store import bulk, keys
 from jobs.store.patient_calls import Calls, PatientReads
+from jobs.store.prefixes import in_order_of_posting
 from jobs.store.protocols import ReadableDict
+
+IN_TIME = 1_000
+"""Entries that are looked up by their time in one step."""
+
+TOGETHER = 40
+"""Jobs that are read in one step: SQLite takes some hundred ranges in a statement, and each job is seven."""
 
 
 class LedgerReader:
@@ -52,6 +61,18 @@ class LedgerReader:
         said = self._facts.get(keys.open(job.id))
         if said is None or job.has_ended or not OpenJob.from_json(said).is_like(job):
             return self.get(job.id)
+        return self._as_heard(job)
+
+    def as_said(self, said: OpenJob, known: Job | None) -> Job | None:
+        """A job that is said to be open, for who `known` it a moment ago: nothing is read of one that waits, and of one
+        that runs as it did its beat. None when there is none."""
+        if known is not None and not known.has_ended and said.is_like(known):
+            return self._as_heard(known)
+        if said.is_posted and said.running is None and not said.ended and not said.cancel_asked:
+            return fold(JobFacts(job=said.fact))
+        return self.find(said.id)
+
+    def _as_heard(self, job: Job) -> Job:
         if job.state is not JobState.RUNNING:
             return job
         beat = self._facts.get(keys.beat(job.id, len(job.attempts)))
@@ -88,30 +109,108 @@ class LedgerReader:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
-        gathered: dict[str, JobFacts] = {}
-        gone: set[str] = set()
-        rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for key, value in self._facts.items(*keys.OF_JOBS):
-            word, slash, about = key.partition("/")
-            match word + slash:
-                case keys.JOB:
-                    gathered[about] = JobFacts(job=value)
-                case keys.GONE:
-                    gone.add(about)
-                case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL | keys.DISMISSED as prefix:
-                    id, _, n = about.partition("/")
-                    rest[id].append((prefix, n, value))
-        there = [entry for entry in gathered.items() if entry[0] not in gone]
-        by_age = sorted(there, key=_age, reverse=True)
-        for id, facts in by_age[:newest]:
-            for prefix, n, value in rest.get(id, ()):
-                if prefix == keys.CANCEL:
-                    facts.cancel = value
-                elif prefix == keys.DISMISSED:
-                    facts.dismissed = value
-                else:
-                    {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
+        gathered = _gathered(self._facts.items(*keys.OF_JOBS))
+        by_age = sorted(gathered.items(), key=_age, reverse=True)
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def newest_first(self) -> Iterator[Job]:
+        """All jobs, newest first. Where the store has them in that order, little more is read than is taken."""
+        order = in_order_of_posting(self._facts)
+        if order is None:
+            yield from self.jobs()
+            return
+        at, key = "9999", ""
+        while requests := order.posted_before(at, key, AT_ONCE):
+            key, last = requests[-1]
+            at = str(last["posted_at"])
+            ids = [key.removeprefix(keys.JOB) for key, _ in requests]
+            about = (begin + id for id in ids for begin in OF_ONE)
+            gathered = _gathered([*requests, *self._facts.items(*about)])
+            yield from (self._folded(id, facts) for id, facts in sorted(gathered.items(), key=_age, reverse=True))
+
+    def count(self) -> int:
+        """How many jobs there are."""
+        order = in_order_of_posting(self._facts)
+        if order is None:
+            return len(self.ids())
+        return order.count_posted() - len(list(self._facts.keys(keys.GONE)))
+
+    def said_open(self) -> dict[str, OpenJob]:
+        """What is said of the jobs that are open, by id: a hint, which may be a moment late."""
+        found = (OpenJob.from_json(value) for _, value in self._facts.items(keys.OPEN))
+        return {each.id: each for each in found}
+
+    def heard_jobs(self, now: datetime) -> list[HeardJob]:
+        """The same jobs; of those whose attempt would be late by now, when it was heard of: a read each."""
+        return [HeardJob(said, self._last_beat(said, now)) for said in self.said_open().values() if said.is_posted]
+
+    def _last_beat(self, said: OpenJob, now: datetime) -> datetime | None:
+        running = said.running
+        if running is None or now <= running.at + running.lease:
+            return None
+        beat = self._facts.get(keys.beat(said.id, running.n))
+        return None if beat is None else parse_moment(beat["at"])
+
+    def as_heard(self, heard: HeardJob) -> Job:
+        """An open job as it is said to be. Of its attempts the last one is told; where that has ended, not its worker.
+
+        Nothing is read, but of an attempt that was given up when that was.
+        """
+        said, job = heard.said, fold(JobFacts(job=heard.said.fact))
+        if said.running is not None:
+            last = said.running
+            attempt = Attempt(last.n, last.at, last.worker, last.lease, max(last.at, heard.heard_at or last.at))
+            return replace(job, state=JobState.RUNNING, attempts=(attempt,), cancel_asked=said.cancel_asked)
+        if not said.ended:
+            return job
+        ended_at = said.not_before
+        if ended_at is None and (end := self._facts.get(keys.end(said.id, said.ended))) is not None:
+            ended_at = parse_moment(end["at"])
+        at = ended_at or said.posted_at
+        attempt = Attempt(said.ended, at, "", timedelta(0), at, at, "retry", not_before=said.not_before)
+        return replace(job, state=JobState.WAITING, attempts=(attempt,))
+
+    def changes(self) -> dict[str, JobChange]:
+        """What has become of jobs that are not open any more, by id, of the last hour at least.
+
+        Read after `said_open`: what is in neither was open for longer than that has been told, or was never there.
+        """
+        changes = self._facts.items(keys.CHANGED)
+        return {key.removeprefix(keys.CHANGED): JobChange(value) for key, value in changes}
+
+    def ended(self, *, until: datetime, since: datetime | None = None) -> Iterator[Job]:
+        """The jobs that ended then and are listed, those first that ended first.
+
+        Where the store finds entries by their time nothing else is read, and what is not taken costs nothing; elsewhere
+        all jobs are.
+        """
+        at = bulk.Moment(isoformat(since) if since else "")
+        while (ends := bulk.by_time(self._facts, keys.END, at, isoformat(until), IN_TIME)) is not None:
+            ids = [end.key.removeprefix(keys.END).rpartition("/") for end in ends]
+            jobs = {job.id: job for job in self.listed(id for id, _, _ in ids)}
+            for id, _, n in ids:
+                job = jobs.get(id)
+                if job is not None and job.has_ended and len(job.attempts) == int(n):
+                    yield job
+            if len(ends) < IN_TIME:
+                return
+            at = ends[-1]
+        found = ((job.ended_at, job) for job in self.jobs() if job.ended_at is not None)
+        known = [(ended_at, job) for ended_at, job in found if ended_at <= until and (not since or ended_at > since)]
+        yield from (job for _, job in sorted(known, key=lambda entry: (entry[0], entry[1].age)))
+
+    def listed(self, ids: Iterable[str]) -> list[Job]:
+        """The jobs of these ids that are there, and not archived; all facts of one are read in one step."""
+        wanted = list(dict.fromkeys(ids))
+        found: list[Job] = []
+        for first in range(0, len(wanted), TOGETHER):
+            some = wanted[first : first + TOGETHER]
+            prefixes = [prefix for id in some for prefix in _facts_of_job(id)]
+            entries = self._facts.items(*prefixes)
+            # What begins as the job with the number 1 may be that with the number 10.
+            gathered = _gathered((key, value) for key, value in entries if key.split("/")[1] in some)
+            found += (self._folded(id, facts) for id, facts in sorted(gathered.items(), key=_age, reverse=True))
+        return found
 
     def select(
         self,
@@ -124,8 +223,8 @@ class LedgerReader:
         before: str | None = None,
         limit: int | None = None,
         archived: Iterable[Job] = (),
-    ) -> tuple[list[Job], int]:
-        """The newest jobs that fit, and how many fit in all.
+    ) -> tuple[list[Job], int | None]:
+        """The newest jobs that fit, and how many fit in all: None for more than these, where nobody has counted them.
 
         Args:
             kind: only these.
@@ -138,9 +237,8 @@ class LedgerReader:
             archived: jobs that have left the ledger and are to be chosen from as well.
 
         """
-        if not (kind or state or subject or since or begin or before):
-            newest = self.jobs(limit)
-            return newest, len(newest) if limit is None else len(self.ids())
+        if limit is not None and not (subject or begin or before or archived):
+            return self._newest(limit, kind, state, since)
         jobs = self.jobs()
         if archived:
             every = {job.id: job for job in (*archived, *jobs)}
@@ -158,6 +256,25 @@ class LedgerReader:
             and job.id.startswith(begin)
         ]
         return jobs[:limit], len(jobs)
+
+    def _newest(
+        self, limit: int, kind: str | None, state: str | None, since: datetime | None
+    ) -> tuple[list[Job], int | None]:
+        """Of those that are open only these are read, of others those that are newer than the last one that fits."""
+        if state is not None and JobState(state) not in ENDED:
+            opened = (self.find(id) for id in self.said_open())
+            jobs: Iterable[Job] = sorted(filter(None, opened), key=lambda job: job.age, reverse=True)
+        elif (kind or state or since) is None and in_order_of_posting(self._facts) is None:
+            return self.jobs(limit), self.count()
+        else:
+            jobs = self.newest_first()
+        if since is not None:
+            jobs = takewhile(lambda job: job.posted_at >= since, jobs)
+        fitting = (job for job in jobs if kind in {None, job.kind} and state in {None, job.state})
+        found = list(islice(fitting, limit + 1))
+        if len(found) <= limit:
+            return found, len(found)
+        return found[:limit], self.count() if (kind or state or since) is None else None
 
     def is_coming(self, subject: str) -> bool:
         """Whether a pull of this model is under way."""
@@ -189,7 +306,47 @@ class LedgerReader:
         return facts
 
 
+OF_ONE = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL, keys.DISMISSED, keys.GONE)
+"""What there may be of a job beside its request."""
+
+AT_ONCE = 50
+"""Jobs that are read together, in one listing; SQLite takes five hundred ranges."""
+
+
+def _gathered(entries: Iterable[tuple[str, Any]]) -> dict[str, JobFacts]:
+    """The facts of each job that is not retired, by its id."""
+    gathered: dict[str, JobFacts] = {}
+    gone: set[str] = set()
+    rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+    for key, value in entries:
+        word, slash, about = key.partition("/")
+        match word + slash:
+            case keys.JOB:
+                gathered[about] = JobFacts(job=value)
+            case keys.GONE:
+                gone.add(about)
+            case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL | keys.DISMISSED as prefix:
+                id, _, n = about.partition("/")
+                rest[id].append((prefix, n, value))
+    there = {id: facts for id, facts in gathered.items() if id not in gone}
+    for id, facts in there.items():
+        for prefix, n, value in rest.get(id, ()):
+            if prefix == keys.CANCEL:
+                facts.cancel = value
+            elif prefix == keys.DISMISSED:
+                facts.dismissed = value
+            else:
+                {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
+    return there
+
+
 def _age(entry: tuple[str, JobFacts]) -> tuple[datetime, int, str]:
     """As `Job.age`, of a job that is not folded yet."""
     id, facts = entry
     return parse_moment(facts.job["posted_at"]), generation_of(id), id
+
+
+def _facts_of_job(id: str) -> tuple[str, ...]:
+    """How all facts of one job begin; so may those of another one whose id begins as this one does."""
+    parts = (keys.claim(id, ""), keys.beat(id, ""), keys.end(id, ""))
+    return (keys.job(id), *parts, keys.cancel(id), keys.gone(id), keys.dismissed(id))

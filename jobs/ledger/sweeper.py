@@ -18,7 +18,7 @@ from jobs.ledger.attempts import Attempts
 from jobs.ledger.job import Ending, Job, JobState, fold
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import Kinds
-from jobs.ledger.open_jobs import ORPHAN_AFTER, Listed, OpenJob, OpenJobs
+from jobs.ledger.open_jobs import ORPHAN_AFTER, HeardJob, Listed, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
@@ -40,6 +40,7 @@ class Swept:
         next_due: when it is worth sweeping next, if known.
         open_lanes: the lanes that have jobs which have not ended, and wait for no other job.
         due_lanes: those of them that have a job which somebody could take up now, put into the queue by us or before.
+        going_on: the jobs that have not ended.
 
     """
 
@@ -48,6 +49,7 @@ class Swept:
     next_due: datetime | None
     open_lanes: frozenset[str]
     due_lanes: frozenset[str] = frozenset()
+    going_on: tuple[HeardJob, ...] = ()
 
 
 def waits_among(entry: OpenJob, others: Iterable[OpenJob], kinds: Kinds) -> bool:
@@ -84,9 +86,10 @@ class Sweeper:
         now = self._clock.now()
         lost: list[str] = []
         going_on: list[OpenJob] = []
+        beats: dict[str, datetime] = {}
         for entry in listed.jobs:
             current: OpenJob | None = entry
-            if no_worker_lives or not entry.is_posted or self._may_be_late(entry, now):
+            if no_worker_lives or not entry.is_posted or self._may_be_late(entry, now, beats):
                 current, was_lost = self._looked_at(entry, now, before_lost, no_worker_lives=no_worker_lives)
                 lost += [entry.id] if was_lost else []
             if current is not None:
@@ -108,15 +111,19 @@ class Sweeper:
             min(filter(None, later), default=None),
             frozenset(entry.lane for entry in workable),
             frozenset(due),
+            tuple(HeardJob(entry, beats.get(entry.id)) for entry in going_on if entry.is_posted),
         )
 
-    def _may_be_late(self, entry: OpenJob, now: datetime) -> bool:
-        """Whether nothing was heard of a running attempt for as long as its lease."""
+    def _may_be_late(self, entry: OpenJob, now: datetime, beats: dict[str, datetime]) -> bool:
+        """Whether nothing was heard of a running attempt for as long as its lease; `beats` gets what was heard."""
         running = entry.running
         if running is None or now <= running.at + running.lease:
             return False
         beat = self._facts.get(keys.beat(entry.id, running.n))
-        return beat is None or now > parse_moment(beat["at"]) + running.lease
+        if beat is None:
+            return True
+        beats[entry.id] = parse_moment(beat["at"])
+        return now > beats[entry.id] + running.lease
 
     def _looked_at(
         self, entry: OpenJob, now: datetime, before_lost: BeforeLost = lambda _: None, *, no_worker_lives: bool = False

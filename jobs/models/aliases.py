@@ -6,6 +6,7 @@ model and never as an alias again, so there are no chains.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -105,11 +106,14 @@ class Aliases:
     @cached_property
     def by_target(self) -> Mapping[ModelName, tuple[Alias, ...]]:
         """The exact ones of each model, by its name in small letters."""
-        found: dict[ModelName, tuple[Alias, ...]] = {}
+        found: dict[ModelName, list[Alias]] = defaultdict(list)
         for alias in sorted(self.exact.values(), key=lambda alias: alias.text.lower()):
-            target = alias.target.folded()
-            found[target] = (*found.get(target, ()), alias)
-        return found
+            found[alias.target.folded()].append(alias)
+        return {target: tuple(aliases) for target, aliases in found.items()}
+
+    def prepare(self) -> None:
+        """Make now what a request would make at its first look, of hundreds of aliases in more than a moment."""
+        _ = self.exact, self.patterns, self.by_target, self._near
 
     @property
     def all(self) -> tuple[Alias, ...]:

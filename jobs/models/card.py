@@ -20,8 +20,9 @@ from jobs.models import capabilities, card_files, gguf
 from jobs.models.capabilities import Traits
 from jobs.models.card_files import CardFiles, FilesSeen
 from jobs.models.gguf import GgufHeader, MemoryFacts
+from jobs.models.index import Index
 from jobs.weights import survey
-from jobs.weights.layout import Layout
+from jobs.weights.layout import Layout, ManifestFile, entries
 from jobs.weights.manifest import IMAGE, Manifest
 
 _NO_HEADER = GgufHeader(3, {}, (), 0)
@@ -121,6 +122,28 @@ def read(layout: Layout, known: Iterable[KnownModel] = ()) -> list[KnownModel]:
     return [_model(each, _card(layout, each, cards.get(each.digest))) for each in whole]
 
 
+def read_told(layout: Layout, told: Index, known: Iterable[KnownModel] = ()) -> list[KnownModel]:
+    """The same, where the index tells which manifests there are and what they say.
+
+    Files are asked for of a model that is new, or whose files made no sense, and not of any other: for all of those
+    there is one listing, of the blobs, and who lacks one there is looked at itself.
+    """
+    before = {model.name: model for model in known}
+    here = {entry.name for entry in entries(layout.blobs)}
+    found = []
+    for name, manifest in told.whole.items():
+        one = before.get(name)
+        is_whole = all(layer.filename in here for layer in manifest.blobs)
+        if one is not None and one.digest == manifest.digest and is_whole and one.card and not one.card.wrong:
+            found.append(one)
+            continue
+        model = survey.read_model(layout, ManifestFile(name, layout.manifest(name)))
+        if isinstance(model, survey.SurveyedModel):
+            is_same = one is not None and one.digest == model.digest
+            found.append(_model(model, _card(layout, model, one.card if one and is_same else None)))
+    return found
+
+
 def _card(layout: Layout, model: survey.SurveyedModel, known: Card | None) -> Card:
     """The known one while it holds; what is wrong with a new one is told once, in the log."""
     if known and (not known.missing or (known.seen and known.seen == card_files.seen_again(layout, known.seen))):
@@ -135,6 +158,7 @@ def _model(model: survey.SurveyedModel, card: Card) -> KnownModel:
     try:
         shown_details, abilities = details(card) | _lengths(card), _abilities(card)
         json.dumps([shown_details, abilities], allow_nan=False).encode()  # they go into every list of models
+        _ = card.abilities, card.facts  # made here, so that no request has to at its first look
     except Exception as error:  # noqa: BLE001 - as below
         card = _bare(error)
         shown_details, abilities = details(card), ()

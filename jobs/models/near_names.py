@@ -7,6 +7,7 @@ are compared letter by letter. So a caller who asks for names that are not there
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import islice
 
 from jobs.core.errors import NotFound
@@ -15,10 +16,10 @@ from jobs.core.model_name import ModelName
 NEAR = 3
 """So many names are worth reading."""
 
-COMPARED = 24
+COMPARED = 5
 """Names that are compared letter by letter; each takes some tens of microseconds."""
 
-LOOKED_AT = 100
+LOOKED_AT = 50
 """Names of which it is asked whether a caller may see them."""
 
 VISITED = 2_000
@@ -46,8 +47,10 @@ class NearNames:
     def near(self, name: ModelName, may_see: Callable[[ModelName], bool] = lambda _: True) -> list[ModelName]:
         """Those that come nearest: other tags of the same model first, then what is spelt much the same."""
         asked_name = name.folded()
-        seen = (index for index in self._candidates(asked_name) if may_see(self._known[index]))
-        scored = [(likeness(asked_name, self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
+        likely = sorted(self._candidates(asked_name), key=lambda index: _shared(asked_name, self._folded[index]))
+        seen = (index for index in reversed(likely) if may_see(self._known[index]))
+        likeness = _Likeness(asked_name)
+        scored = [(likeness.to(self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
         near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
         return [each for _, each in near[:NEAR]]
 
@@ -75,23 +78,46 @@ def absent(
     return NotFound(f"there is no model {str(name)!r} here", hint=f"{hint}; or `ollama-modal pull {name}`")
 
 
-def _pairs(text: str) -> set[str]:
+@lru_cache(maxsize=4096)
+def _pairs(text: str) -> frozenset[str]:
     """What of a name counts: each two letters that follow each other, and where it begins."""
     framed = f"^{text}"
-    return {framed[at : at + 2] for at in range(len(framed) - 1)}
+    return frozenset(framed[at : at + 2] for at in range(len(framed) - 1))
 
 
-def likeness(one: ModelName, other: ModelName) -> float:
-    """How near two names in small letters come, from 0; from 1 it is the same model."""
-    if (one.model, one.namespace) == (other.model, other.namespace):
-        return 2.0 + _alike(one.tag, other.tag)
-    if one.model == other.model:
-        return 1.0 + _alike(str(one), str(other))
-    return max(_alike(str(one), str(other)), _alike(one.model, other.model))
+def _shared(one: ModelName, other: ModelName) -> tuple[float, float]:
+    """How many of their pairs two names share, of the model and of the tag; 1 is all of them."""
+    return _share(_pairs(one.model), _pairs(other.model)), _share(_pairs(one.tag), _pairs(other.tag))
 
 
-def _alike(one: str, other: str) -> float:
-    matcher = difflib.SequenceMatcher(None, one[:LETTERS], other[:LETTERS])
+def _share(one: frozenset[str], other: frozenset[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other) or 1)
+
+
+class _Likeness:
+    """How near other names in small letters come to one."""
+
+    def __init__(self, asked: ModelName) -> None:
+        self._asked = asked
+        self._whole, self._model, self._tag = (_matcher(text) for text in (str(asked), asked.model, asked.tag))
+
+    def to(self, other: ModelName) -> float:
+        """From 0; from 1 it is the same model."""
+        asked = self._asked
+        if (asked.model, asked.namespace) == (other.model, other.namespace):
+            return 2.0 + _alike(self._tag, other.tag)
+        if asked.model == other.model:
+            return 1.0 + _alike(self._whole, str(other))
+        return max(_alike(self._whole, str(other)), _alike(self._model, other.model))
+
+
+def _matcher(text: str) -> "difflib.SequenceMatcher[str]":
+    """It looks through its second text once, for all that are compared with it."""
+    return difflib.SequenceMatcher(None, "", text[:LETTERS], autojunk=False)
+
+
+def _alike(matcher: "difflib.SequenceMatcher[str]", other: str) -> float:
+    matcher.set_seq1(other[:LETTERS])
     # The cheap upper bounds first.
     if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE:
         return 0.0

@@ -6,9 +6,9 @@ that a struct does not have are not looked at, and those that it has are found i
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.core.errors import BadRequest
 
@@ -90,8 +90,7 @@ GoType = str | GoStruct | GoList | OrderedMap | TextOr | Callable[[Any], object]
 """A scalar by its name in Go; a struct; a list; a map; or what decodes the value itself and raises a `BadRequest`."""
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a value stands: in which struct, by which names, and whether a decoder of that struct's own reads it."""
 
     struct: str = ""
@@ -119,6 +118,8 @@ def _check(value: Any, go_type: GoType, at: _Place) -> None:
     if value is None:
         if isinstance(go_type, GoStruct) and go_type.needs:
             raise BadRequest(_NOTHING)
+        return
+    if go_type is TEXT and isinstance(value, str):  # as nearly all
         return
     match go_type:
         case GoStruct():
@@ -148,7 +149,7 @@ def _check_map(value: Any, go_type: OrderedMap, at: _Place) -> None:
         raise BadRequest(_NO_OBJECT)
     if go_type.of is not None:
         for each in value.values():
-            _check(each, go_type.of, replace(at, is_own=True))
+            _check(each, go_type.of, at._replace(is_own=True))
 
 
 def _check_struct(value: Any, go_type: GoStruct, at: _Place) -> None:
@@ -160,6 +161,8 @@ def _check_struct(value: Any, go_type: GoStruct, at: _Place) -> None:
     for key, each in value.items():
         if (known := go_type.in_any_case.get(key.lower())) is not None:
             name, field_type = known
+            if isinstance(each, str) and (field_type is TEXT or isinstance(field_type, TextOr)):
+                continue  # as nearly all, which need no place to be told by
             is_raw = isinstance(field_type, TextOr) and field_type.is_raw
             path = at.path if is_raw else f"{at.path}.{name}".lstrip(".")
             _check(each, field_type, _Place(struct, path, is_own or is_raw))

@@ -49,6 +49,8 @@ class Bulk(httpx.BaseTransport):
         #: Connections that nobody uses; whoever takes one out has it alone; guarded by `_lock`.
         self._idle: dict[Origin, list[HTTPConnection]] = defaultdict(list)
         self._lock = threading.Lock()
+        #: Set once, by `close`; guarded by `_lock`.
+        self._is_closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if request.method != "GET":
@@ -66,14 +68,19 @@ class Bulk(httpx.BaseTransport):
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, defaultdict(list)
         for connections in idle.values():
             for connection in connections:
                 connection.close()
 
     def give_back(self, origin: Origin, connection: HTTPConnection) -> None:
+        """Keep it for the next who asks; one that comes back after the end is closed: nobody else would."""
         with self._lock:
-            self._idle[origin].append(connection)
+            if not self._is_closed:
+                self._idle[origin].append(connection)
+                return
+        connection.close()
 
     def _idle_connection(self, origin: Origin) -> HTTPConnection | None:
         """A connection from before that the other side has not closed meanwhile."""

@@ -7,6 +7,7 @@ older version can have written it since.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -90,6 +91,19 @@ class DictBySort:
             return self._jobs.pop(key, default)
         value = own.pop(key, default)
         return value if self._has_moved() else self._jobs.pop(key, value)
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        """One round trip for each dict that any of them belongs to; as long as not all is moved, one more for each."""
+        of: dict[str | None, dict[Any, Any]] = defaultdict(dict)
+        for key, value in other.items():
+            of[sort_of(key) if self._own(key) is not None else None][key] = value
+        for sort, entries in of.items():
+            if sort is None:
+                self._jobs.update(entries)
+            else:
+                self._sorts[sort].update(entries)
+                for key in () if self._has_moved() else entries:
+                    self._jobs.pop(key, None)  # what was there is older now
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         found: dict[Any, None] = {}

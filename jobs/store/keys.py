@@ -9,6 +9,11 @@ On Modal an entry that nobody reads or writes for seven days fades, whatever sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+
+LASTS = timedelta(days=3)
+"""For so long an entry lasts that nobody touches: Modal forgets it in seven days, and of the nights in between, which
+read what is to stay by its key, some may not come."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ DISMISSED = "dismissed/"
 LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
+CHANGED = "changed/"
+DEAD_LETTERS = "dead_letters"
 WORKER = "worker/"
+CLEARED = "cleared"
 
 
 def job(id: str) -> str:
@@ -78,6 +86,10 @@ def dismissed(id: str) -> str:
 
 def open(id: str) -> str:  # noqa: A001 - named as its word, like the others
     return f"{OPEN}{id}"
+
+
+def changed(id: str) -> str:
+    return f"{CHANGED}{id}"
 
 
 def worker(lane: str) -> str:
@@ -181,6 +193,7 @@ SEEN = "seen/"
 RECOVERED = "recovered/"
 TELLING = "telling/"
 TOLD = "told/"
+STILL_OPEN = "still_open"
 
 
 def incident(case: str) -> str:
@@ -209,7 +222,10 @@ OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
 """All facts of jobs: who reads every job lists these."""
 
 CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
-"""All facts of incidents."""
+"""All facts of incidents, but for when all that are open were last so."""
+
+BY_TIME = (END, GONE)
+"""What one machine's file finds by its `at` as well, however much of it there is."""
 
 FOR_SERVERS = (WARMING, WANTED)
 """What the containers of a tier are told."""
@@ -217,8 +233,9 @@ FOR_SERVERS = (WARMING, WANTED)
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "usage": (USAGE, METER, SPENT, COLD),
-    "incidents": CASES,
+    "changes": (CHANGED, DEAD_LETTERS),
+    "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
+    "incidents": (*CASES, STILL_OPEN),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
@@ -246,6 +263,11 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
      False, _STAYS),
+    (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
+    (changed("<id>"), "how it stands since it ended, was dismissed or left for the archive; for who knows the others",
+     "whoever did that", False, "removed an hour later, when next something is archived"),
+    (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
+     "the check for alerts", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
@@ -253,12 +275,12 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      "archived when it has not counted for a day"),
     (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
     (cold("<tier>", "<container>", "<n>"), "the phases of one start of a server, or of one load in it",
-     "that server; with the whole of the wait, the gateway", False, f"{_LATER}; on one machine it stays"),
+     "that server; with the whole of the wait, the gateway", False, _LATER),
     (wanted("<tier>"), "which models are to be in memory first there, and when each was asked for", "whoever wakes it",
      False, "stays; counts for some minutes"),
     (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
     (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
-     "archived when it has not reported for a day; on one machine it stays"),
+     "archived when it has not reported for a day"),
     (health("<tier>", "<n>"), "from when on a tier was so; each n once", "the check for alerts", True,
      "archived some days later, but for the last of a tier"),
     (WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
@@ -279,7 +301,9 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
     (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
-    (seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
+    (seen("<key>"), "when it was last still so, as an older version wrote it", "the check for alerts", False, _CASE),
+    (STILL_OPEN, "by the key of each incident that is open, when it was last still so", "the check for alerts", False,
+     _STAYS),
     (recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
     (telling("<key>/<n>", "<change>", "<k>"), "somebody tries for the k-th time to tell of it", "who tells the webhook",
      True, _CASE),

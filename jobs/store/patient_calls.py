@@ -6,7 +6,7 @@ never answered cannot be ended from here; `heard` tells of it, and who may leave
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
+from jobs.store import bulk
+from jobs.store.prefixes import InOrderOfPosting, in_order_of_posting
 from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
@@ -98,6 +100,12 @@ class PatientReads:
         self._real = real
         self._calls = calls
 
+    @property
+    def order(self) -> "PatientOrder | None":
+        """The jobs in order of posting, where the dict has that."""
+        order = in_order_of_posting(self._real)
+        return None if order is None else PatientOrder(order, self._calls)
+
     def get(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("read", lambda: self._real.get(key, default))
 
@@ -107,6 +115,23 @@ class PatientReads:
     def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         what = f"read of all {', '.join(prefixes)}" if prefixes else "read of everything"
         return iter(self._calls.again(what, lambda: list(self._real.items(*prefixes))))
+
+    def by_time(self, prefix: str, after: bulk.Moment, until: str, most: int) -> list[bulk.Moment] | None:
+        return self._calls.again(f"list of {prefix}", lambda: bulk.by_time(self._real, prefix, after, until, most))
+
+
+class PatientOrder:
+    """An `InOrderOfPosting`."""
+
+    def __init__(self, real: InOrderOfPosting, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        return self._calls.again("list of jobs", lambda: self._real.posted_before(at, key, most))
+
+    def count_posted(self) -> int:
+        return self._calls.again("count of jobs", self._real.count_posted)
 
 
 class PatientDict(PatientReads):
@@ -130,6 +155,16 @@ class PatientShrinkingDict(PatientDict):
     def pop(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("removal", lambda: self._shrinking.pop(key, default))
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._calls.again("write of several", lambda: self._shrinking.update(other))
+
+    def add_all(self, entries: Mapping[str, Any]) -> None:
+        self._calls.again("write", lambda: bulk.add_all(self._shrinking, entries))
+
+    def remove_all(self, keys: Iterable[str]) -> int:
+        known = list(keys)
+        return self._calls.again("removal", lambda: bulk.remove_all(self._shrinking, known))
+
 
 class PatientQueue:
     """A `QueueLike`. An id that is put in twice does no harm, and one that was taken and lost is put in again."""
@@ -143,6 +178,9 @@ class PatientQueue:
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         return self._calls.again("get", lambda: self._real.get(block, timeout, partition=partition))
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self._calls.again("put of several", lambda: self._real.put_many(vs, block, partition=partition))
 
     def len(self, *, partition: str | None = None) -> int:
         return self._calls.again("count", lambda: self._real.len(partition=partition))

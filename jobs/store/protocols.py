@@ -6,7 +6,7 @@ reads by prefix that they lack, limits and errors (`app.platform`). Parameter na
 beside `queue.Full` and `queue.Empty`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 
@@ -30,6 +30,12 @@ class QueueLike(Protocol):
 
         - Exactly one of several getters receives an item.
         - Empty: waits while `block`; raises `queue.Empty` after `timeout` seconds; without `block` returns None.
+        """
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        """Add several items, in this order, by one round trip; as `put` does each.
+
+        - A partition that has no room for all of them: as `put`; some may be there.
         """
 
     def len(self, *, partition: str | None = None) -> int:
@@ -78,3 +84,9 @@ class ShrinkingDict(DictLike, Protocol):
 
     def pop(self, key: Any, default: Any = None) -> Any:
         """Remove one entry and return its value, or `default` when it is absent."""
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        """Write several entries by one round trip, whatever stood there.
+
+        - Should it fail, some of them may be written.
+        """

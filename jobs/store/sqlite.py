@@ -11,13 +11,15 @@ import queue
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
+from jobs.store import keys as names
+from jobs.store.bulk import Moment
 from jobs.store.prefixes import shortest
 
 BUSY_SECONDS = 15.0
@@ -25,7 +27,14 @@ BUSY_SECONDS = 15.0
 stuck disk. It is shorter than the shortest lease, so that a holder hears of it while his still runs."""
 
 POLL_SECONDS = 0.01
-"""How often a waiting `get` looks: an idle look costs some ten microseconds, and claims come within 50 ms."""
+"""How often a waiting `get` looks, so that claims come within 50 ms: at first whether anybody has written to the file,
+which costs two microseconds, and into it only then."""
+
+_LOOKS_AFTER_A_CHANGE = 10
+"""The file's time is as coarse as the system's ticks, so another change right after one need not show."""
+
+_LOOKS_WITHOUT = 50
+"""After so many looks that saw no change the file is asked all the same, twice a second."""
 
 PARTITION_ITEMS = 5_000
 FADES_AFTER = 86_400
@@ -45,6 +54,32 @@ CREATE TABLE IF NOT EXISTS partitions (
   queue TEXT NOT NULL, partition TEXT NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (queue, partition)
 ) WITHOUT ROWID;
 """
+
+_AT = "json_extract(value, '$.at')"
+
+
+def _begins(prefix: str) -> str:
+    """The keys that begin so, in the words in which the index by time is declared: SQLite compares them as written."""
+    return f"key >= '{prefix}' AND key < '{_end_of(prefix)}'"
+
+
+def _index_of(prefix: str) -> str:
+    return f"{prefix.rstrip('/')}_by_time"
+
+
+def _indexes() -> str:
+    """An index by time of each sort that is read so. An older file is given them as it is opened, once."""
+    return "".join(
+        f"CREATE INDEX IF NOT EXISTS {_index_of(prefix)} ON entries (dict, {_AT}, key) WHERE {_begins(prefix)};\n"
+        for prefix in names.BY_TIME
+    )
+
+
+VACUUM_PAGES = 25_000
+"""A file whose filled pages are more than these, some 100 MB, is not written anew: others would wait too long."""
+
+SPARE_PAGES = 2_000
+"""So many free pages, some 8 MB, are left for what comes next."""
 
 
 _FAILING = frozenset(
@@ -137,9 +172,10 @@ class _File:
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             try:
+                self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a file that is made just now
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._connection.executescript(_SCHEMA)
+                self._connection.executescript(_SCHEMA + _indexes() + POSTED_INDEX)
             except BaseException:
                 self._connection.close()
                 raise
@@ -149,6 +185,31 @@ class _File:
         with self._taken() as connection:
             cursor = connection.execute(sql, values)
             return cursor.fetchall(), cursor.rowcount
+
+    def give_back(self) -> int:
+        """Give free pages back to the disk, some thousand at a time; how many that were.
+
+        A file of an older version can give back none until it is written anew, once: when most of it is free, so that
+        this costs by what is left in it. Until then its free pages are filled again.
+        """
+        with self._taken() as connection:
+            pages, free, is_incremental = (
+                int(connection.execute(f"PRAGMA {what}").fetchone()[0])
+                for what in ("page_count", "freelist_count", "auto_vacuum")
+            )
+            if free <= SPARE_PAGES:
+                return 0
+            if is_incremental:
+                most = min(free - SPARE_PAGES, SPARE_PAGES)
+                connection.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
+            elif pages - free <= min(free / 2, VACUUM_PAGES):
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.execute("VACUUM")
+            else:
+                return 0
+            left = int(connection.execute("PRAGMA page_count").fetchone()[0])
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # where somebody reads, another time
+            return pages - left
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -193,6 +254,23 @@ def _encode(value: Any, limit: int, what: str) -> str:
     return text
 
 
+READ_AT_ONCE = 64 * 1024
+"""Characters of JSON that are read by one call, during which no other thread of the process does anything."""
+
+
+def _decoded(texts: Sequence[str]) -> Iterator[Any]:
+    """The documents. Many small ones are read as one, in half the time of reading them one by one."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= READ_AT_ONCE:
+            yield from json.loads(f"[{','.join(batch)}]")
+            batch, size = [], 0
+    yield from json.loads(f"[{','.join(batch)}]")
+
+
 class SqliteDict:
     """A `DictLike` on SQLite. Entries do not fade here."""
 
@@ -216,13 +294,39 @@ class SqliteDict:
         rows, _ = self._file.run(sql, self._name, _key(key))
         return json.loads(rows[0][0]) if rows else default
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        rows = [
+            (self._name, _key(key), _encode(value, VALUE_BYTES, f"the value of {key!r}"))
+            for key, value in other.items()
+        ]
+        sql = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+        with self._file.writing() as connection:
+            connection.executemany(sql, rows)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         return (key for (key,) in self._beginning("key", prefixes))
 
     def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         rows = self._beginning("key, value", prefixes)
-        # Read as one document: for many small values this takes half the time of reading them one by one.
-        return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
+        return zip((key for key, _ in rows), _decoded([text for _, text in rows]), strict=True)
+
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment] | None:
+        rows, _ = self._file.run(*in_time(self._name, prefix, after, until, most))
+        return [Moment(*row) for row in rows]
+
+    def add_all(self, entries: Mapping[str, Any]) -> None:
+        rows = [(self._name, _key(key), _encode(value, VALUE_BYTES, repr(key))) for key, value in entries.items()]
+        with self._file.writing() as sql:
+            sql.executemany("INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+    def remove_all(self, keys: Iterable[str]) -> int:
+        rows = [(self._name, _key(key)) for key in keys]
+        with self._file.writing() as sql:
+            return sql.executemany("DELETE FROM entries WHERE dict = ? AND key = ?", rows).rowcount if rows else 0
+
+    def give_back(self) -> int:
+        """Give some of the room that nothing needs any more back to the disk; how many pages those were."""
+        return self._file.give_back()
 
     def _beginning(self, columns: str, prefixes: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """The rows whose keys begin so: ranges of the primary key, so no other row is read."""
@@ -230,8 +334,41 @@ class SqliteDict:
         rows, _ = self._file.run(sql, *values)
         return rows
 
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        rows, _ = self._file.run(POSTED_BEFORE, self._name, at, key, most)
+        return [(found, json.loads(value)) for found, value in rows]
+
+    def count_posted(self) -> int:
+        rows, _ = self._file.run(COUNT_POSTED, self._name)
+        return int(rows[0][0])
+
     def close(self) -> None:
         self._file.close()
+
+
+_POSTED_AT = "json_extract(value, '$.posted_at')"
+_REQUESTS = f"key >= '{names.JOB}' AND key < '{names.JOB.removesuffix('/')}0'"
+"""In the words in which the index of them is declared: SQLite compares them as they are written."""
+
+POSTED_INDEX = f"""
+CREATE INDEX IF NOT EXISTS jobs_by_posting ON entries (dict, {_POSTED_AT}, key) WHERE {_REQUESTS};
+"""
+
+POSTED_BEFORE = (
+    f"SELECT key, value FROM entries WHERE dict = ? AND {_REQUESTS} AND ({_POSTED_AT}, key) < (?, ?)"  # noqa: S608
+    f" ORDER BY {_POSTED_AT} DESC, key DESC LIMIT ?"  # all of it constants of ours
+)
+COUNT_POSTED = f"SELECT count(*) FROM entries WHERE dict = ? AND {_REQUESTS}"  # noqa: S608 - likewise
+
+
+def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:
+    """The statement for where the entries of a dict stand by their time, and its values: a range of the index."""
+    if prefix not in names.BY_TIME:
+        raise Bug(f"entries of {prefix!r} are not kept by their time")
+    entries = f"entries INDEXED BY {_index_of(prefix)}"  # SQLite would rather look through the keys
+    select = f"SELECT {_AT}, key FROM {entries} WHERE dict = ? AND {_begins(prefix)} AND {_AT}"  # noqa: S608 - constants
+    sql = f"{select} = ? AND key > ? UNION ALL {select} > ? AND {_AT} <= ? ORDER BY 1, 2 LIMIT ?"
+    return sql, name, after.at, after.key, name, after.at, until, most
 
 
 def listing(columns: str, name: str, prefixes: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -257,6 +394,26 @@ def _key(key: Any) -> str:
     return key
 
 
+class _Changes:
+    """Whether others may have written to a file since somebody looked into it, by the log that every change goes to."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._mark: tuple[int, int] | None = None
+        self._looks = 0
+        """Since the last change."""
+
+    def may_be(self) -> bool:
+        try:
+            found = os.stat(self._log)  # noqa: PTH116 - a hundred times a second, and a path takes three times as long
+            mark: tuple[int, int] | None = (found.st_mtime_ns, found.st_size)
+        except FileNotFoundError:
+            mark = None
+        self._looks = 0 if mark != self._mark or mark is None else self._looks + 1
+        self._mark = mark
+        return self._looks < _LOOKS_AFTER_A_CHANGE or self._looks % _LOOKS_WITHOUT == 0
+
+
 class SqliteQueue:
     """A `QueueLike` on SQLite."""
 
@@ -264,23 +421,30 @@ class SqliteQueue:
         self, path: Path, name: str = "ollama-jobs", clock: Clock | None = None, *, busy_seconds: float = BUSY_SECONDS
     ) -> None:
         self._file = _File(path, "NORMAL", busy_seconds)
+        self._log = path.with_name(f"{path.name}-wal")
         self._name = name
         self._clock = clock or SystemClock()
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
-        text = _encode(v, ITEM_BYTES, "the item")
+        self.put_many([v], block, partition=partition)
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        texts = [_encode(v, ITEM_BYTES, "the item") for v in vs]
         lane = _partition(partition)
         until = self._deadline(block, None)
-        while not self._try_put(text, lane):
+        while not self._try_put(texts, lane):
             self._wait(until, queue.Full(f"partition {lane!r} holds {PARTITION_ITEMS:,} items, the most it can"))
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         lane = _partition(partition)
         until = self._deadline(block, timeout)
+        changes = _Changes(self._log)
         while (text := self._try_get(lane)) is None:
             if not block:
                 return None
             self._wait(until, queue.Empty())
+            while not changes.may_be():
+                self._wait(until, queue.Empty())
         return json.loads(text)
 
     def len(self, *, partition: str | None = None) -> int:
@@ -292,14 +456,15 @@ class SqliteQueue:
     def close(self) -> None:
         self._file.close()
 
-    def _try_put(self, text: str, lane: str) -> bool:
+    def _try_put(self, texts: list[str], lane: str) -> bool:
         now = self._clock.now().timestamp()
         with self._file.writing() as sql:
             self._clear_expired(sql, lane, now)
             counted = sql.execute("SELECT count(*) FROM items WHERE queue = ? AND partition = ?", (self._name, lane))
-            if counted.fetchone()[0] >= PARTITION_ITEMS:
+            if counted.fetchone()[0] + len(texts) > PARTITION_ITEMS:
                 return False
-            sql.execute("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", (self._name, lane, text))
+            rows = [(self._name, lane, text) for text in texts]
+            sql.executemany("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", rows)
             sql.execute("INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", (self._name, lane, now + FADES_AFTER))
         return True
 

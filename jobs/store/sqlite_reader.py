@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.sqlite import BUSY_SECONDS, listing, store_trouble
+from jobs.store.sqlite import BUSY_SECONDS, COUNT_POSTED, POSTED_BEFORE, listing, store_trouble
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -43,6 +43,13 @@ class SqliteReader:
         rows = self._rows(sql, *values)
         # As one document, for the reason that `SqliteDict.items` has.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
+
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        return [(found, json.loads(value)) for found, value in self._rows(POSTED_BEFORE, self._name, at, key, most)]
+
+    def count_posted(self) -> int:
+        rows = self._rows(COUNT_POSTED, self._name)
+        return int(rows[0][0]) if rows else 0
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         try:

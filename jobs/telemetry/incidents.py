@@ -108,27 +108,36 @@ def cases(entries: Mapping[str, Any]) -> list[Case]:
 def _case(incident: Incident, id: str, fact: Mapping[str, Any], entries: Mapping[str, Any]) -> Case:
     opened_at = parse_moment(fact["at"])
     seen, passed = entries.get(keys.seen(incident.key)), entries.get(keys.recovered(id))
+    still = (entries.get(keys.STILL_OPEN) or {}).get("keys", {}).get(incident.key)
+    seen_at = [parse_moment(seen["at"])] if seen else []
+    seen_at += [parse_moment(still)] if still else []
     return Case(
         incident=incident,
         n=int(id.rpartition("/")[2]),
         opened_at=opened_at,
-        seen_at=max(opened_at, parse_moment(seen["at"])) if seen else opened_at,
+        seen_at=max([opened_at, *seen_at]),
         recovered_at=parse_moment(passed["at"]) if passed else None,
         delivered=frozenset(change for change in ("opened", "recovered") if keys.told(id, change) in entries),
     )
 
 
 def record(facts: DictLike, known: Iterable[Case], incidents: Iterable[Incident], now: datetime) -> list[Case]:
-    """Write down what has come up and what has passed; the cases that are open now, or were just closed."""
+    """Write down what has come up and what has passed; the cases that are open now, or were just closed.
+
+    That those which are known go on is one write for all of them.
+    """
     latest = {case.incident.key: case for case in known}  # oldest first, so the last one stays
     current = {incident.key: incident for incident in incidents}
     after = [_opened(facts, latest.get(key), incident, now) for key, incident in current.items()]
-    return after + [_recovered(facts, case, now) for key, case in latest.items() if key not in current and case.is_open]
+    after += [_recovered(facts, case, now) for key, case in latest.items() if key not in current and case.is_open]
+    still = {case.incident.key: isoformat(case.seen_at) for case in after if case.is_open}
+    if still:
+        facts.put(keys.STILL_OPEN, {"v": 1, "keys": still})
+    return after
 
 
 def _opened(facts: DictLike, case: Case | None, incident: Incident, now: datetime) -> Case:
     if case is not None and case.is_open:
-        facts.put(keys.seen(incident.key), {"v": 1, "at": isoformat(now)})
         return replace(case, seen_at=now)
     n = case.n + 1 if case else 1
     fact = {"v": 1, "at": isoformat(now), **asdict(incident)}

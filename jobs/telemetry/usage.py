@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
@@ -17,6 +17,8 @@ from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ReadableDict
+from jobs.telemetry import request_times
+from jobs.telemetry.request_times import Asked, Times
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
@@ -32,8 +34,7 @@ READ_DAYS = 90
 """What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One request that was answered, or was not. `model` is empty when it named none that is here."""
 
     at: datetime
@@ -57,10 +58,6 @@ class About:
     tier: str
     ending: str
 
-    @classmethod
-    def of(cls, use: Use) -> Self:
-        return cls(use.at.astimezone(UTC).date().isoformat(), use.model, use.key, use.tier, use.ending)
-
 
 @dataclass(frozen=True)
 class Sums:
@@ -73,19 +70,6 @@ class Sums:
     first_byte_seconds: float
     seconds: float
     last_at: datetime
-
-    @classmethod
-    def of(cls, use: Use) -> Self:
-        came = use.first_byte_seconds is not None
-        return cls(
-            1,
-            use.prompt_tokens,
-            use.output_tokens,
-            int(came),
-            use.first_byte_seconds or 0.0,
-            use.seconds,
-            use.at.astimezone(UTC),
-        )
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -133,6 +117,51 @@ class Row:
 
 UsageSums = dict[About, Sums]
 
+_Named = tuple[str, str, str, str]
+"""Model, key, tier and ending."""
+
+
+class _Running:
+    """Uses that are being added up, in place: there is one for each request, and this is all it costs."""
+
+    __slots__ = ("_count", "_first_byte_seconds", "_first_bytes", "_last_at", "_output", "_prompt", "_seconds")
+
+    def __init__(self) -> None:
+        self._count = self._prompt = self._output = self._first_bytes = 0
+        self._first_byte_seconds = self._seconds = 0.0
+        self._last_at: datetime | None = None
+
+    def add(self, use: Use) -> None:
+        self._count += 1
+        self._prompt += use.prompt_tokens
+        self._output += use.output_tokens
+        self._seconds += use.seconds
+        if use.first_byte_seconds is not None:
+            self._first_bytes += 1
+            self._first_byte_seconds += use.first_byte_seconds
+        if self._last_at is None or use.at > self._last_at:
+            self._last_at = use.at
+
+    def sums(self) -> Sums:
+        """What they come to; of one use at least."""
+        assert self._last_at is not None
+        return Sums(
+            self._count,
+            self._prompt,
+            self._output,
+            self._first_bytes,
+            self._first_byte_seconds,
+            self._seconds,
+            self._last_at.astimezone(UTC),
+        )
+
+
+def _running(rows: dict[_Named, _Running], named: _Named) -> _Running:
+    """A new row; beyond the most of a day, the one without a name that models without a row share."""
+    if len(rows) >= MAX_ROWS:
+        named = ("", *named[1:])
+    return rows.setdefault(named, _Running())
+
 
 class UsageRecorder:
     """The usage that one process writes down.
@@ -155,7 +184,8 @@ class UsageRecorder:
         self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
         #: What came since the last flush, by day: added by the threads of callers, taken away by the one that flushes;
         #: under `_counting`.
-        self._new: dict[str, UsageSums] = {}
+        self._new: dict[str, dict[_Named, _Running]] = {}
+        self._day = 0, ""
         #: Written likewise, under `_counting`, as `written` and `dropped`.
         self._unwritten = 0
         self._flushing = threading.Lock()
@@ -163,6 +193,9 @@ class UsageRecorder:
         self._pending: dict[str, UsageSums] = {}
         #: What the store is known to hold; likewise.
         self._kept: dict[str, UsageSums] = {}
+        #: When callers asked, by day: what waits for the store, and what it holds. Likewise.
+        self._pending_times: dict[str, Times] = {}
+        self._kept_times: dict[str, Times] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="usage", daemon=True)
         self.written = 0
@@ -175,10 +208,25 @@ class UsageRecorder:
 
     def add(self, use: Use) -> None:
         """Count a use; at once, and whatever happens."""
-        about, sums = About.of(use), Sums.of(use)
         with self._counting:
-            _enter_bounded(self._new.setdefault(about.day, {}), about, sums)
+            day = self._day_of(use.at)
+            rows = self._new.get(day)
+            if rows is None:
+                rows = self._new[day] = {}
+            named = (use.model, use.key, use.tier, use.ending)
+            running = rows.get(named)
+            if running is None:
+                running = _running(rows, named)
+            running.add(use)
             self._unwritten += 1
+
+    def _day_of(self, at: datetime) -> str:
+        """The day in UTC, which is worded once; under `_counting`."""
+        if at.tzinfo is not UTC:
+            return at.astimezone(UTC).date().isoformat()
+        if (number := at.toordinal()) != self._day[0]:
+            self._day = number, at.date().isoformat()
+        return self._day[1]
 
     @property
     def pending(self) -> int:
@@ -214,28 +262,40 @@ class UsageRecorder:
             new, self._new = self._new, {}
         for day, rows in new.items():
             waiting = self._pending.setdefault(day, {})
-            for about, sums in rows.items():
+            times = self._pending_times.setdefault(day, {})
+            for named, running in rows.items():
+                about, sums = About(day, *named), running.sums()
                 _enter_bounded(waiting, about, sums)
+                if about.tier:  # what was added up together came within `every` of the last of it
+                    request_times.note(times, about.tier, about.model, sums.last_at, sums.count)
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
         key, rows = keys.usage(day, self._writer), self._pending[day]
         try:
             if day not in self._kept:
-                self._kept[day] = _read(self._facts.get(key))
+                found = self._facts.get(key)
+                self._kept[day], self._kept_times[day] = _read(found), times_of(found)
             total = _bounded(_sum([self._kept[day], rows]))
-            self._facts.put(key, {"v": 1, "rows": [Row(*entry).as_json() for entry in sorted(total.items())]})
+            times = request_times.added([self._kept_times[day], self._pending_times.get(day, {})])
+            document = {
+                "v": 1,
+                "rows": [Row(*entry).as_json() for entry in sorted(total.items())],
+                "times": request_times.as_json(times),
+            }
+            self._facts.put(key, document)
         except Exception as error:  # noqa: BLE001 - a store that fails must cost no caller anything
             self._failed(f"{type(error).__name__}: {error}")
             return False
         self.trouble = None
-        self._kept[day] = total
+        self._kept[day], self._kept_times[day] = total, times
         self._settled(day, is_written=True)
         return True
 
     def _settled(self, day: str, *, is_written: bool) -> None:
         """A day's sums wait no longer: they are in the store, or given up."""
         count = _count(self._pending.pop(day))
+        self._pending_times.pop(day, None)
         with self._counting:
             self._unwritten -= count
             if is_written:
@@ -254,7 +314,7 @@ class UsageRecorder:
         """Days that are over and written need not be kept here; of too many that wait, the oldest is given up."""
         today = self._clock.now().astimezone(UTC).date().isoformat()
         for day in [day for day in self._kept if day < today and day not in self._pending]:
-            del self._kept[day]
+            del self._kept[day], self._kept_times[day]
         for day in sorted(self._pending)[:-MAX_DAYS]:
             self._settled(day, is_written=False)
             from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
@@ -265,18 +325,39 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
-    known = dict(facts.items(keys.USAGE))
+def usage(facts: ReadableDict, *, since: date | None = None, past: Mapping[str, Any] | None = None) -> list[Row]:
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
+
+    `past` is what has left the ledger, by the keys that it had there.
+    """
+    return usage_in({**(past or {}), **dict(facts.items(keys.USAGE))}, since=since)
+
+
+def usage_in(entries: Mapping[str, Any], *, since: date | None = None) -> list[Row]:
+    """The same of entries that somebody has listed, of whatever sorts."""
+    known = {key: entry for key, entry in entries.items() if key.startswith(keys.USAGE)}
     first = since.isoformat() if since else _first_day(known)
-    entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
+    sums_of_each = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(sums_of_each).items())]
 
 
-def keep(facts: DictLike) -> None:
-    """Read each entry by its key, which on Modal keeps it from fading for another seven days; a listing does not."""
+def asked(entries: Mapping[str, Any]) -> Mapping[str, Asked]:
+    """When callers asked each tier, by these entries of the ledger."""
+    days = ((key.removeprefix(keys.USAGE)[:10], entry) for key, entry in entries.items() if key.startswith(keys.USAGE))
+    return request_times.by_tier((date.fromisoformat(day), times_of(entry)) for day, entry in days)
+
+
+def times_of(document: Any) -> Times:
+    """When callers asked, by one entry; nothing, if an older program wrote it."""
+    return request_times.from_json(foreign.fields(document).get("times"))
+
+
+def keep(facts: DictLike, now: datetime) -> None:
+    """Read each entry of days past by its key, which on Modal keeps it from fading; a listing does not."""
+    last = (now - keys.LASTS).astimezone(UTC).date().isoformat()
     for key in list(facts.keys(keys.USAGE)):
-        facts.get(key)
+        if key.removeprefix(keys.USAGE)[:10] < last:
+            facts.get(key)
 
 
 def _first_day(known: Iterable[str]) -> str:
@@ -293,19 +374,27 @@ def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping
 
     `rows` are those of `usage`, where somebody has them already.
     """
-    found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
-    return _newer(found, usage(facts) if rows is None else rows)
+    return _newer(_moments(facts.get(keys.LAST_USED)), usage(facts) if rows is None else rows)
+
+
+def last_used_in(entries: Mapping[str, Any]) -> Mapping[str, datetime]:
+    """The same by entries that somebody has listed, of whatever sorts."""
+    return _newer(_moments(entries.get(keys.LAST_USED)), usage_in(entries))
 
 
 def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
-    known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
+    known = _moments(facts.get(keys.LAST_USED))
     facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
 
 
 def rows_of(document: Any) -> list[Row]:
     """The rows of one entry."""
     return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _moments(known: Mapping[str, str] | None) -> dict[str, datetime]:
+    return {name: parse_moment(at) for name, at in (known or {}).items()}
 
 
 def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:

@@ -22,7 +22,7 @@ from jobs.core.units import human_bytes
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.checksum import Damage, verify
-from jobs.weights.layout import INDEX, Layout, ManifestFile, entries, is_inside, make_folder
+from jobs.weights.layout import INDEX, Layout, ManifestFile, entries, is_inside, make_folder, stat_file
 from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging, release, take_over
 from jobs.weights.survey import (
@@ -38,6 +38,9 @@ from jobs.weights.survey import (
     survey,
 )
 
+PublishedManifest = tuple[ManifestFile, Manifest | Corrupt]
+"""A manifest, or what is wrong with it."""
+
 _LOCK_POLL_SECONDS = 0.05
 
 _READABLE = modes.S_IRUSR | modes.S_IWUSR | modes.S_IRGRP | modes.S_IROTH
@@ -52,13 +55,23 @@ class ModelsDirectory:
         persist: called when what was written must last and be seen elsewhere (a volume's commit).
         clock: for the age of leftovers and for waiting on the lock.
         disk_counts: whether the file system's own numbers mean something; those of a network volume do not.
+        published: what all manifests say, torn ones too, from whoever is the only one that writes here and so knows;
+            None where they are to be read, as where an Ollama may write manifests of its own. Asked under the lock.
 
     """
 
     def __init__(
-        self, root: Path, *, lock: Path, persist: Callable[[], None], clock: Clock, disk_counts: bool = True
+        self,
+        root: Path,
+        *,
+        lock: Path,
+        persist: Callable[[], None],
+        clock: Clock,
+        disk_counts: bool = True,
+        published: Callable[[], Iterable[PublishedManifest] | None] = lambda: None,
     ) -> None:
         self.layout = Layout(root)
+        self._published = published
         #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Beside it only
         #: `changed` is written after this.
         self._lock = lock
@@ -129,6 +142,9 @@ class ModelsDirectory:
         root = self.layout.root
         ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
         with translated(f"preparing the models directory {str(root)!r}"):
+            device = _device_of(root)
+            if device is not None and all(_is_plainly_ours(folder, device) for folder in ours):
+                return
             here = [folder for folder in (root, *ours) if folder.is_dir()]
             for folder in (root, *ours):
                 if folder not in here and os.path.lexists(folder) and not folder.is_dir():  # somebody makes it just now
@@ -155,6 +171,8 @@ class ModelsDirectory:
     def require_ours(self, folder: Path, device: int) -> None:
         """Refuse a folder that is a link elsewhere, is on another device than the root's, or cannot be written."""
         root = self.layout.root
+        if _is_plainly_ours(folder, device):
+            return
         if not is_inside(folder, root):
             raise NotWritable(
                 f"{str(folder)!r} is a link out of the models directory",
@@ -358,61 +376,59 @@ class ModelsDirectory:
 
     def rename_manifest(self, draft: Path, target: Path) -> None:
         """A starting Ollama removes empty folders, also those made a moment ago: then they are made again."""
-        for tries_left in (2, 1, 0):
-            make_folder(target.parent, below=self.layout.manifests)
-            if target.is_dir() and not target.is_symlink() and not entries(target):
-                target.rmdir()
+        for tries_left in (4, 3, 2, 1, 0):
             try:
                 draft.rename(target)
                 break
             except FileNotFoundError:
                 if not tries_left or not draft.exists():
                     raise
+                make_folder(target.parent, below=self.layout.manifests)
+            except IsADirectoryError:
+                if not tries_left or entries(target):
+                    raise
+                target.rmdir()
         flush_folder(target.parent)
 
-    def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
-        """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
+    def keep_before(self, target: Path, manifest: Manifest) -> tuple[Path, Manifest] | None:
+        """Copy what `manifest` is about to replace into the trash; its folder with it, or None when none is kept."""
         if not target.is_file():
             return None
         try:
             raw = read_manifest(target)
-            Manifest.parse(raw)
+            before = Manifest.parse(raw)
         except (FileNotFoundError, Corrupt):
             return None
         if raw == manifest.raw:
             return None
         self.require_trash()
-        before = ManifestFile(ModelName(*target.relative_to(self.layout.manifests).parts), target)
-        return trash.keep_copy(self.layout, before, raw, self.clock.now())
+        file = ManifestFile(ModelName(*target.relative_to(self.layout.manifests).parts), target)
+        return trash.keep_copy(self.layout, file, raw, self.clock.now()), before
 
     def require_trash(self) -> None:
         """Make the trash's folder, which must be ours like the others."""
-        make_folder(self.layout.trash, below=self.layout.root)
-        self.require_ours(self.layout.trash, self.layout.root.stat().st_dev)
+        device = self.layout.root.stat().st_dev
+        if not _is_plainly_ours(self.layout.trash, device):
+            make_folder(self.layout.trash, below=self.layout.root)
+            self.require_ours(self.layout.trash, device)
 
-    def throw_unneeded(self, *folders: Path, needed_too: Iterable[Layer] = ()) -> int:
+    def throw_unneeded(self, *thrown: tuple[Path, Manifest], needed_too: Iterable[Layer] = ()) -> int:
         """Move to these folders of the trash the blobs of their manifests that no published one needs; their bytes.
 
-        While a published manifest is torn, nobody knows what it refers to, and no blob is moved. All of them are read,
-        unless `needed_too`, which are known to be, leave nothing to move.
+        While a published manifest is torn, nobody knows what it refers to, and no blob is moved. What they refer to is
+        asked for unless `needed_too`, which are known to be, leave nothing to move.
         """
         kept = {layer.digest for layer in needed_too}
         leaving = [
-            (folder, layer)
-            for folder in folders
-            if (manifest := trash.manifest_in(folder)) is not None
-            for layer in manifest.blobs
-            if layer.digest not in kept
+            (folder, [each for each in manifest.blobs if each.digest not in kept]) for folder, manifest in thrown
         ]
-        needed = self.needed() if leaving else None
+        needed = self.needed() if any(layers for _, layers in leaving) else None
         if needed is None:
             return 0
-        layout = self.layout
         moved = [
             layer.size
-            for folder, layer in leaving
-            if layer.digest not in needed
-            and trash.move(layout.blob(layer.digest), Layout(folder).blob(layer.digest), below=layout.root)
+            for folder, layers in leaving
+            for layer in trash.throw_blobs(self.layout, folder, [each for each in layers if each.digest not in needed])
         ]
         if moved:
             self.persist()
@@ -421,11 +437,16 @@ class ModelsDirectory:
     def needed(self) -> frozenset[str] | None:
         """The digests that published manifests refer to; None while one is torn, because then nobody can tell."""
         digests: set[str] = set()
-        for _, manifest in read_manifests(self.layout):
+        for _, manifest in self.published():
             if isinstance(manifest, Corrupt):
                 return None
             digests.update(layer.digest for layer in manifest.blobs)
         return frozenset(digests)
+
+    def published(self) -> Iterable[PublishedManifest]:
+        """What all manifests say; the lock is held."""
+        known = self._published()
+        return read_manifests(self.layout) if known is None else known
 
     def drop_empty_folders(self, folder: Path) -> None:
         flush_folder(folder)
@@ -437,6 +458,18 @@ class ModelsDirectory:
                     raise
                 break
             folder = folder.parent
+
+
+def _device_of(root: Path) -> int | None:
+    stat = stat_file(root)
+    return stat.st_dev if stat is not None and modes.S_ISDIR(stat.st_mode) else None
+
+
+def _is_plainly_ours(folder: Path, device: int) -> bool:
+    """Whether it is a folder and no link, on this device, that we may write; else it takes a longer look."""
+    stat = stat_file(folder, follow=False)
+    is_folder = stat is not None and modes.S_ISDIR(stat.st_mode) and stat.st_dev == device
+    return is_folder and os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def _locked(descriptor: int) -> bool:

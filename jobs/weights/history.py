@@ -147,7 +147,7 @@ def _names(texts: Iterable[str]) -> frozenset[ModelName]:
 
 
 def _as_json(moments: Mapping[ModelName, datetime]) -> dict[str, str]:
-    return {str(name): isoformat(at) for name, at in sorted(moments.items())}
+    return dict(sorted((str(name), isoformat(at)) for name, at in moments.items()))
 
 
 def _read(document: Mapping[str, str]) -> dict[ModelName, datetime]:

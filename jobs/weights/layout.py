@@ -10,7 +10,7 @@ It finds and names; it decides nothing and deletes nothing.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +131,6 @@ class Layout:
         return ModelName(*(_spelling(part, column) for part, column in zip(name.path, columns, strict=True)))
 
 
-def files_called(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
-    """Those of this name in any case, the exact spelling first."""
-    called = [file for file in files if file.name.folded() == name.folded()]
-    return sorted(called, key=lambda file: (file.name != name, file.name))
-
-
 def _spelling(part: str, column: tuple[str, ...]) -> str:
     if part in column:
         return part
@@ -183,6 +177,14 @@ def is_inside(path: Path, root: Path) -> bool:
     if path.is_relative_to(root) and ".." not in path.parts and not any(each.is_symlink() for each in between):
         return True  # without a link on the way there is nothing to resolve, which looks at each folder above as well
     return path.resolve().is_relative_to(root.resolve())
+
+
+def make_within(fresh: Path, folder: Path) -> None:
+    """Make a folder and its parents in one that was made just now, where nothing is yet."""
+    for part in folder.relative_to(fresh).parts:
+        fresh /= part
+        fresh.mkdir()
+        fresh.chmod(0o755)
 
 
 def make_folder(folder: Path, *, below: Path) -> None:

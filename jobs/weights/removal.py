@@ -11,7 +11,7 @@ from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Layer
-from jobs.weights.survey import read_manifests, read_model
+from jobs.weights.survey import read_model
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,14 @@ def _manifest_of(weights: ModelsDirectory, name: ModelName) -> tuple[ManifestFil
 def _delete_unreferenced(weights: ModelsDirectory, name: ModelName, blobs: tuple[Layer, ...]) -> Removed:
     layout = weights.layout
     needed: set[str] = set()
-    for file, manifest in read_manifests(layout):
+    for file, manifest in weights.published():
         if isinstance(manifest, Corrupt):
             note = f"no blob was deleted, because the manifest of {file.name} is torn: {manifest}"
             return Removed(name, (), blobs, note)
         needed.update(layer.digest for layer in manifest.blobs)
     free = [layer for layer in blobs if layer.digest not in needed]
-    heirs = {layer.digest: each for each in trash.folders(layout) for layer in free if each.wants(layer.digest)}
+    wanted = {digest: each for each in trash.folders(layout) for digest in each.wanted} if free else {}
+    heirs = {layer.digest: wanted[layer.digest] for layer in free if layer.digest in wanted}
     for digest, folder in heirs.items():
         trash.move(layout.blob(digest), folder.layout.blob(digest), below=layout.root)
     deleted = tuple(layer for layer in free if layer.digest not in heirs and _delete_blob(weights, layer))

@@ -43,13 +43,13 @@ def blob_paths(weights: ModelsDirectory, folder: TrashFolder) -> list[tuple[Path
         Corrupt: one of them is nowhere any more.
 
     """
-    folders = [folder, *trash.folders(weights.layout)]
+    holders = trash.Holders([folder, *trash.folders(weights.layout)])
     paths = []
     for layer in folder.manifest.blobs if folder.manifest else ():
         if weights.blob_state(layer) is BlobState.PRESENT:
             paths.append((weights.layout.blob(layer.digest), layer))
             continue
-        holder = next((each for each in folders if each.holds(layer)), None)
+        holder = holders.of(layer)
         if holder is None:
             raise Corrupt(
                 f"the earlier {str(folder.name)!r} cannot come back: its blob {layer.digest} is gone",
@@ -123,7 +123,7 @@ def _finish(weights: ModelsDirectory, decision: Decision) -> None:
     folders = [
         each for each in trash.folders(weights.layout) if each.name and each.name.folded() == decision.name.folded()
     ]
-    kept = [each.path for each in folders if each.manifest and each.manifest.digest == decision.left]
+    kept = [(each.path, each.manifest) for each in folders if each.manifest and each.manifest.digest == decision.left]
     if kept:
         weights.throw_unneeded(*kept)
     trash.drop_if_empty(weights.layout.trash / decision.folder)

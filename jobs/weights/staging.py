@@ -4,6 +4,7 @@ A new attempt takes over what an earlier one left by renaming its folder. That i
 up finds its paths gone, and can neither go on nor publish. Nothing here touches `blobs/` or `manifests/`.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from jobs.core.clock import moment_of
@@ -98,12 +100,21 @@ class Staging:
         It is renamed first, so that nobody can take it over while its files go.
         """
         doomed = self.folder.with_name(f"{_DISCARDED}{self.folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
         try:
-            self.folder.rename(doomed)
+            _rename_over(self.folder, doomed)
         except FileNotFoundError:
             return
         shutil.rmtree(doomed, ignore_errors=True)  # whoever stages next sweeps what is left
+
+
+def _rename_over(folder: Path, doomed: Path) -> None:
+    try:
+        folder.rename(doomed)
+    except OSError as error:  # this holder was killed while it discarded, and has come again since
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
 
 
 def take_over(staging: Path, subject: str, holder: str) -> Staging:
@@ -173,7 +184,7 @@ def measured(path: Path) -> tuple[int, float]:
     stat = stat_file(path, follow=False)
     if stat is None:
         return 0, 0.0
-    if not path.is_dir() or path.is_symlink():
+    if not S_ISDIR(stat.st_mode):
         return bytes_on_disk(stat), stat.st_mtime
     below = [measured(path / entry.name) for entry in entries(path)]
     return sum(size for size, _ in below), max([stat.st_mtime, *(changed for _, changed in below)])

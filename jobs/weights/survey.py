@@ -147,9 +147,11 @@ def read_manifest(path: Path) -> bytes:
         raise Corrupt(f"the manifest cannot be read: {error.strerror}") from error
 
 
-def read_manifests(layout: Layout) -> Iterator[tuple[ManifestFile, Manifest | Corrupt]]:
-    """What each manifest file says, or what is wrong with it; no blob is looked at."""
-    for file in layout.manifest_files():
+def read_manifests(
+    layout: Layout, files: Iterable[ManifestFile] | None = None
+) -> Iterator[tuple[ManifestFile, Manifest | Corrupt]]:
+    """What each manifest file says, or each of these, or what is wrong with it; no blob is looked at."""
+    for file in layout.manifest_files() if files is None else files:
         try:
             yield file, Manifest.parse(read_manifest(file.path))
         except FileNotFoundError:
@@ -215,7 +217,7 @@ def survey(layout: Layout) -> Survey:
     broken = tuple(each for each in known if isinstance(each, Broken))
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
-    stagings, thrown = staging.folders(layout.staging), trash.folders(layout)
+    stagings, thrown = staging.folders(layout.staging), trash.folders(layout, measure=True)
     elsewhere = [layout.root / entry.name for entry in entries(layout.root) if entry.name not in _OURS]
     strays += [
         stray
@@ -236,6 +238,14 @@ def survey(layout: Layout) -> Survey:
         + sum(folder.size for folder in thrown)
     )
     return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
+
+
+def parts(layout: Layout) -> tuple[Stray, ...]:
+    """The part files of pulls by a server, some of which may be poisoned."""
+    found = (
+        _stray("part", layout.blobs / entry.name) for entry in entries(layout.blobs) if _PART.fullmatch(entry.name)
+    )
+    return tuple(each for each in found if each is not None)
 
 
 _OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops", INDEX, f"{INDEX}.draft"})

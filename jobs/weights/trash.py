@@ -13,15 +13,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
 from jobs.store.files import flush_folder
-from jobs.weights.layout import Layout, ManifestFile, entries, make_folder
+from jobs.weights.layout import Layout, ManifestFile, entries, make_folder, make_within
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from jobs.weights.staging import measured, slug
 
@@ -38,7 +40,9 @@ DECISIONS_STAY = timedelta(days=30)
 
 @dataclass(frozen=True)
 class TrashFolder:
-    """One folder of the trash; `manifest` is None when it holds no model, or one whose manifest is torn."""
+    """One folder of the trash; `manifest` is None when it holds no model, or one whose manifest is torn, and `size` is
+    0 when nobody measured it.
+    """
 
     path: Path
     thrown_at: datetime
@@ -50,8 +54,10 @@ class TrashFolder:
     def layout(self) -> Layout:
         return Layout(self.path)
 
-    def wants(self, digest: str) -> bool:
-        return self.manifest is not None and any(layer.digest == digest for layer in self.manifest.blobs)
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The digests of the blobs that its model consists of, wherever they are."""
+        return () if self.manifest is None else tuple(layer.digest for layer in self.manifest.blobs)
 
     def holds(self, layer: Layer) -> bool:
         """Whether this blob lies here, in its full size."""
@@ -79,10 +85,10 @@ class Decision:
         return _thrown_at(self.folder)
 
 
-def folders(layout: Layout) -> list[TrashFolder]:
-    """All folders of the trash, the oldest first."""
+def folders(layout: Layout, *, measure: bool = False) -> list[TrashFolder]:
+    """All folders of the trash, the oldest first; with what they take, which looks at each file, where it is wanted."""
     thrown = [
-        _folder(layout.trash / entry.name, thrown_at)
+        _folder(layout.trash / entry.name, thrown_at, measure)
         for entry in entries(layout.trash)
         if (thrown_at := _thrown_at(entry.name)) is not None and entry.is_dir(follow_symlinks=False)
     ]
@@ -94,6 +100,20 @@ def versions(layout: Layout) -> frozenset[tuple[str, str]]:
     return frozenset(
         (str(each.name.folded()), each.manifest.digest) for each in folders(layout) if each.name and each.manifest
     )
+
+
+class Holders:
+    """In which of these folders a blob lies; each is listed once, however many blobs are asked for."""
+
+    def __init__(self, folders: Iterable[TrashFolder]) -> None:
+        self._by_name: dict[str, list[TrashFolder]] = defaultdict(list)
+        for folder in folders:
+            for entry in entries(folder.layout.blobs):
+                self._by_name[entry.name].append(folder)
+
+    def of(self, layer: Layer) -> TrashFolder | None:
+        """The first folder that has this blob in its full size."""
+        return next((folder for folder in self._by_name.get(layer.filename, ()) if folder.holds(layer)), None)
 
 
 def strange_files(layout: Layout) -> list[Path]:
@@ -118,13 +138,8 @@ def _moment(match: re.Match[str] | None) -> datetime | None:
         return None
 
 
-def manifest_in(folder: Path) -> Manifest | None:
-    """The manifest of the model in a folder of the trash; None when there is none, or a torn one."""
-    return _model_in(folder)[1]
-
-
-def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
-    return TrashFolder(path, thrown_at, measured(path)[0], *_model_in(path))
+def _folder(path: Path, thrown_at: datetime, measure: bool) -> TrashFolder:
+    return TrashFolder(path, thrown_at, measured(path)[0] if measure else 0, *_model_in(path))
 
 
 def _model_in(path: Path) -> tuple[ModelName | None, Manifest | None]:
@@ -142,13 +157,19 @@ def _model_in(path: Path) -> tuple[ModelName | None, Manifest | None]:
 
 def make(layout: Layout, subject: str, now: datetime) -> Path:
     """A new folder for what is thrown away now."""
-    folder = layout.trash / f"{_stamp(now)}-{slug(subject)}"
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = layout.trash / f"{_stamp(now)}-{slug(subject)}-{number}"
-    make_folder(folder, below=layout.root)
-    return folder
+    stem = f"{_stamp(now)}-{slug(subject)}"
+    for number in count(1):
+        folder = layout.trash / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            make_folder(folder, below=layout.root)
+            return folder
+        folder.chmod(0o755)
+        return folder
+    raise AssertionError
 
 
 def _stamp(now: datetime) -> str:
@@ -167,14 +188,34 @@ def move(source: Path, target: Path, *, below: Path) -> bool:
     return True
 
 
+def throw_blobs(layout: Layout, folder: Path, layers: Iterable[Layer]) -> list[Layer]:
+    """Move published blobs into a folder of the trash; those that were there."""
+    target = Layout(folder)
+    moved: list[Layer] = []
+    for layer in layers:
+        if not moved:
+            target.blobs.mkdir(exist_ok=True)
+            target.blobs.chmod(0o755)
+        try:
+            layout.blob(layer.digest).rename(target.blob(layer.digest))
+        except FileNotFoundError:
+            continue
+        moved.append(layer)
+    if moved:
+        flush_folder(target.blobs)
+        flush_folder(layout.blobs)
+    return moved
+
+
 def keep_copy(layout: Layout, file: ManifestFile, raw: bytes, now: datetime) -> Path:
     """Put a copy of a manifest that is about to be replaced into a folder of its own; the folder."""
     folder = make(layout, str(file.name), now)
     target = Layout(folder).manifest(file.name)
-    make_folder(target.parent, below=layout.root)
+    make_within(folder, target.parent)
     draft = folder / "draft"
     _write(draft, raw)
-    move(draft, target, below=layout.root)
+    draft.rename(target)
+    flush_folder(target.parent)
     return folder
 
 
@@ -221,8 +262,13 @@ def _decisions(layout: Layout, job: str) -> list[Path]:
 
 def drop_if_empty(folder: Path) -> None:
     """Remove a folder of the trash when no file is left in it."""
-    if not any(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
+    if _is_hollow(folder):
         shutil.rmtree(folder, ignore_errors=True)  # what is left of it, the next prune finds
+
+
+def _is_hollow(folder: Path) -> bool:
+    """Whether there are only folders in it."""
+    return all(entry.is_dir(follow_symlinks=False) and _is_hollow(folder / entry.name) for entry in entries(folder))
 
 
 def delete(layout: Layout, folder: Path) -> None:

@@ -5,17 +5,18 @@ the weights, so whoever is killed between two leaves nothing that is referenced 
 to be done was decided before; what is needed is asked again under the lock.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jobs.core.errors import Refused
+from jobs.core.errors import Corrupt, Refused
 from jobs.core.model_name import ModelName
 from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.layout import Layout, entries, files_called
-from jobs.weights.manifest import Layer
+from jobs.weights.layout import Layout, ManifestFile, entries
+from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import BlobState
 from jobs.weights.trash import StillOurs, TrashFolder
@@ -56,7 +57,7 @@ def follow(
 def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_ours: StillOurs) -> int:
     """Move models to the trash, all manifests before any blob; the bytes of the blobs that went with them.
 
-    What every manifest needs is asked twice, however many go. A model that is gone already is passed over.
+    What all manifests say is asked twice, however many go. A model that is gone already is passed over.
 
     Raises:
         Refused: another manifest is torn, so nobody can tell what may go.
@@ -67,26 +68,31 @@ def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_
     layout, what = weights.layout, str(names[0]) if len(names) == 1 else counted(len(names), "model")
     with weights.exclusive(still_ours), translated(f"moving {what} to the trash"):
         still_ours()
-        if weights.needed() is None:
-            raise Refused(f"{what} must stay: a manifest is torn, and nobody can tell which blobs that one needs")
+        here: dict[ModelName, list[tuple[ManifestFile, Manifest]]] = defaultdict(list)
+        for file, manifest in weights.published():
+            if isinstance(manifest, Corrupt):
+                raise Refused(f"{what} must stay: a manifest is torn, and nobody can tell which blobs that one needs")
+            here[file.name.folded()].append((file, manifest))
         weights.require_trash()
-        files = layout.manifest_files()
-        folders = []
+        thrown = []
         for name in names:
-            if (file := next(iter(files_called(files, name)), None)) is None:
+            called = sorted(here.get(name.folded(), ()), key=lambda each: (each[0].name != name, each[0].name))
+            if not called:
                 from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
 
                 logger.info("{} is gone already", name)
                 continue
+            file, manifest = called[0]
             still_ours()
             weights.require_inside(file.path)
-            folders.append(trash.make(layout, str(file.name), weights.clock.now()))
+            folder = trash.make(layout, str(file.name), weights.clock.now())
             weights.changed[file.path] = None
-            trash.move(file.path, Layout(folders[-1]).manifest(file.name), below=layout.root)
+            trash.move(file.path, Layout(folder).manifest(file.name), below=layout.root)
             weights.drop_empty_folders(file.path.parent)
+            thrown.append((folder, manifest))
         weights.persist()
         still_ours()
-        return weights.throw_unneeded(*folders)
+        return weights.throw_unneeded(*thrown)
 
 
 def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
@@ -103,14 +109,14 @@ def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours
         if needed is None:
             return 0
         weights.require_trash()
-        folders = trash.folders(layout)
+        homes = {digest: folder.path for folder in trash.folders(layout) for digest in folder.wanted}  # the newest
         common: Path | None = None
         moved = 0
         for path in paths:
             digest = path.name.replace("-", ":", 1)
             if digest in needed:
                 continue
-            home = next((folder.path for folder in reversed(folders) if folder.wants(digest)), None)
+            home = homes.get(digest)
             if home is None:
                 common = common or trash.make(layout, "orphans", weights.clock.now())
             size = path.stat().st_size if path.exists() else 0
@@ -148,27 +154,28 @@ def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillO
             weights.persist()
             return 0
         needed = weights.needed()
-        folders, leaving = trash.folders(layout), set(paths)
-        others = [each for each in folders if each.path not in leaving]
+        folders, leaving = trash.folders(layout, measure=True), set(paths)
+        heirs = {digest: each for each in reversed(folders) if each.path not in leaving for digest in each.wanted}
         for folder in folders:
             still_ours()
             if needed is not None and folder.path in leaving:
                 weights.changed[layout.trash] = None
-                freed += folder.size - _save(layout, folder, needed, others)
+                freed += folder.size - _save(layout, folder, needed, heirs)
                 trash.delete(layout, folder.path)
         weights.persist()
     return freed
 
 
-def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], others: Sequence[TrashFolder]) -> int:
-    """Move out of a folder that is to be deleted what somebody still needs; its bytes."""
+def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], heirs: Mapping[str, TrashFolder]) -> int:
+    """Move out of a folder that is to be deleted what somebody still needs: a model, or one in the trash that stays,
+    of which `heirs` has the oldest for each digest; its bytes."""
     saved = 0
     for path in sorted(folder.layout.blobs.glob("sha256-*")):
         digest = path.name.replace("-", ":", 1)
-        heirs = [layout] if digest in needed else [each.layout for each in others if each.wants(digest)]
-        if heirs and not heirs[0].blob(digest).exists():
+        heir = layout if digest in needed else heirs[digest].layout if digest in heirs else None
+        if heir is not None and not heir.blob(digest).exists():
             saved += path.stat().st_size
-            trash.move(path, heirs[0].blob(digest), below=layout.root)
+            trash.move(path, heir.blob(digest), below=layout.root)
     return saved
 
 
@@ -178,16 +185,17 @@ def take_back(weights: ModelsDirectory, layers: Sequence[Layer], *, still_ours: 
     if all(weights.blob_state(layer) is not BlobState.MISSING for layer in layers) or not entries(layout.trash):
         return 0
     with weights.exclusive(still_ours), translated("taking blobs back from the trash"):
-        folders = trash.folders(layout)
-        taken = [layer.size for layer in layers if _bring_back(weights, layer, folders)]
+        holders = trash.Holders(trash.folders(layout))
+        taken = [layer.size for layer in layers if _bring_back(weights, layer, holders)]
         if taken:
             flush_folder(layout.blobs)
             weights.persist()
         return sum(taken)
 
 
-def _bring_back(weights: ModelsDirectory, layer: Layer, folders: Sequence[TrashFolder]) -> bool:
-    if weights.blob_state(layer) is not BlobState.MISSING:
+def _bring_back(weights: ModelsDirectory, layer: Layer, holders: trash.Holders) -> bool:
+    holder = holders.of(layer) if weights.blob_state(layer) is BlobState.MISSING else None
+    if holder is None:
         return False
-    thrown = next((folder.layout.blob(layer.digest) for folder in folders if folder.holds(layer)), None)
-    return thrown is not None and trash.move(thrown, weights.layout.blob(layer.digest), below=weights.layout.root)
+    to, root = weights.layout.blob(layer.digest), weights.layout.root
+    return trash.move(holder.layout.blob(layer.digest), to, below=root)

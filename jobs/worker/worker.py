@@ -172,9 +172,10 @@ class Worker:
         misses = 0
         try:
             while not (stop.is_set() or over.is_set() or self._is_idle(idle_after)):
-                # One after the other, whether the first fails or not: each may work while the other does not.
-                done = [self._met_no_trouble("sweep", self._sweep_if_due)]
-                done.append(self._met_no_trouble("claim", lambda: self._take_one(stop, over)))
+                # One after the other, whether the first fails or not: each may work while the other does not. What is
+                # in the queue comes first: whoever sent us did so for that.
+                done = [self._met_no_trouble("claim", lambda: self._take_one(stop, over))]
+                done.append(self._met_no_trouble("sweep", self._sweep_if_due))
                 misses = 0 if all(done) else misses + 1
                 if misses:
                     self._clock.wait(self._pause(misses), stop)

@@ -11,6 +11,7 @@ from modal import App
 
 from app.file_start import meant
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 MODAL = Path(sys.executable).with_name("modal")
 
@@ -22,7 +23,7 @@ def modal(folder: Path, *words: str, at: Path) -> "subprocess.CompletedProcess[s
     nobody = {"MODAL_CONFIG_PATH": str(folder / "none.toml"), "MODAL_TOKEN_ID": "", "HOME": str(folder)}
     environ = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ} | nobody
     return subprocess.run(
-        [str(MODAL), *words], cwd=at, env=environ, capture_output=True, text=True, timeout=60, check=False
+        [str(MODAL), *words], cwd=at, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.log_queue import LineQueue, RotatedFile, to_descriptor
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Gate:
@@ -22,7 +22,7 @@ class Gate:
 
     def write(self, text: str) -> None:
         self.is_asked.set()
-        assert self.is_open.wait(30)
+        assert self.is_open.wait(PATIENCE)
         if self.is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.taken += text.splitlines(keepends=True)
@@ -41,7 +41,7 @@ def test_what_finds_no_place_is_dropped_counted_and_told_once_it_flows(gate: Gat
     """While nobody reads, writing returns; what was beyond the limit is told as missing, once, when it flows again."""
     queue = LineQueue(gate.write, missing, limit=100)
     queue.write("first\n")
-    assert gate.is_asked.wait(30)
+    assert gate.is_asked.wait(PATIENCE)
     for number in range(100):
         queue.write(f"line {number:03}\n")
     assert queue.dropped == 100 - (100 - len("first\n")) // len("line 000\n")
@@ -130,7 +130,7 @@ def test_who_writes_closes_what_it_wrote_to(gate: Gate) -> None:
         gate.write, missing, close=lambda: closed.append(threading.current_thread().name), drain_seconds=30
     )
     queue.write("last\n")
-    assert gate.is_asked.wait(30)
+    assert gate.is_asked.wait(PATIENCE)
     assert closed == []
     gate.is_open.set()
     queue.stop()

@@ -27,7 +27,7 @@ from tests.support.gateways import gateway
 from tests.support.pull_setup import MODEL, Scene, post, worked
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.stores import open_store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CANARY = "canary-9f3b"
 """Stands in everything that must not be told."""
@@ -156,7 +156,7 @@ def test_a_terminal_gets_a_readable_line() -> None:
 def test_a_request_is_followed_by_its_id(tmp_path: Path, dialect: Dialect) -> None:
     """What the caller is told, what the server is sent, and what the log says of a request have the same id."""
     with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
-        response = httpx.post(running.url + dialect.path, json=dict(dialect.body), timeout=10)
+        response = httpx.post(running.url + dialect.path, json=dict(dialect.body), timeout=PATIENCE)
         until(lambda: [line for line in written if "success" in line], "the line of the request")
     id = response.headers["x-request-id"]
     assert server.asked[-1].header("x-request-id") == id
@@ -168,7 +168,9 @@ def test_a_job_is_posted_in_a_requests_name(tmp_path: Path) -> None:
     """A job that a request posts is told of with the id that the caller gave his request."""
     with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
         asked = {"kind": "pull", "model": "tiny"}
-        response = httpx.post(f"{running.url}/ops/v1/jobs", json=asked, headers={"x-request-id": "mine-1"}, timeout=10)
+        response = httpx.post(
+            f"{running.url}/ops/v1/jobs", json=asked, headers={"x-request-id": "mine-1"}, timeout=PATIENCE
+        )
     assert (response.status_code, response.headers["x-request-id"]) == (201, "mine-1")
     told = [each for each in parsed(written) if each["message"].startswith(f"job {response.json()['id']} posted")]
     assert [each.get("request") for each in told] == ["mine-1"]
@@ -194,7 +196,7 @@ def test_no_secret_and_no_prompt_is_told(tmp_path: Path) -> None:
             tmp_path, {"a10g": server.url}, keys=f"alice {hash_of(key)}", headers={"Modal-Secret": f"ws-{CANARY}"}
         ) as running,
         lines() as written,
-        httpx.Client(base_url=running.url, timeout=10) as client,
+        httpx.Client(base_url=running.url, timeout=PATIENCE) as client,
     ):
         right = {"Authorization": f"Bearer {key}"}
         for path in (OLLAMA.path, ANTHROPIC.path):
@@ -223,7 +225,7 @@ def running_endings(written: list[str]) -> list[str]:
 
 def test_no_signed_address_is_told(tmp_path: Path) -> None:
     """A pull that fails on the store of blobs tells why, in the log and the ledger, without the address's signature."""
-    with RegistryDouble([MODEL]) as registry, lines() as written, httpx.Client() as client:
+    with RegistryDouble([MODEL]) as registry, lines() as written, httpx.Client(timeout=PATIENCE) as client:
         registry.faults.add(RegistryFault("cdn", "status", 503, times=None))
         scene = Scene(tmp_path, registry.url)
         store = open_store(scene.ledger_path, SystemClock())

@@ -22,6 +22,7 @@ from jobs.ollama.client import OllamaClient
 from jobs.testing.models import LIBRARY, SimLayer, SimModel, text
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.ollama_servers import Server, serving, simulator_command
+from tests.support.waiting import PATIENCE
 
 
 def gguf(architecture: str) -> SimLayer:
@@ -107,7 +108,7 @@ def _decoded(answer: httpx.Response) -> Any:
 
 @pytest.fixture
 def asker(server: Server, registry: RegistryDouble) -> Iterator[Asker]:
-    with httpx.Client(base_url=server.url, timeout=60) as http, OllamaClient(server.url) as ollama:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as http, OllamaClient(server.url) as ollama:
         asker = Asker(http, registry, server, ollama)
         asker.forget()
         registry.faults.clear()

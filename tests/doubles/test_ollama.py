@@ -24,6 +24,7 @@ from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.server import OllamaDouble, settings_from
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.ollama_servers import serving, simulator_command
+from tests.support.waiting import PATIENCE
 
 TINY = next(model for model in LIBRARY if str(model.name) == "tiny:latest")
 HI = [{"role": "user", "content": "hi"}]
@@ -52,7 +53,7 @@ def double(models: Path) -> Iterator[OllamaDouble]:
 
 
 def post(double: OllamaDouble, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(double.url + path, json=body, timeout=20)
+    return httpx.post(double.url + path, json=body, timeout=PATIENCE)
 
 
 def events(answer: httpx.Response) -> list[Any]:
@@ -339,13 +340,15 @@ def test_the_process_closes_at_once_at_sigterm(tmp_path: Path) -> None:
     """Nothing is drained: a stream in progress is cut, and the process is gone within moments."""
     put(tmp_path / "models", TINY)
     with serving(simulator_command(), tmp_path, is_real=False, OLLAMA_SIM_TOKENS_PER_SECOND="1") as server:
-        with httpx.stream("POST", f"{server.url}/api/generate", json={"model": "tiny", "prompt": "a b c"}) as answer:
+        with httpx.stream(
+            "POST", f"{server.url}/api/generate", json={"model": "tiny", "prompt": "a b c"}, timeout=PATIENCE
+        ) as answer:
             lines = answer.iter_lines()
             next(lines)
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(timeout=PATIENCE) == 0
 
 
 def test_the_process_dies_in_the_middle_when_told_to(tmp_path: Path) -> None:
@@ -353,30 +356,30 @@ def test_the_process_dies_in_the_middle_when_told_to(tmp_path: Path) -> None:
     put(tmp_path / "models", TINY)
     with serving(simulator_command(), tmp_path, is_real=False) as server:
         fault = {"route": "/api/generate", "kind": "die", "value": 2}
-        assert httpx.post(f"{server.url}/_faults", json=fault).status_code == 204
+        assert httpx.post(f"{server.url}/_faults", json=fault, timeout=PATIENCE).status_code == 204
 
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(f"{server.url}/api/generate", json={"model": "tiny", "prompt": "hi"})
+            httpx.post(f"{server.url}/api/generate", json={"model": "tiny", "prompt": "hi"}, timeout=PATIENCE)
 
-        assert server.process.wait(timeout=10) == 1
+        assert server.process.wait(timeout=PATIENCE) == 1
 
 
 def test_faults_are_refused_when_they_make_no_sense(double: OllamaDouble) -> None:
     """A typo in a test must not look like a server without faults."""
     for wrong in ({}, {"route": "/api/chat"}, {"route": "*", "kind": "bad"}, {"route": "*", "kind": "cut", "x": 1}):
-        assert httpx.post(f"{double.url}/_faults", json=wrong).status_code == 400
+        assert httpx.post(f"{double.url}/_faults", json=wrong, timeout=PATIENCE).status_code == 400
     double.faults.add(OllamaFault("*", "status", 500, times=None))
-    assert httpx.get(f"{double.url}/api/tags").status_code == 500
-    assert httpx.delete(f"{double.url}/_faults").status_code == 204
-    assert httpx.get(f"{double.url}/api/tags").status_code == 200
+    assert httpx.get(f"{double.url}/api/tags", timeout=PATIENCE).status_code == 500
+    assert httpx.delete(f"{double.url}/_faults", timeout=PATIENCE).status_code == 204
+    assert httpx.get(f"{double.url}/api/tags", timeout=PATIENCE).status_code == 200
 
 
 def test_connections_are_accepted_before_anything_is_answered(models: Path) -> None:
     """GPU discovery comes between listening and serving: a TCP probe is no readiness."""
-    with OllamaDouble(models, discovery_seconds=0.5) as double:
+    with OllamaDouble(models, discovery_seconds=2) as double:
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(f"{double.url}/api/version", timeout=0.1)
-        assert httpx.get(f"{double.url}/api/version", timeout=10).status_code == 200
+        assert httpx.get(f"{double.url}/api/version", timeout=PATIENCE).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.model_output import THINKS
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.models_directory import lay
+from tests.support.waiting import PATIENCE
 
 MODEL = next(model for model in LIBRARY if str(model.name) == "qwen3:0.6b")
 SCHEMA = {
@@ -47,7 +48,7 @@ class Said:
 
 def _post(double: OllamaDouble, path: str, body: dict[str, Any], *, stream: bool) -> list[Any]:
     asked = {"model": str(MODEL.name), "stream": stream} | body
-    answer = httpx.post(double.url + path, json=asked, timeout=20)
+    answer = httpx.post(double.url + path, json=asked, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     assert "SIMULATED" in answer.text
     if not stream:
@@ -254,7 +255,7 @@ def test_what_stops_it_is_cut_away(double: OllamaDouble) -> None:
 def test_a_format_that_is_none_is_refused(double: OllamaDouble) -> None:
     """In Ollama's words, which quote what was sent."""
     body = {"model": str(MODEL.name), "messages": [_user("Hello")], "format": "xml"}
-    answer = httpx.post(f"{double.url}/api/chat", json=body, timeout=20)
+    answer = httpx.post(f"{double.url}/api/chat", json=body, timeout=PATIENCE)
     told = r'invalid format: "\"xml\""; expected "json" or a valid JSON Schema object'
     assert (answer.status_code, answer.json()) == (500, {"error": told})
 
@@ -270,10 +271,10 @@ def test_models_say_what_they_can(tmp_path: Path, double: OllamaDouble) -> None:
              "registry.ollama.ai/library/tiny:latest does not support tools"),
         ):  # fmt: skip
             answer = httpx.post(
-                f"{plain.url}/api/chat", json={"model": "tiny", "messages": [_user("a")]} | more, timeout=20
+                f"{plain.url}/api/chat", json={"model": "tiny", "messages": [_user("a")]} | more, timeout=PATIENCE
             )
             assert (answer.status_code, answer.json()) == (400, {"error": told})
         body = {"model": "tiny", "max_tokens": 9, "messages": [_user("a")], "thinking": {"type": "enabled"}}
-        assert httpx.post(f"{plain.url}/v1/messages", json=body, timeout=20).status_code == 200
-    shown = httpx.post(f"{double.url}/api/show", json={"model": str(MODEL.name)}, timeout=20).json()
+        assert httpx.post(f"{plain.url}/v1/messages", json=body, timeout=PATIENCE).status_code == 200
+    shown = httpx.post(f"{double.url}/api/show", json={"model": str(MODEL.name)}, timeout=PATIENCE).json()
     assert shown["capabilities"] == ["completion", "tools", "thinking"]

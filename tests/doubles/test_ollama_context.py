@@ -13,6 +13,7 @@ import pytest
 from app.gateway.protocol.usage_chunk import UsageFilter
 from tests.support import tiny_llama
 from tests.support.ollama_servers import Server, has_runner, serving, simulator_command
+from tests.support.waiting import PATIENCE
 
 CONTEXT = 256
 LEFT = CONTEXT - (CONTEXT - 4) // 2
@@ -35,7 +36,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def ask(server: Server, path: str, body: dict[str, Any]) -> httpx.Response:
     content = json.dumps({"model": NAME, "stream": False, **body})
-    return httpx.post(server.url + path, content=content, timeout=60)
+    return httpx.post(server.url + path, content=content, timeout=PATIENCE)
 
 
 def said(*texts: str) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_what_may_not_be_cut_is_refused_with_a_status(
     """With `truncate: false` it is a 400, streamed or not, and where the body says it twice the last one counts."""
     assert ask(server, path, {**body, **FEW}).status_code == 200
     content = json.dumps({"model": NAME, "stream": stream, "truncate": True, **body})[:-1] + ',"truncate":false}'
-    answer = httpx.post(server.url + path, content=content, timeout=60)
+    answer = httpx.post(server.url + path, content=content, timeout=PATIENCE)
     assert answer.status_code == 400
     assert f"exceeds the available context size ({CONTEXT} tokens)" in answer.json()["error"]
 

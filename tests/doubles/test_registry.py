@@ -16,6 +16,7 @@ from jobs.core.model_name import ModelName
 from jobs.testing.models import LIBRARY, find
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
+from tests.support.waiting import PATIENCE
 
 TINY = find(ModelName.parse("tiny"))
 assert TINY is not None
@@ -32,7 +33,7 @@ def double() -> Iterator[RegistryDouble]:
 
 @pytest.fixture
 def client(double: RegistryDouble) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=double.url, follow_redirects=True, timeout=5) as client:
+    with httpx.Client(base_url=double.url, follow_redirects=True, timeout=PATIENCE) as client:
         yield client
 
 
@@ -128,8 +129,8 @@ def test_it_runs_as_a_program() -> None:
     command = [sys.executable, "-m", "jobs.testing.registry", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as program:
         assert program.stdout is not None
-        assert select.select([program.stdout], [], [], 20)[0]
+        assert select.select([program.stdout], [], [], PATIENCE)[0]
         url = program.stdout.readline().strip()
-        assert httpx.get(f"{url}/v2/").json() == {}
+        assert httpx.get(f"{url}/v2/", timeout=PATIENCE).json() == {}
         program.send_signal(signal.SIGTERM)
-        assert program.wait(10) == 0
+        assert program.wait(PATIENCE) == 0

@@ -11,8 +11,9 @@ from app.model_server.report import Report
 from jobs.telemetry.cold_starts import Phase, Progress
 from tests.support.browser import MISSING, Browser, browser
 from tests.support.dialects import OPENAI, whole_answer
-from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, asked, gateway
+from tests.support.gateways import CLOCK, RunningGateway, asked, gateway
 from tests.support.scripted_server import HeldServer, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.support.checkout import ROOT
 from tests.support.local_stack import Shell, up
+from tests.support.waiting import PATIENCE
 
 CHAT, BIG, EMBEDDER = "llama3.2", "deepseek-r1:32b", "nomic-embed-text"
 SMALL = "tiny"
@@ -158,7 +159,9 @@ def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
     def ollama_run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "OLLAMA_HOST": running.url, **more}
         binary = os.environ["OLLAMA_BIN"]
-        return subprocess.run([binary, *words], env=environ, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            [binary, *words], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
 
     with up(shell, "--simulate") as running:
         pulled = ollama_run("pull", SMALL, OLLAMA_AUTH="1")
@@ -305,7 +308,7 @@ def test_curl_asks_as_the_readme_says(stack: RunningStack) -> None:
     done = subprocess.run(
         ["curl", "-sS", "-i", "-N", "-H", f"Authorization: Bearer {stack.chat}", f"{stack.url}//api/chat/", "-d",
          json.dumps({"model": CHAT, "messages": HELLO})],
-        capture_output=True, text=True, check=True, timeout=30,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
 
     head, _, body = done.stdout.partition("\n\n")
@@ -327,7 +330,9 @@ def test_each_model_is_answered_by_its_tier(
     stack: RunningStack, model: str, tier: str, path: str, asked: dict[str, object]
 ) -> None:
     """Each dialect reaches the tier that the fleet declares for a model, and the answer names tier and model."""
-    answer = httpx.post(stack.url + path, json={"model": model, **asked}, headers={"x-api-key": stack.chat}, timeout=30)
+    answer = httpx.post(
+        stack.url + path, json={"model": model, **asked}, headers={"x-api-key": stack.chat}, timeout=PATIENCE
+    )
 
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-served-tier"] == tier
@@ -343,7 +348,7 @@ def test_llamabot_reaches_the_right_gpu(stack: RunningStack) -> None:
     done = subprocess.run(
         [os.environ["LLAMABOT_PYTHON"], str(ROOT / "scripts/test_gpu_routing.py"), "--url", stack.url],
         env={"PATH": os.environ["PATH"], "OLLAMA_MODAL_KEY": stack.admin},
-        capture_output=True, text=True, check=False, timeout=150,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -359,7 +364,7 @@ def test_the_routing_script_refuses_a_call_without_an_address() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
     assert done.returncode == 2

@@ -24,7 +24,7 @@ import yaml
 from tests.support.document_commands import blocks
 from tests.support.local_stack import Shell, up
 from tests.support.processes import free_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CLIENTS_PYTHON = os.environ.get("CLIENTS_PYTHON")
 WITH_CLIENTS = pytest.mark.skipif(
@@ -80,7 +80,7 @@ def answer(python: str, program: str, gateway: Gateway, home: Path) -> str:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no list of prices is fetched
     }
     done = subprocess.run(
-        [python, "-c", program], env=environ, cwd=home, capture_output=True, text=True, timeout=120, check=False
+        [python, "-c", program], env=environ, cwd=home, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -112,7 +112,7 @@ def test_continue_is_told_a_model_an_address_and_a_key(gateway: Gateway) -> None
         f"{model['apiBase']}/chat/completions",
         json={"model": model["model"], "messages": HELLO},
         headers={"authorization": f"Bearer {model['apiKey']}"},
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert "hello" in got.json()["choices"][0]["message"]["content"]
 
@@ -155,7 +155,7 @@ OPEN_WEBUI = {
 def test_open_webui_is_answered(gateway: Gateway, method: str, path: str, body: Any, says: str) -> None:
     """Whatever Open WebUI asks to connect, to list and to chat is answered to a chat key, by either connection."""
     headers = {**OPEN_WEBUI, "authorization": f"Bearer {gateway.chat}"}
-    got = httpx.request(method, gateway.url + path, json=body, headers=headers, timeout=30)
+    got = httpx.request(method, gateway.url + path, json=body, headers=headers, timeout=PATIENCE)
     assert got.status_code == 200, got.text
     assert says in got.text
 
@@ -163,10 +163,14 @@ def test_open_webui_is_answered(gateway: Gateway, method: str, path: str, body: 
 def test_open_webuis_buttons_to_pull_and_delete(gateway: Gateway) -> None:
     """As the page says, its pull, which is always `insecure`, is a pull like any other; it deletes as others do."""
     headers = {**OPEN_WEBUI, "authorization": f"Bearer {gateway.admin}"}
-    got = httpx.post(f"{gateway.url}/api/pull", json={"model": "tiny", "insecure": True}, headers=headers, timeout=30)
+    got = httpx.post(
+        f"{gateway.url}/api/pull", json={"model": "tiny", "insecure": True}, headers=headers, timeout=PATIENCE
+    )
     assert got.status_code == 200
     assert json.loads(got.text.splitlines()[-1]) == {"status": "success"}
-    gone = httpx.request("DELETE", f"{gateway.url}/api/delete", json={"model": "tiny"}, headers=headers, timeout=30)
+    gone = httpx.request(
+        "DELETE", f"{gateway.url}/api/delete", json={"model": "tiny"}, headers=headers, timeout=PATIENCE
+    )
     assert gone.status_code == 200
 
 
@@ -198,11 +202,11 @@ def test_the_scrape_config_reaches_the_meters(gateway: Gateway, tmp_path: Path) 
     url = f"{job['scheme']}://{target}{job['metrics_path']}"
     key = Path(job["authorization"]["credentials_file"]).read_text().strip()
 
-    got = httpx.get(url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+    got = httpx.get(url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE)
 
     assert got.status_code == 200, got.text
     assert "ollama_modal_requests_total" in got.text
-    assert httpx.get(url, timeout=30).status_code == 401
+    assert httpx.get(url, timeout=PATIENCE).status_code == 401
 
 
 @contextmanager
@@ -222,7 +226,7 @@ def prometheus(config: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"http://{address}"
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.skipif(
@@ -235,7 +239,7 @@ def test_a_real_prometheus_scrapes_by_it(gateway: Gateway, tmp_path: Path) -> No
 
         def asked() -> list[Any]:
             try:
-                got = httpx.get(f"{url}/api/v1/query", params={"query": "ollama_modal_store_up"}, timeout=10)
+                got = httpx.get(f"{url}/api/v1/query", params={"query": "ollama_modal_store_up"}, timeout=PATIENCE)
                 return list(got.json()["data"]["result"]) if got.status_code == 200 else []
             except httpx.TransportError:
                 return []

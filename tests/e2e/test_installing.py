@@ -16,6 +16,7 @@ import pytest
 
 from jobs.version import VERSION
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 LEFT_BEHIND = {"__pycache__"}
 
@@ -29,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     [built] = folder.glob("*.whl")
     return built
@@ -43,7 +44,7 @@ def tool(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [ROOT / "scripts" / "setup", folder, sys.executable, "--no-deps", "--offline", wheel],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
@@ -57,7 +58,9 @@ def environ(home: Path) -> dict[str, str]:
 
 def said(home: Path, *command: str | Path) -> str:
     """What a command prints, started elsewhere."""
-    done = subprocess.run(command, env=environ(home), cwd=home, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=environ(home), cwd=home, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -98,20 +101,20 @@ def stack(tool: Path, home: Path) -> Iterator[str]:
     assert process.stdout is not None
     line = process.stdout.readline()
     try:
-        assert line.startswith("ready "), process.communicate(timeout=60)[1]
+        assert line.startswith("ready "), process.communicate(timeout=PATIENCE)[1]
         yield line.split()[1]
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE)
 
 
 def test_an_installed_stack_serves_its_page_and_plans(tool: Path, tmp_path: Path) -> None:
     """Whatever is read beside the code came along: the stack comes up, serves the page, and plans by the fleet file."""
     [fleet] = tool.parent.glob("lib/python*/site-packages/app/fleet.toml")
     with stack(tool, tmp_path) as url:
-        page = httpx.get(f"{url}/ui", timeout=30)
-        style = httpx.get(f"{url}/ui/page.css", timeout=30)
+        page = httpx.get(f"{url}/ui", timeout=PATIENCE)
+        style = httpx.get(f"{url}/ui/page.css", timeout=PATIENCE)
         plan = said(tmp_path, tool / "ollama-modal", "plan", "--fleet", fleet)
 
     assert (page.status_code, style.status_code) == (200, 200)
@@ -135,7 +138,7 @@ def test_uv_installs_it_as_a_tool(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     if done.returncode and "network was disabled" in done.stderr.replace("\n", " "):

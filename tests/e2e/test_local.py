@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.local_stack import Shell, family, simulator_as_ollama, up
 from tests.support.processes import is_running
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -36,9 +37,9 @@ def registry() -> Iterator[RegistryDouble]:
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
     """`up` prints `ready URL` on stdout when all of it answers, then where its page is; SIGTERM leaves no process."""
     with up(shell, "--simulate") as running:
-        assert httpx.get(f"{running.url}/api/version").status_code == 200
-        assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
-        assert httpx.get(f"{running.url}/ops/v1/board").json()["simulated"] is True
+        assert httpx.get(f"{running.url}/api/version", timeout=PATIENCE).status_code == 200
+        assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True, timeout=PATIENCE).text
+        assert httpx.get(f"{running.url}/ops/v1/board", timeout=PATIENCE).json()["simulated"] is True
         pids = family(running.process.pid)
         assert len(pids) == 3  # itself, a registry, a server
         code, said = running.stop()
@@ -50,24 +51,31 @@ def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
 
 def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
     """The gateway answers at `ready URL`, names who answered, and keeps count; the servers have ports of their own."""
-    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
+    watched = replace(shell, extra={**shell.extra, "OLLAMA_MODAL_DEBUG_LOOP": "10s"})
+    with up(watched, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
         assert shell.run("pull", "tiny").returncode == 0
         talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
-        answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=60)
+        answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=PATIENCE)
         assert "You said: hello" in answer.json()["message"]["content"]
         assert answer.headers["x-simulated"].startswith("SIMULATED")
         assert (answer.headers["x-served-model"], answer.headers["x-served-tier"]) == ("tiny:latest", "a10g")
-        [model] = httpx.get(f"{running.url}/v1/models").json()["data"]
+        [model] = httpx.get(f"{running.url}/v1/models", timeout=PATIENCE).json()["data"]
         assert model["id"] == "tiny:latest"
-        until(lambda: httpx.get(f"{running.url}/api/ps").json()["models"])
+        until(lambda: httpx.get(f"{running.url}/api/ps", timeout=PATIENCE).json()["models"])
         torn = shell.home / "om/simulated/models/manifests/registry.ollama.ai/library/torn/latest"
         torn.parent.mkdir(parents=True)
         torn.write_text('{"schemaVersion": 2, "lay')
-        complaints = httpx.get(f"{running.url}/ops/v1/models").json()["complaints"]
+        complaints = httpx.get(f"{running.url}/ops/v1/models", timeout=PATIENCE).json()["complaints"]
         assert any("torn:latest is broken" in complaint for complaint in complaints)
-        tiers = {tier["tier"]: tier["state"] for tier in httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]}
+        tiers = {
+            tier["tier"]: tier["state"]
+            for tier in httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
+        }
         assert tiers == {"a10g": "ready", "h100": "ready"}
-        assert 'wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics").text
+        metrics = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
+        assert 'wakes_total{cause="request",tier="a10g"} 0.0' in metrics
+        assert "ollama_modal_loop_lag_seconds_count" in metrics
+        assert "ollama_modal_loop_blocks_total" in metrics  # as OLLAMA_MODAL_DEBUG_LOOP has it
         assert running.url not in {server["url"] for server in json.loads(stack_of(shell))["servers"]}
         assert json.loads(stack_of(shell))["gateway"] == running.url
         code, said = running.stop()
@@ -88,8 +96,11 @@ def test_others_need_keys(shell: Shell) -> None:
     (shell.home / "om").mkdir(exist_ok=True)
     (shell.home / "om" / "keys").write_text(f"alice {hash_of('omk_secret')} chat\n")
     with up(shell, "--simulate", "--host", "0.0.0.0") as running:
-        assert httpx.get(f"{running.url}/api/tags").status_code == 401
-        assert httpx.get(f"{running.url}/api/tags", headers={"x-api-key": "omk_secret"}).status_code == 200
+        assert httpx.get(f"{running.url}/api/tags", timeout=PATIENCE).status_code == 401
+        assert (
+            httpx.get(f"{running.url}/api/tags", headers={"x-api-key": "omk_secret"}, timeout=PATIENCE).status_code
+            == 200
+        )
         _, said = running.stop()
         assert "omk_secret" not in said
 
@@ -120,7 +131,7 @@ def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
         urls = [server["url"] for server in stack["servers"]]
         assert [server["tier"] for server in stack["servers"]] == ["a10g", "h100"]
         for url in urls:
-            names = [model["name"] for model in httpx.get(f"{url}/api/tags").json()["models"]]
+            names = [model["name"] for model in httpx.get(f"{url}/api/tags", timeout=PATIENCE).json()["models"]]
             assert names == ["tiny:latest"]
     assert len(set(urls)) == 2
 
@@ -183,12 +194,12 @@ def test_a_dead_server_is_started_again(shell: Shell) -> None:
         os.kill(server, signal.SIGKILL)
         until(lambda: [pid for pid in servers_of(running.process.pid) if pid != server])
         asked = {"model": "tiny", "prompt": "hello", "stream": False}
-        until(lambda: httpx.post(f"{running.url}/api/generate", json=asked, timeout=60).status_code == 200)
-        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        until(lambda: httpx.post(f"{running.url}/api/generate", json=asked, timeout=PATIENCE).status_code == 200)
+        assert httpx.get(f"{running.url}/readyz", timeout=PATIENCE).status_code == 200
         (problem,) = shell.ask("status")["problems"]
         assert problem.startswith(f"ollama-local (pid {server}) ended by SIGKILL; it was started again")
         assert f"trouble  {problem}" in shell.run("status").stdout
-        assert httpx.get(f"{running.url}/ops/v1/health").json()["problems"] == [problem]
+        assert httpx.get(f"{running.url}/ops/v1/health", timeout=PATIENCE).json()["problems"] == [problem]
         pids = family(running.process.pid)
         assert len(pids) == 3
         running.stop(signal.SIGKILL)
@@ -216,7 +227,9 @@ def test_an_ollama_on_path_is_started(tmp_path: Path, registry: RegistryDouble) 
     with up(shell, "--models", str(tmp_path / "models")) as running:
         job = shell.ask("pull", name)
         assert job["result"]["way"] == "registry"
-        assert [model["name"] for model in httpx.get(f"{running.url}/api/tags").json()["models"]] == [f"{name}:latest"]
+        assert [model["name"] for model in httpx.get(f"{running.url}/api/tags", timeout=PATIENCE).json()["models"]] == [
+            f"{name}:latest"
+        ]
         assert (tmp_path / "models" / "manifests").is_dir()
         assert "SIMULATED" not in shell.run("status").stdout
 
@@ -226,14 +239,17 @@ def test_a_running_ollama_is_used(tmp_path: Path, registry: RegistryDouble) -> N
     with OllamaDouble(tmp_path / "theirs", registry=registry.url) as ollama:
         shell = Shell(tmp_path, {"OLLAMA_HOST": ollama.url.removeprefix("http://")})
         with up(shell) as running:
-            assert httpx.get(f"{running.url}/api/version").json() == httpx.get(f"{ollama.url}/api/version").json()
+            assert (
+                httpx.get(f"{running.url}/api/version", timeout=PATIENCE).json()
+                == httpx.get(f"{ollama.url}/api/version", timeout=PATIENCE).json()
+            )
             job = shell.ask("pull", "tiny")
             assert job["result"]["way"] == "server"
             assert job["result"]["why"] == "the models directory is not ours"
             assert [model["name"] for model in shell.ask("models")] == ["tiny:latest"]
             assert shell.run("delete", "tiny").returncode == 0
             assert shell.ask("models") == []
-        assert httpx.get(f"{ollama.url}/api/version").status_code == 200
+        assert httpx.get(f"{ollama.url}/api/version", timeout=PATIENCE).status_code == 200
 
 
 def test_a_pull_that_cannot_fit_is_refused(shell: Shell) -> None:
@@ -278,7 +294,7 @@ def test_a_real_ollama_serves_what_we_published(tmp_path: Path, registry: Regist
     name = f"{registry.url.removeprefix('http://')}/library/tiny"
     with up(shell, "--models", str(tmp_path / "models")) as running:
         result = shell.ask("pull", name)["result"]
-        (model,) = httpx.get(f"{running.url}/api/tags").json()["models"]
+        (model,) = httpx.get(f"{running.url}/api/tags", timeout=PATIENCE).json()["models"]
     assert (model["name"], model["digest"], model["size"]) == (f"{name}:latest", result["digest"], result["size"])
 
 
@@ -322,20 +338,22 @@ def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> Non
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
     with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
         shell.ask("pull", "tiny")
-        answer = httpx.post(f"{running.url}/api/chat", json=body, timeout=30)
-        copied = httpx.post(f"{running.url}/api/copy", json={"source": "gpt-4o", "destination": "mine"}, timeout=30)
+        answer = httpx.post(f"{running.url}/api/chat", json=body, timeout=PATIENCE)
+        copied = httpx.post(
+            f"{running.url}/api/copy", json={"source": "gpt-4o", "destination": "mine"}, timeout=PATIENCE
+        )
         remote = shell.run("models", "--url", running.url)
         route = shell.run("route", "gpt-4o")
         status = shell.run("status")
-        httpx.post(f"{running.url}/api/generate", json={"model": "tiny", "keep_alive": 0}, timeout=30)
-        asked_v1 = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=30)
+        httpx.post(f"{running.url}/api/generate", json={"model": "tiny", "keep_alive": 0}, timeout=PATIENCE)
+        asked_v1 = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=PATIENCE)
         (server,) = json.loads((shell.home / "om" / "stack.json").read_text())["servers"]
-        (loaded_by_v1,) = httpx.get(f"{server['url']}/api/ps").json()["models"]
-        shown = httpx.post(f"{server['url']}/api/show", json={"model": "tiny"}).json()
+        (loaded_by_v1,) = httpx.get(f"{server['url']}/api/ps", timeout=PATIENCE).json()["models"]
+        shown = httpx.post(f"{server['url']}/api/show", json={"model": "tiny"}, timeout=PATIENCE).json()
         warm = shell.run("warm", "gpt-4o", "--url", running.url)
-        (loaded,) = httpx.get(f"{running.url}/api/ps").json()["models"]
+        (loaded,) = httpx.get(f"{running.url}/api/ps", timeout=PATIENCE).json()["models"]
     with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
-        again = httpx.post(f"{running.url}/api/chat", json={**body, "model": "mine"}, timeout=30)
+        again = httpx.post(f"{running.url}/api/chat", json={**body, "model": "mine"}, timeout=PATIENCE)
     local = shell.run("models")
     listed = {each["name"]: each["details"]["parent_model"] for each in shell.ask("models")}
 
@@ -366,14 +384,17 @@ def test_what_a_server_pulls_by_itself_is_not_lost(shell: Shell, tmp_path: Path)
     fleet.write_text(declared.replace("warmed = true", "context = 1024", 1))
     with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
         (server,) = json.loads((shell.home / "om" / "stack.json").read_text())["servers"]
-        httpx.post(f"{server['url']}/api/pull", json={"model": "tiny", "stream": False}, timeout=60)
-        until(lambda: [each["name"] for each in shell.ask("models")] == ["tiny:latest"], patience=60)
-        assert httpx.get(f"{server['url']}/api/tags").json()["models"][0]["name"] == "tiny:latest"
+        httpx.post(f"{server['url']}/api/pull", json={"model": "tiny", "stream": False}, timeout=PATIENCE)
+        until(lambda: [each["name"] for each in shell.ask("models")] == ["tiny:latest"], patience=PATIENCE)
+        assert httpx.get(f"{server['url']}/api/tags", timeout=PATIENCE).json()["models"][0]["name"] == "tiny:latest"
         chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
-        until(lambda: httpx.post(f"{running.url}/api/chat", json=chat, timeout=30).status_code == 200, patience=60)
+        until(
+            lambda: httpx.post(f"{running.url}/api/chat", json=chat, timeout=PATIENCE).status_code == 200,
+            patience=PATIENCE,
+        )
         assert shell.ask("verify", "tiny")["state"] == "succeeded"
         shell.ask("delete", "tiny")
-        assert httpx.get(f"{server['url']}/api/tags").json()["models"] == []
+        assert httpx.get(f"{server['url']}/api/tags", timeout=PATIENCE).json()["models"] == []
 
 
 SETTINGS = {
@@ -405,13 +426,15 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
         a10g, h100 = map(settings_of, servers_of(running.process.pid))
         shell.ask("pull", "qwen2.5:0.5b")
         models = {"nomic-embed-text": "a10g", "qwen3:0.6b": "h100", "qwen2.5:0.5b": "a10g"}
-        until(lambda: len(httpx.get(f"{running.url}/api/tags").json()["models"]) == len(models))
-        routes = {model: httpx.get(f"{running.url}/ops/v1/route?model={model}").json() for model in models}
+        until(lambda: len(httpx.get(f"{running.url}/api/tags", timeout=PATIENCE).json()["models"]) == len(models))
+        routes = {
+            model: httpx.get(f"{running.url}/ops/v1/route?model={model}", timeout=PATIENCE).json() for model in models
+        }
         long = {"model": "qwen2.5:0.5b", "prompt": "word " * 6_000, "stream": False}
-        read = httpx.post(f"{running.url}/api/generate", json=long, timeout=60).json()["prompt_eval_count"]
+        read = httpx.post(f"{running.url}/api/generate", json=long, timeout=PATIENCE).json()["prompt_eval_count"]
         shell.ask("warm", "qwen2.5:0.5b", "--tier", "h100")
         url = next(server["url"] for server in json.loads(stack_of(shell))["servers"] if server["tier"] == "h100")
-        [loaded] = httpx.get(f"{url}/api/ps").json()["models"]
+        [loaded] = httpx.get(f"{url}/api/ps", timeout=PATIENCE).json()["models"]
         _, said = running.stop()
     assert a10g == {
         "OLLAMA_CONTEXT_LENGTH": "8192",

@@ -24,6 +24,7 @@ from jobs.ledger.job_text import story
 from jobs.ledger.kinds import KINDS, WEIGHTS_LANE, Kind, Parameter
 from jobs.ledger.ledger import Ledger
 from tests.support.ops_api import ADMIN_KEY, OpsApi, ops_api, served
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +144,7 @@ def test_modal_shows_its_options(tmp_path: Path) -> None:
         "globals().update(job_entry_points(app, kinds=TABLE))\n"
     )
     command = [sys.executable, "-m", "modal", "run", str(tmp_path / "made_up.py") + "::polish", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert "--grit INTEGER" in shown
     assert "--model TEXT" in shown
 

@@ -26,13 +26,15 @@ from jobs.store.sqlite import SqliteDict
 from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
-from jobs.weights import trash_moves
+from jobs.weights import restore, trash_moves
 from jobs.weights.removal import remove
+from jobs.weights.survey import SurveyedModel
 from jobs.worker.attempt import RunningAttempt
 from tests.support.counting_files import file_operations
-from tests.support.models_directory import Sample, fill, nothing, put, sample
+from tests.support.models_directory import Sample, fill, nothing, publish, put, put_manifest, sample, weights_at
 from tests.support.pull_setup import MODEL, Scene, post
 from tests.support.stores import Store
+from tests.support.waiting import PATIENCE
 
 N = 40
 
@@ -122,26 +124,42 @@ def delete(case: Case) -> Callable[[], object]:
     return lambda: remove(case.weights, sample("m1").name, still_ours=nothing)
 
 
-LAYERS = 3
-READ_ALL = (
-    "whether a blob may go is asked of every manifest under the lock, in two operations each: no index decides it"
-)
+def throw(case: Case) -> Callable[[], object]:
+    return lambda: trash_moves.throw_models(case.weights, [sample("m1").name], still_ours=nothing)
 
+
+def roll_back(case: Case) -> Callable[[], object]:
+    publish_next_version(case)()
+
+    def work() -> None:
+        folder = restore.newest_thrown(case.weights, sample("m1").name)
+        restore.restore(case.weights, folder, still_ours=nothing, job="j1")
+
+    return work
+
+
+def empty_trash(case: Case) -> Callable[[], object]:
+    publish_next_version(case)()
+    folders = [each.path for each in case.weights.survey().trash]
+    return lambda: trash_moves.empty(case.weights, folders, still_ours=nothing)
+
+
+LAYERS = 3
+"""Of each model: its weights, its template and its config."""
 BUDGETS: dict[Callable[[Case], Callable[[], object]], tuple[int, int, str]] = {
     publish_new: (60 + 6 * LAYERS, 0, ""),
     publish_elsewhere: (60 + 6 * LAYERS, 0, ""),
     publish_again: (60 + 6 * LAYERS, 0, ""),
     publish_shared: (60 + 6 * LAYERS, 0, ""),
-    publish_next_version: (
-        60 + 6 * LAYERS + 50,
-        2,
-        f"the version before goes to the trash, whose folders are made for it, six of them; {READ_ALL}",
-    ),
+    publish_next_version: (60 + 6 * LAYERS, 0, ""),
     mend: (50, 0, ""),
     find: (12, 0, ""),
     stage: (30, 0, ""),
     take_back: (5, 0, ""),
-    delete: (60, 2, READ_ALL),
+    delete: (50, 0, ""),
+    throw: (60, 0, ""),
+    roll_back: (180, 0, ""),
+    empty_trash: (70, 0, ""),
 }
 """The most file operations of each, the most for each other model, and why there are any."""
 
@@ -151,6 +169,8 @@ def test_an_operation_keeps_to_its_budget(operation: Callable[[Case], Callable[[
     """Each operation on the weights asks the file system no more than its budget says, at N models and at 2N."""
     most, for_each, why = BUDGETS[operation]
     assert bool(for_each) == bool(why)
+    with case_of(tmp_path / "first", 3) as case:
+        operation(case)()  # what is imported when it is first needed is looked for once
     counts = []
     for models in (N, 2 * N):
         with case_of(tmp_path / str(models), models) as case:
@@ -160,33 +180,79 @@ def test_an_operation_keeps_to_its_budget(operation: Callable[[Case], Callable[[
     assert counts[1] - counts[0] == for_each * N
 
 
+def test_where_an_ollama_writes_as_well_each_manifest_is_read(tmp_path: Path) -> None:
+    """On one machine an Ollama may write a manifest at any moment and tell nobody: there a deletion reads each, in two
+    operations, and what it finds needed stays."""
+    counts = []
+    for models in (N, 2 * N):
+        weights = weights_at(tmp_path / str(models))
+        for number in range(models):
+            publish(weights, sample(f"m{number}"))
+        counts.append(file_operations(lambda: remove(weights, sample("m2").name, still_ours=nothing)).total())  # noqa: B023
+        put_manifest(weights, "copied", sample("m1").manifest.raw)  # as `ollama cp` does
+        assert remove(weights, sample("m1").name, still_ours=nothing).deleted == ()
+        assert isinstance(weights.find(sample("copied").name), SurveyedModel)
+    assert counts[1] - counts[0] == 2 * N
+
+
+def come_back(case: Case) -> Callable[[], object]:
+    """Of a model with many blobs, none of which is anywhere."""
+    layers = sample("new", *(f"part {n}".encode() for n in range(N))).manifest.blobs
+    return lambda: trash_moves.take_back(case.weights, layers, still_ours=nothing)
+
+
+IN_TRASH: dict[Callable[[Case], Callable[[], object]], int] = {delete: 5, throw: 0, come_back: 6, roll_back: 17}
+"""What each model in the trash costs: its manifest is looked for in four folders and read, and its blobs are listed."""
+
+
+@pytest.mark.parametrize("operation", IN_TRASH, ids=lambda operation: operation.__name__)
+def test_what_lies_in_the_trash_costs_a_look_each(
+    operation: Callable[[Case], Callable[[], object]], tmp_path: Path
+) -> None:
+    """An operation that asks what models in the trash need looks at each a few times, whatever number of blobs it is
+    about."""
+    counts = []
+    for thrown in (3, N, 2 * N):
+        with case_of(tmp_path / str(thrown), 3 + thrown) as case:
+            names = [sample(f"m{n}").name for n in range(3, 3 + thrown)]
+            trash_moves.throw_models(case.weights, names, still_ours=nothing)
+            counts.append(file_operations(operation(case)).total())
+    assert counts[2] - counts[1] <= IN_TRASH[operation] * N, counts
+
+
 def cold(case: Case) -> tuple[ModelsView, Counter[str]]:
     view = ModelsView(case.folder / "models", case.folder / "disk")
     return view, file_operations(lambda: view.copy(case.generation))
 
 
 def test_a_cold_start_reads_one_file_of_the_volume(tmp_path: Path) -> None:
-    """A container that starts reads the index and the list of blobs; each model costs it three operations on its own
-    disk, to write the manifest, and none on the volume."""
+    """A container that starts reads the index and the list of blobs; each model costs it two operations on its own
+    disk, its folder and its manifest, and none on the volume."""
     for models in (N, 2 * N):
         with case_of(tmp_path / str(models), models) as case:
             view, asked = cold(case)
             assert len(view.names()) == models
-            assert asked.total() <= 20 + 3 * models, asked
+            assert asked.total() <= 20 + 2 * models, asked
             assert asked["scandir"] == 1
+            assert asked["replace"] == 0
             assert asked["open"] == 1 + models
             assert asked["stat"] <= 5
 
 
 def test_a_reload_copies_what_has_changed(tmp_path: Path) -> None:
-    """A server that takes in a generation asks for six things, and three for each model that is new in it."""
-    with case_of(tmp_path / "case", N) as case:
-        view, _ = cold(case)
-        assert file_operations(lambda: view.copy(case.generation)).total() <= 6
-        case.publishing(sample("new"))()
-        case.publishing(sample("newer"))()
-        assert file_operations(lambda: view.copy(case.generation)).total() <= 6 + 2 * 4
-        assert len(view.names()) == N + 2
+    """A server that takes in a generation asks for six things, and four for each model that is new in it, another
+    version, or gone; at N models and at 2N."""
+    for models in (N, 2 * N):
+        with case_of(tmp_path / str(models), models) as case:
+            view, _ = cold(case)
+            assert file_operations(lambda: view.copy(case.generation)).total() <= 6  # noqa: B023 - called at once
+            case.publishing(sample("new"))()
+            publish_next_version(case)()
+            remove(case.weights, sample("m2").name, still_ours=nothing)
+            asked = file_operations(lambda: view.copy(case.generation))  # noqa: B023 - called at once
+            assert asked.total() <= 6 + 3 * 4, asked
+            assert asked["open"] == 1 + 2
+            assert len(view.names()) == models
 
 
 def test_a_survey_grows_as_the_models_do(tmp_path: Path) -> None:
@@ -205,7 +271,7 @@ JOBS: dict[str, dict[str, Any]] = {"pull": {}, "prune": {}, "verify": {"model": 
 def test_a_job_looks_through_the_weights_once(kind: str, tmp_path: Path, store: Store) -> None:
     """A job of the weights grows with the models by no more than one survey does."""
     grown = []
-    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+    with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
         for models in (N, 2 * N):
             with case_of(tmp_path / str(models), models) as case:
                 ledger = store.ledger()

@@ -6,21 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from app.accounting.archive import archive_at, archive_facts, archive_jobs
+from app.fleet.schema import declared
+from app.scheduler.alert_check import healths
+from app.scheduler.alert_rules import AlertFacts, incidents
+from app.scheduler.night_plan import Actual, night
+from jobs.archive.archive import archive_at, archive_facts, archive_jobs
+from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
-from jobs.ledger.dead_letters import dead
+from jobs.ledger.all_jobs import AllJobs, page
+from jobs.ledger.dead_letters import dead, groups, lines, superseding
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import KnownJobs
+from jobs.models.aliases import Aliases, notes
+from jobs.models.index import Index
 from jobs.store import keys
+from jobs.telemetry.container_time import SHARES, Metered
+from jobs.telemetry.cost import cost
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.nightly_report import report
 from jobs.telemetry.usage import UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
-from jobs.weights.history import recall
+from jobs.weights.history import Memory, recall
+from jobs.weights.prune_plan import WeightsUse, could_go, plan
+from jobs.weights.survey import Stray, Survey
+from jobs.weights.trash import TrashFolder
 from tests.support.call_counts import calls
 from tests.support.counting_stores import CountingQueue, Trips
 from tests.support.failing_stores import MemoryDict
+from tests.support.models_directory import surveyed
 
 N = 40
 SPARE = 1.1
@@ -28,6 +43,7 @@ SPARE = 1.1
 
 LEASE = timedelta(minutes=1)
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
+FLEET = declared()
 
 
 class World:
@@ -53,6 +69,31 @@ class World:
         record(self.facts, known, self.incidents[::2], passed_at)
         self.jobs = self.ledger.reader.jobs()
         self.clock.tick(3600)
+        self.names = [ModelName.parse(f"m{number}") for number in range(size)]
+        self.survey = self._survey(home / "weights")
+        some = FLEET.models[0].model_copy(update={"pinned": True, "warmed": True})
+        self.fleet = FLEET.model_copy(update={"models": [some.model_copy(update={"name": str(n)}) for n in self.names]})
+        self.memory = recall(self.facts, self.jobs)
+        self.plan = plan(
+            self.survey, self.memory.weights_use(self.jobs), FLEET.retention(), self.clock.now() + timedelta(days=400)
+        )
+        seconds = dict.fromkeys(SHARES, 60.0)
+        self.meters = [Metered("a10g", f"c{n}", PAST, self.clock.now(), seconds) for n in range(size)]
+        target = {"target": "m0", "by": "key"}
+        self.aliases = {f"a{number}": target for number in range(size)}
+
+    def _survey(self, root: Path) -> Survey:
+        """So many models, orphans and models in the trash, as if they were there."""
+        models = tuple(surveyed(name, PAST) for name in self.names)
+        orphans = tuple(Stray("orphan", root / f"sha256-{n:064x}", 5, PAST) for n in range(len(models)))
+        thrown = tuple(TrashFolder(root / f"t{n}", PAST, 5, each.name, each.manifest) for n, each in enumerate(models))
+        return Survey(models, (), orphans, (), thrown, 10_000)
+
+    @property
+    def alert_facts(self) -> AlertFacts:
+        now = self.clock.now()
+        entries = dict(self.facts.items()) | {each.key: each.as_json() for each in self.meters}
+        return AlertFacts(entries, KnownJobs((), tuple(self.jobs)), healths(entries, self.fleet, now), [], now, now)
 
     def _worked(self, kind: str, subject: str, *, failed: bool) -> None:
         id = self.ledger.post(kind, subject, {"model": subject}, by="test").job.id
@@ -64,6 +105,34 @@ class World:
 
 
 FOLDS: dict[str, Callable[[World], object]] = {
+    "a night's plan": lambda world: night(
+        world.fleet, Actual(world.survey.known, {}, world.memory, world.plan), world.clock.now()
+    ),
+    "a prune's plan": lambda world: plan(
+        world.survey, WeightsUse(used_since=PAST), FLEET.retention(), PAST + timedelta(days=400)
+    ),
+    "a prune's plan in words": lambda world: (could_go(world.survey, world.plan), list(world.plan.rows())),
+    "the alerts": lambda world: incidents(world.fleet, world.alert_facts),
+    "the health of the tiers": lambda world: healths(world.alert_facts.entries, world.fleet, world.clock.now()),
+    "the cost": lambda world: list(
+        cost(
+            world.meters,
+            usage(world.facts),
+            {"a10g": 1.0},
+            since=PAST,
+            until=world.clock.now(),
+            as_of="today",
+            source="test",
+        ).lines()
+    ),
+    "the dead letters in groups": lambda world: groups(dead(world.jobs)),
+    "the dead letters in words": lambda world: list(lines(dead(world.jobs), world.clock.now())),
+    "what supersedes a job": lambda world: superseding(world.jobs[-1], world.jobs),
+    "the page of all jobs": lambda world: page(AllJobs.of(world.jobs).jobs, 20),
+    "the names that stand for a model": lambda world: Aliases(made=world.aliases).by_target,
+    "what is wrong with them": lambda world: notes(Aliases(made=world.aliases), lambda _: False),
+    "the memory of the upkeep": lambda world: Memory.from_json(world.memory.as_json()),
+    "the index of the weights": lambda world: Index.of(world.survey.known),
     "all jobs": lambda world: world.ledger.reader.jobs(),
     "all ids": lambda world: world.ledger.reader.ids(),
     "the jobs of a subject": lambda world: world.ledger.reader.select(subject="m1:latest"),

@@ -26,6 +26,7 @@ from jobs.home.home import Stack, home_of
 from jobs.home.status import weights_of
 from jobs.ledger.job import JobState
 from jobs.ledger.job_text import story
+from jobs.listing.dead_memory import look_and_remember
 from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -114,7 +115,7 @@ def test_what_is_too_large_is_refused_with_what_could_go(large: LargeModels) -> 
 def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     """Near its quota, and nowhere else in trouble."""
     now = large.clock.now()
-    wrong = check(large.ledger.reader, large.facts, large.fleet, now).open
+    wrong = check(look_and_remember(large.ledger.reader, large.facts, now), large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
     assert list(status(large.facts, now, deployed=True, jobs=large.ledger.reader.jobs()).lines())
 

@@ -5,13 +5,17 @@ are counted, and neither may grow with the jobs that have ended.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.deployment.volume_queries import loaded
 from app.fleet.file import read
 from app.fleet.schedule import jobs_of_night
-from app.fleet.schema import parse
+from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
@@ -20,6 +24,7 @@ from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -28,6 +33,8 @@ from jobs.weights.survey import Survey
 from tests.support.counting_stores import CountingStore, Trips
 
 LEASE = timedelta(minutes=1)
+
+N = 20
 
 
 class Scene:
@@ -63,6 +70,13 @@ class Scene:
 
     def ended(self, ledger: Ledger) -> None:
         ledger.end(self.claimed(ledger), Ending("succeeded"), Reading())
+
+    def work_off(self) -> None:
+        """Have all that waits done."""
+        ledger = self.ledger()
+        for job in ledger.reader.jobs():
+            if not job.has_ended and (claim := ledger.claim(job.id, worker="w", lease=LEASE)):
+                ledger.end(claim, Ending("succeeded"), Reading())
 
     def counted(self, work: Callable[[], object]) -> Trips:
         self.store.trips.begin()
@@ -186,11 +200,11 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
         3,
         "both is asked for certain: whether somebody cancelled it, and whether somebody ended it",
     ),
-    end: (4, ""),
+    end: (5, "readers are told of the end in an entry of its own, so that none lists all jobs to find it"),
     end_for_now: (4, ""),
     look: (2, ""),
     look_queued: (2, ""),
-    cancel_queued: (12, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
+    cancel_queued: (13, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
     cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
     sweep: (2, ""),
 }
@@ -253,10 +267,18 @@ def tick(scene: Scene) -> None:
     runs.tick(context(scene), lambda: None, lambda _, __: None, lambda: None)
 
 
+def fleet_of(models: int) -> Fleet:
+    """One that pins so many models, none of which is here."""
+    some = FLEET.models[0].model_copy(update={"pinned": True, "warmed": False})
+    return FLEET.model_copy(update={"models": [some.model_copy(update={"name": f"p{n}"}) for n in range(models)]})
+
+
 def nothing_there(now: runs.ScheduleContext, memory: Memory) -> Actual:
-    here = Survey((), (), (), (), (), 0)
-    jobs = jobs_of_night(FLEET.schedule.times, [], now.clock.now())
-    return Actual((), {}, memory, plan(here, memory.weights_use([]), FLEET.retention(), now.clock.now()), jobs)
+    """As `volume_queries.actual` finds it on an empty volume."""
+    jobs, at = now.ledger.reader.jobs(), now.clock.now()
+    use = memory.weights_use(jobs, loaded(now.facts))
+    pruning = plan(Survey((), (), (), (), (), 0), use, FLEET.retention(), at)
+    return Actual((), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, at))
 
 
 @pytest.mark.parametrize(("queued", "running"), [(0, 0), (500, 0), (20, 4), (40, 4)])
@@ -281,17 +303,145 @@ def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
     assert len(trips) <= 12 + running, trips.asked
 
 
-@pytest.mark.parametrize("days", [0, 3])
-def test_a_night_keeps_to_its_budget(days: int) -> None:
-    """A night makes forty round trips and six a step, and reads by its key what the Dict would forget otherwise: five
-    reads an open job, and one for each day of usage. Jobs that have ended cost nothing."""
-    scene = Scene(ended=50, queued=4)
-    for day in range(days):
-        key = keys.usage(f"2026-01-0{day + 1}", "gateway")
-        scene.store.facts.put(key, {"v": 1, "rows": []})
-    open_jobs = len(scene.store.sorts["open"].kept) - 1
-    now = context(scene)
-    trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))
-    steps = sum(asked.startswith("enqueue ") for asked in trips.asked)
-    assert steps
-    assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked
+@pytest.mark.parametrize("failed", [3, 30, 60])
+def test_a_tick_costs_the_same_however_much_is_wrong(failed: int) -> None:
+    """Each job that failed for good is an incident, told of once; that they are so still is one write for all."""
+    scene = Scene(ended=10, queued=2)
+    ledger = scene.ledger()
+    for _ in range(failed):
+        ledger.end(scene.claimed(ledger), Ending("failed", "network", "cut"), Reading())
+    tick(scene)  # which writes each of them down
+    for _ in range(3):
+        scene.clock.tick(300)
+        trips = scene.counted(lambda: tick(scene))
+        assert len(trips) <= 12, trips.asked
+    assert len([key for key in scene.store.sorts["incidents"].kept if key.startswith(keys.INCIDENT)]) == failed
+
+
+@pytest.mark.parametrize("ended", [40, 80])
+def test_a_tick_lists_no_job_that_has_ended(ended: int) -> None:
+    """What a tick lists does not grow with the jobs that ended more than an hour ago."""
+    listed = []
+    for past in (0, ended):
+        scene = Scene(ended=past, queued=2)
+        tick(scene)
+        scene.clock.tick(1800)
+        tick(scene)
+        scene.clock.tick(2400)
+        for key in list(scene.store.facts.keys(keys.CHANGED)):  # as the archive does
+            scene.store.facts.pop(key)
+        listed.append(scene.counted(lambda: tick(scene)).listed)  # noqa: B023 - called at once
+    assert listed[0] == listed[1]
+
+
+def nights(scene: Scene, fleet: Fleet, count: int = 1) -> Trips:
+    """What the last of so many nights asks, a day apart, with everything that was posted done in between."""
+    for number in range(count):
+        if number:
+            scene.work_off()
+            scene.clock.tick(86_400)
+        now = replace(context(scene), fleet=fleet)
+        trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))  # noqa: B023
+    return trips
+
+
+@pytest.mark.parametrize("ended", [0, 500])
+@pytest.mark.parametrize("steps", [1, N, 2 * N])
+def test_a_night_keeps_to_its_budget(steps: int, ended: int) -> None:
+    """A night makes forty round trips and two a step, however many jobs wait and have ended; one a step where the
+    subject had a job before."""
+    for count, each in ((1, 2), (2, 1)):
+        scene = Scene(ended=ended, queued=4)
+        trips = nights(scene, fleet_of(steps), count)
+        assert sum(asked.startswith("put job/") for asked in trips.asked) == steps
+        assert len(trips) <= 40 + each * steps, trips.asked
+
+
+@pytest.mark.parametrize("steps", [N, 2 * N])
+def test_a_night_that_finds_its_jobs_open_looks_at_each(steps: int) -> None:
+    """A step whose job is still open from the night before costs what a post by itself costs, and posts nothing."""
+    scene, fleet = Scene(), fleet_of(steps)
+    nights(scene, fleet)
+    scene.clock.tick(86_400)
+    trips = nights(scene, fleet)
+    assert not [asked for asked in trips.asked if asked.startswith("put job/")]
+    assert len(trips) <= 40 + 6 * steps, trips.asked
+
+
+@pytest.mark.parametrize("days", [1, 5])
+@pytest.mark.parametrize("entries", [N, 2 * N])
+def test_a_night_touches_what_a_dict_would_forget(entries: int, days: int) -> None:
+    """What would fade in a week, a night reads by its key once it is some days old: each entry of usage, and what each
+    open job consists of, five facts. What is younger costs nothing."""
+    scene = Scene(queued=entries)
+    day = scene.clock.now().date().isoformat()
+    for number in range(entries):
+        scene.store.facts.put(keys.usage(day, f"gateway-{number}"), {"v": 1, "rows": []})
+    scene.clock.tick(days * 86_400)
+    trips = nights(scene, fleet_of(1))
+    assert sum(asked.startswith("get usage/") for asked in trips.asked) == (entries if days == 5 else 0)
+    assert len(trips) <= 40 + 2 + (6 * entries if days == 5 else 0), trips.asked
+
+
+# -- what fresh ledgers put into the queue -----------------------------------------------------------------------------
+
+
+class File:
+    """One machine's queue and dict, and how often an id was put into the queue."""
+
+    def __init__(self, path: Path, clock: HandClock) -> None:
+        self.facts = SqliteDict(path)
+        self.clock = clock
+        self.queue = PutsCounted(path, clock=clock)
+
+    def close(self) -> None:
+        self.queue.close()
+        self.facts.close()
+
+
+class PutsCounted(SqliteQueue):
+    puts = 0
+
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        self.puts += 1
+        super().put(v, block, partition=partition)
+
+
+def tick_often(
+    ledger: Callable[[], Ledger], clock: HandClock, *, empty: Callable[[], object], queued: int
+) -> list[int]:
+    """How many ids each of ten ticks puts in: of ledgers that were just opened, with nobody who takes them."""
+    for number in range(queued):
+        ledger().post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
+    put_in = []
+    for tick in range(10):
+        clock.tick(300)
+        if tick == 5:
+            empty()  # the platform forgets what is queued
+        put_in.append(len(ledger().sweep().enqueued))
+    return put_in
+
+
+def test_a_job_is_put_in_once_by_whoever_ticks_on_a_deployment() -> None:
+    """When a job was put in last is a fact: ten ticks, each with a ledger of its own, put in none that is in the queue,
+    and each that the queue has lost once; though nobody works there."""
+    scene = Scene()
+    queue = scene.store.queue
+    put_in = tick_often(scene.ledger, scene.clock, empty=queue.lanes.clear, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert len(queue.lanes["weights"]) == 60
+
+
+def test_a_job_is_put_in_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> None:
+    """The same in one machine's file: each job is put into its queue as it is posted, and once when it was lost."""
+    clock = HandClock()
+    file = File(tmp_path / "l", clock)
+
+    def empty() -> None:
+        while file.queue.get(block=False, partition="weights") is not None:
+            pass
+
+    put_in = tick_often(lambda: Ledger(file.queue, file.facts, clock), clock, empty=empty, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert (file.queue.puts, file.queue.len(partition="weights")) == (120, 60)
+    file.close()

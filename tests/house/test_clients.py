@@ -10,6 +10,7 @@ import pytest
 
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.checkout import ROOT, script_module
+from tests.support.waiting import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "clients"
 
@@ -20,7 +21,7 @@ def clients() -> ModuleType:
 
 
 def told(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_each_client_has_a_program_that_tries_it(clients: ModuleType) -> None:
@@ -77,9 +78,9 @@ def test_what_clients_send_is_kept_once(clients: ModuleType) -> None:
         serving.start()
         try:
             for _ in range(2):
-                answer = httpx.post(f"{recorder.url}/api/chat", json={"model": "x"})
+                answer = httpx.post(f"{recorder.url}/api/chat", json={"model": "x"}, timeout=PATIENCE)
             assert answer.status_code == 404
-            assert httpx.get(f"{recorder.url}/api/tags").json() == {"models": []}
+            assert httpx.get(f"{recorder.url}/api/tags", timeout=PATIENCE).json() == {"models": []}
         finally:
             recorder.shutdown()
             serving.join()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.checkout import ROOT, script_module
+from tests.support.waiting import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "ollama_tests"
 
@@ -125,7 +126,7 @@ def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
 
     with script.server(scratch) as url:
-        assert httpx.get(f"{url}/api/tags").json() == {"models": []}
+        assert httpx.get(f"{url}/api/tags", timeout=PATIENCE).json() == {"models": []}
 
     assert (scratch / "told").read_text().splitlines() == [str(home / ".ollama/models"), "1", "1", str(scratch)]
 
@@ -143,7 +144,10 @@ def test_the_simulator_and_the_gateway_have_what_the_tests_ask_for(
     """Without OLLAMA_BIN the simulator is the server, and the service before it lists the same models."""
     monkeypatch.delenv("OLLAMA_BIN", raising=False)
     with script.server(tmp_path) as url, script.gateway(tmp_path, url) as through:
-        listed = [{each["name"] for each in httpx.get(f"{at}/api/tags").json()["models"]} for at in (url, through)]
+        listed = [
+            {each["name"] for each in httpx.get(f"{at}/api/tags", timeout=PATIENCE).json()["models"]}
+            for at in (url, through)
+        ]
     assert listed[0] == listed[1]
     assert {"llama3.2:1b", "llama3.2:latest", "all-minilm:latest"} <= listed[0]
 
@@ -152,7 +156,7 @@ def test_without_a_checkout_it_says_what_it_needs(tmp_path: Path) -> None:
     """The call was wrong: exit 2, and nothing is started."""
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], env=environ, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, str(SCRIPT)], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 2
     assert "OLLAMA_SOURCE has to name a checkout" in done.stderr

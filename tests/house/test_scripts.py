@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT, script_module
+from tests.support.waiting import PATIENCE
 
 SMALLEST: dict[str, tuple[str, ...]] = {
     # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
@@ -59,6 +60,44 @@ def test_scripts_are_checked_as_the_rest_is() -> None:
     seen = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     parts = {str(path) for folder in scripts for path in (ROOT / "scripts" / folder).glob("*.py")}
     assert {str(ROOT / "scripts" / name) for name in python_scripts()} | parts <= set(seen)
+
+
+SOME_TESTS = """
+import pytest
+
+@pytest.mark.skip(reason="no chromium is here")
+@pytest.mark.parametrize("n", range(3))
+def test_page(n): pass
+
+def test_clients(): pytest.skip("CLIENTS_PYTHON is not set")
+
+def test_well(): pass
+
+def test_wrong(): assert False
+"""
+
+
+def test_a_run_ends_with_what_was_skipped(tmp_path: Path) -> None:
+    """The last lines of `scripts/test`, and so of `.ci/run`: each reason with its count, then the counts of all."""
+    (tmp_path / "test_some.py").write_text(SOME_TESTS)
+    junit = tmp_path / "junit.xml"
+    pytest_itself = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-c", "/dev/null"]
+    subprocess.run([*pytest_itself, f"--junitxml={junit}", tmp_path], cwd=tmp_path, capture_output=True, check=False)
+    told = subprocess.run(
+        [ROOT / "scripts/count_tests.py", junit], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert told.stdout.splitlines() == [
+        "skipped, by reason:",
+        "      3  no chromium is here",
+        "      1  CLIENTS_PYTHON is not set",
+        "1 passed, 1 failed, 4 skipped",
+    ]
+    last = [line for line in (ROOT / "scripts/test").read_text("utf-8").splitlines() if line][-2:]
+    assert last == [
+        '[ ! -e "$TMPDIR/junit.xml" ] || python scripts/count_tests.py "$TMPDIR/junit.xml"',
+        '[ -z "$wrong" ]',
+    ]
+    assert (ROOT / ".ci/run").read_text("utf-8").splitlines()[-1] == 'exec "$root/scripts/test"'
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
@@ -153,7 +192,7 @@ def run(name: str, options: tuple[str, ...], tmp_path: Path) -> str:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -10,10 +10,11 @@ from starlette.testclient import TestClient
 from jobs.version import VERSION
 from tests.support.checkout import ROOT
 from tests.support.ops_api import ADMIN_KEY, ops_api
+from tests.support.waiting import PATIENCE
 
 
 def said(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
 
 def test_whoever_tells_the_version_tells_the_same(tmp_path: Path) -> None:

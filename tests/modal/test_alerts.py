@@ -36,7 +36,7 @@ from tests.support.deployments import (
     with_secrets,
 )
 from tests.support.processes import free_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.webhooks import WebhookServer, webhook_server
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -122,7 +122,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: Webho
     until(lambda: hook.heard)
     began = time.monotonic()
     tick(deployed)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE
     until(lambda: len(hook.heard) >= 2)
     until(lambda: told(deployed) == 2)
     tick(deployed)

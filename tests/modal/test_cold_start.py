@@ -23,7 +23,7 @@ from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, modal_command, with_secrets
 from tests.support.processes import free_port, gpu_programs, nvidia_smi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -55,7 +55,7 @@ class Case:
 
     def starts_with(self, phase: str) -> bool:
         """Whether the gateway tells that a server is in this phase of its start."""
-        tiers = httpx.get(f"{self.url}/ops/v1/tiers", headers=KEY, timeout=60).json()["tiers"]
+        tiers = httpx.get(f"{self.url}/ops/v1/tiers", headers=KEY, timeout=PATIENCE).json()["tiers"]
         coming = next(each for each in tiers if each["tier"] == "a10g")["coming"]
         return coming is not None and (coming["kind"], coming["phase"]) == ("start", phase)
 
@@ -67,7 +67,7 @@ class Case:
     def ask(self, lines: list[str], http: httpx.Client) -> float:
         """Ask as a person's program does; the seconds until an answer began."""
         began, first = time.monotonic(), 0.0
-        with http.stream("POST", f"{self.url}/v1/chat/completions", json=CHAT, headers=KEY, timeout=120) as answer:
+        with http.stream("POST", f"{self.url}/v1/chat/completions", json=CHAT, headers=KEY, timeout=PATIENCE) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
                 first = first or (time.monotonic() - began if line.startswith("data: ") else 0.0)
@@ -132,7 +132,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
 
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         yield client
 
 
@@ -148,11 +148,11 @@ def test_the_phases_add_up(case: Case, http: httpx.Client) -> None:
     assert set(start.seconds) == set(PHASES)
     assert start.total == pytest.approx(took, rel=0.02, abs=0.15)
     assert (start.model, start.kind, start.size) == ("tiny:latest", "start", find_size("tiny"))
-    told = httpx.get(f"{case.url}/ops/v1/cold", headers=KEY, timeout=60).json()["starts"]
+    told = httpx.get(f"{case.url}/ops/v1/cold", headers=KEY, timeout=PATIENCE).json()["starts"]
     assert server.id in {each["container"] for each in told}
     assert (
         'ollama_modal_cold_seconds_count{phase="engine",tier="a10g"} 1.0'
-        in httpx.get(f"{case.url}/metrics", headers=KEY, timeout=60).text
+        in httpx.get(f"{case.url}/metrics", headers=KEY, timeout=PATIENCE).text
     )
 
 

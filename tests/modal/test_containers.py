@@ -19,6 +19,7 @@ from tests.modal.platform.isolation import has_networks, unshare
 from tests.modal.platform.plane import Platform
 from tests.support.deployments import deploy, deployed_ledger, with_secrets
 from tests.support.processes import free_port, gpu_programs
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -123,7 +124,7 @@ def test_the_functions_start_and_return(deployed: Platform, client: Client) -> N
 
     calls = {name: functions[name].spawn(*CALLED[name]) for name in CALLED}
     for call in calls.values():
-        call.get(timeout=90)
+        call.get(timeout=PATIENCE)
 
     for name in CALLED:
         containers = deployed.containers(name)

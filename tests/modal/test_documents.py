@@ -19,6 +19,7 @@ from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
 from tests.support.document_commands import NOT_RUN, Command, Typist, commands
 from tests.support.processes import free_port, gpu_programs
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -171,6 +172,7 @@ def reader(deployment: Deployment, tmp_path: Path) -> Typist:
     return Typist(environ, ROOT, deployment.fill)
 
 
+@pytest.mark.timeout(900)  # it types more than twenty commands, most of which start Modal's client
 def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, reader: Typist) -> None:
     """Typed in their order, app/README's commands succeed, from the first token to an answer and a change of keys."""
     for command in typed():
@@ -179,9 +181,13 @@ def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, reader:
             assert re.search(SAYS[command.text], said.strip()), f"{command}\n{said}"
             deployment.after(command.text, said)
     headers = {"authorization": f"Bearer {deployment.key}"}
-    assert httpx.get(f"{deployment.url}/api/tags", headers=headers).json()["models"][0]["name"] == "llama3.2:latest"
+    assert (
+        httpx.get(f"{deployment.url}/api/tags", headers=headers, timeout=PATIENCE).json()["models"][0]["name"]
+        == "llama3.2:latest"
+    )
 
 
+@pytest.mark.timeout(900)  # as above, with half as many
 def test_removing_leaves_nothing(deployment: Deployment, reader: Typist) -> None:
     """What app/README says to remove is all that a deployment and its secrets have made."""
     made = [

@@ -25,7 +25,7 @@ from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
 from tests.support.deployments import deployed_facts, modal_command
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 PORT = free_port()
 OLLAMA = f"http://127.0.0.1:{PORT}"
@@ -180,7 +180,7 @@ def start(platform: Platform, name: str = "OllamaA10G") -> Container:
 
 
 def ask(path: str, body: Any = None) -> Any:
-    answer = httpx.request("GET" if body is None else "POST", f"{OLLAMA}{path}", json=body, timeout=30)
+    answer = httpx.request("GET" if body is None else "POST", f"{OLLAMA}{path}", json=body, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -241,7 +241,7 @@ def test_answer_in_flight_is_finished_before_the_end(deployed: Platform, client:
     server = start(deployed)
     del deployed.settings.environ["OLLAMA_SIM_TOKENS_PER_SECOND"]
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", f"{OLLAMA}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{OLLAMA}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         deployed.drain(server)
@@ -279,8 +279,8 @@ def test_read_only_weights_stay_as_they_are(deployed: Platform, client: Client) 
     modal.Function.from_name("publishing", "publish", client=client).remote("llama3.2", 4)
     server = start(deployed)
     before = published(deployed)
-    pulled = httpx.post(f"{OLLAMA}/api/pull", json={"model": "qwen2.5:0.5b", "stream": False}, timeout=30)
-    httpx.request("DELETE", f"{OLLAMA}/api/delete", json={"model": "llama3.2"}, timeout=30)
+    pulled = httpx.post(f"{OLLAMA}/api/pull", json={"model": "qwen2.5:0.5b", "stream": False}, timeout=PATIENCE)
+    httpx.request("DELETE", f"{OLLAMA}/api/delete", json={"model": "llama3.2"}, timeout=PATIENCE)
     deployed.drain(server)
     deployed.wait_exit(server)
 

@@ -17,9 +17,9 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.proxy import Proxy
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, with_secrets
+from tests.support.deployments import ADMIN_KEY, APP, LEASE, TOKEN, deploy, deployed_facts, with_secrets
 from tests.support.processes import free_port, gpu_programs, nvidia_smi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -35,11 +35,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     gpu_programs(programs)
     ollama, gateway = free_port(), free_port()
     environ = {
-        "OLLAMA_MODAL_LEASE_SECONDS": "4",
+        **LEASE,
         "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",
         "OLLAMA_SIM_TOKENS_PER_SECOND": "40",
+        "OLLAMA_MODAL_DEBUG_LOOP": "10s",
     }
     settings = Settings(path_prefix=programs, environ=environ, idle_seconds=20, commit_seconds=0.5)
     with (
@@ -72,7 +73,7 @@ def url(platform: Platform, servers: Proxy) -> str:
 
 @pytest.fixture
 def ask(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=60) as client:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=PATIENCE) as client:
         yield client
 
 
@@ -147,7 +148,10 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
     assert [one.function.name for one in gpus(platform)] == ["OllamaA10G"]
     assert servers.unserved > 0
     assert servers.refused == 0
-    assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 1.0' in ask.get("/metrics").text
+    metrics = ask.get("/metrics").text
+    assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 1.0' in metrics
+    assert "ollama_modal_loop_lag_seconds_count" in metrics
+    assert "ollama_modal_loop_blocks_total" in metrics  # as OLLAMA_MODAL_DEBUG_LOOP has it
     states = {tier["tier"]: tier["state"] for tier in told(ask, "/ops/v1/tiers")["tiers"]}
     assert states == {"a10g": "ready", "h100": "asleep"}
 
@@ -155,15 +159,17 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
 def test_without_a_key_nobody_gets_in(platform: Platform, servers: Proxy, url: str) -> None:
     """Modal asks for nothing here, so the gateway does: 401 in the caller's own shape, and nobody is woken."""
     before = len(gpus(platform)), servers.unserved
-    ollama = httpx.post(f"{url}/api/chat", json=CHAT)
-    openai = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer omk_wrong"})
-    anthropic = httpx.post(f"{url}/v1/messages", json={**CHAT, "max_tokens": 5})
+    ollama = httpx.post(f"{url}/api/chat", json=CHAT, timeout=PATIENCE)
+    openai = httpx.post(
+        f"{url}/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer omk_wrong"}, timeout=PATIENCE
+    )
+    anthropic = httpx.post(f"{url}/v1/messages", json={**CHAT, "max_tokens": 5}, timeout=PATIENCE)
 
     assert [each.status_code for each in (ollama, openai, anthropic)] == [401, 401, 401]
     assert ollama.json()["error"].startswith("no key was sent")
     assert openai.json()["error"]["type"] == "authentication_error"
     assert anthropic.json()["type"] == "error"
-    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/healthz", timeout=PATIENCE).json() == {"status": "ok"}
     assert (len(gpus(platform)), servers.unserved) == before
 
 

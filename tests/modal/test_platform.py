@@ -3,7 +3,6 @@
 import asyncio
 import os
 import queue
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,8 @@ from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
 from tests.support.deployments import modal_command
-from tests.support.waiting import until
+from tests.support.processes import free_port
+from tests.support.waiting import PATIENCE, until
 
 SAMPLES = "tests.modal.platform.sample_apps"
 
@@ -118,12 +118,12 @@ def test_queue_full_refuses(modal_queue: modal.Queue) -> None:
 def test_queue_get_waits_for_a_put(modal_queue: modal.Queue) -> None:
     """A blocked `get` returns as soon as something is put, and each item goes to one of the many who wait."""
     with ThreadPoolExecutor(8) as pool:
-        takers = [pool.submit(modal_queue.get, timeout=20) for _ in range(8)]
+        takers = [pool.submit(modal_queue.get, timeout=PATIENCE) for _ in range(8)]
         started = time.monotonic()
         modal_queue.put_many(list(range(8)))
         taken = sorted(int(taker.result() or 0) for taker in takers)
     assert taken == list(range(8))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < PATIENCE
 
 
 def test_lost_reply_of_a_put_puts_twice(platform: Platform, modal_queue: modal.Queue) -> None:
@@ -216,7 +216,7 @@ def test_two_processes_share_one_truth(platform: Platform, client: Client) -> No
         for name in ("left", "right")
     ]
     modal_queue.put_many(["go", "go"])
-    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    won = [int(racer.communicate(timeout=PATIENCE)[0]) for racer in racers]
     assert sum(won) == 50
     assert sorted(facts.values()) == ["left"] * won[0] + ["right"] * won[1]
 
@@ -233,7 +233,7 @@ def test_killed_waiter_takes_nothing_with_it(platform: Platform, modal_queue: mo
     waiter.kill()
     waiter.wait()
     modal_queue.put("still here")
-    assert modal_queue.get(timeout=5) == "still here"
+    assert modal_queue.get(timeout=PATIENCE) == "still here"
 
 
 def function(client: Client, name: str) -> modal.Function[..., Any, Any]:
@@ -385,7 +385,7 @@ def test_one_container_at_a_time(tiny: Platform, client: Client) -> None:
     """With `max_containers=1` many spawned inputs all run, one after the other, in a single container."""
     calls = [function(client, "write").spawn(f"one-{n}", "x") for n in range(6)]
     for call in calls:
-        call.get(timeout=60)
+        call.get(timeout=PATIENCE)
     assert len(tiny.containers("write")) == 1
     assert {f"one-{n}" for n in range(6)} <= set(tiny.volume("tiny-weights").files())
 
@@ -434,7 +434,7 @@ def test_killed_container_runs_its_input_again(tiny: Platform, client: Client) -
     container = wait_until_lingering(tiny, client, "killed")
     tiny.kill(container)
     assert container.exit_code == -9
-    assert call.get(timeout=60) == "attempt 2: ['killed-1', 'killed-2', 'killed-2-late']"
+    assert call.get(timeout=PATIENCE) == "attempt 2: ['killed-1', 'killed-2', 'killed-2-late']"
     tiny.settings.commit_seconds = 0.5
 
 
@@ -443,7 +443,7 @@ def test_preempted_container_commits_and_its_input_runs_again(tiny: Platform, cl
     call = function(client, "linger").spawn("taken")
     container = wait_until_lingering(tiny, client, "taken")
     tiny.preempt(container)
-    assert call.get(timeout=60) == "attempt 2: ['taken-1', 'taken-1-late', 'taken-2', 'taken-2-late']"
+    assert call.get(timeout=PATIENCE) == "attempt 2: ['taken-1', 'taken-1-late', 'taken-2', 'taken-2-late']"
     facts = modal.Dict.from_name("tiny-facts", client=client)
     assert facts["taken/interrupted"] == 1
     assert tiny.wait_exit(container) == 0
@@ -475,8 +475,7 @@ def test_schedules_run_when_the_test_says_so(tiny: Platform) -> None:
 
 def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> None:
     """A server starts its child, reports ready, answers, and on SIGTERM ends its child and itself with exit code 0."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serving.settings.environ["PORT"] = str(port)
     server = serving.start_server("serving", "Web")
     serving.wait_ready(server)
@@ -485,7 +484,7 @@ def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> 
 
     def status() -> int:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/greeting").status_code
+            return httpx.get(f"http://127.0.0.1:{port}/greeting", timeout=PATIENCE).status_code
         except httpx.ConnectError:
             return 0
 
@@ -495,7 +494,7 @@ def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> 
     assert serving.wait_exit(server) == 0
     assert "drained" in server.output
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/")
+        httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
 
 
 def test_killed_server_takes_its_children_along(serving: Platform) -> None:
@@ -522,7 +521,7 @@ def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform)
     client.wait()
     platform.settings.client_seconds = 0
     platform.wait_exit(orphan)
-    platform.settings.client_seconds = 90
+    platform.settings.client_seconds = PATIENCE
 
 
 def test_without_namespaces_a_variable_names_the_volume() -> None:
@@ -551,5 +550,5 @@ def test_runs_as_a_process() -> None:
         facts["k"] = "v"
         assert facts["k"] == "v"
     plane.terminate()
-    assert plane.wait(timeout=20) == 0
+    assert plane.wait(timeout=PATIENCE) == 0
     plane.stdout.close()

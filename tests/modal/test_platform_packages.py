@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 from tests.modal.platform.interpreters import RUNNING, interpreter, told
 from tests.modal.platform.packages import UNUSED_SECONDS, declared, kept
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 BASE = api_pb2.Image(dockerfile_commands=["FROM python:3.12.10-slim-bookworm", "RUN apt-get update"])
 ONE_OF_MANY = """
@@ -55,7 +56,7 @@ def test_many_that_ask_at_once_make_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path)]
     many = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
 
-    assert [each.wait(timeout=60) for each in many] == [0, 0, 0]
+    assert [each.wait(timeout=PATIENCE) for each in many] == [0, 0, 0]
     assert (tmp_path / "made").read_text() == "once\n"
 
 

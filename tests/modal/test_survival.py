@@ -166,9 +166,7 @@ def test_a_pull_whose_worker_cannot_start_says_so(registry: RegistryDouble) -> N
     with control_plane(registry) as platform:
         platform.settings.environ["PYTHONPATH"] = "/nonexistent"
         platform.settings.start_attempts = 1
-        started = time.monotonic()
         done = modal_command(platform, "run", "-m", "app.jobs::pull", "--model", "rolling")
-        assert time.monotonic() - started < 90
         platform.settings.environ.pop("PYTHONPATH")
 
         assert done.returncode == 1

@@ -1,9 +1,9 @@
 """A clock that is set under a running worker: it sweeps on, and nothing that lives is given up for it."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,32 +11,34 @@ import pytest
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Fenced
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, JobState
+from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.sweeper import Swept
 from jobs.testing.clock import HandClock
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
 from tests.support.failing_stores import DeafQueue
+from tests.support.moved_clock import MovedClock
 from tests.support.stores import Store
-from tests.support.waiting import until
-from tests.support.workers import AT_ONCE, PATIENCE, QUICK, ended, post, working
+from tests.support.waiting import PATIENCE, until
+from tests.support.workers import AT_ONCE, QUICK, ended, live_through_a_lease, post, working
 
 LEASE = timedelta(seconds=30)
 
 
-class SetClock(SystemClock):
-    """The machine's clock, as somebody set it."""
+class CountedSweeps(Ledger):
+    """A ledger that counts how often it was swept."""
 
-    def __init__(self) -> None:
-        self.set_by = timedelta(0)
+    sweeps = 0
 
-    def now(self) -> datetime:
-        return super().now() + self.set_by
+    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
+        self.sweeps += 1
+        return super().sweep(before_lost, no_worker_lives=no_worker_lives)
 
 
 def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
     """After the clock was set back by a day a worker still puts in the id of a job that the queue lost."""
-    clock = SetClock()
+    clock = MovedClock()
     ledger = Ledger(live_store.queue, live_store.facts, clock)
     ran = threading.Event()
 
@@ -48,7 +50,7 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
     with working(Worker(ledger, "weights", work, clock=clock, timing=slow, backoff=AT_ONCE)):
         first = post(live_store, "first:latest")
         until(lambda: live_store.ledger().reader.get(first).has_ended)
-        clock.set_by = timedelta(days=-1)
+        clock.set(-86_400)
         ran.clear()
         id = silently_posted(live_store)
         assert ran.wait(PATIENCE)
@@ -62,7 +64,7 @@ def silently_posted(store: Store) -> str:
 
 def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
     """After the clock was set forward by a day, running attempts beat on and end: none is given up for lost."""
-    clock = SetClock()
+    clock = MovedClock()
     started, go_on = threading.Barrier(3), threading.Event()
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
@@ -72,15 +74,19 @@ def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
         run.hold()
         return {}
 
-    def one() -> Worker:
-        ledger = Ledger(live_store.queue, live_store.facts, clock)
+    ledgers = [CountedSweeps(live_store.queue, live_store.facts, clock) for _ in range(2)]
+
+    def one(ledger: Ledger) -> Worker:
         return Worker(ledger, "weights", work, clock=clock, concurrency=1, timing=QUICK, backoff=AT_ONCE)
 
     ids = [post(live_store, f"m{n}:latest") for n in range(2)]
-    with working(one()), working(one()):
+    with working(one(ledgers[0])), working(one(ledgers[1])):
         started.wait(PATIENCE)
-        clock.set_by = timedelta(days=1)
-        threading.Event().wait(2 * QUICK.lease.total_seconds())
+        clock.set(86_400)
+        for _ in range(2):
+            swept = [each.sweeps for each in ledgers]
+            live_through_a_lease(clock, live_store, *ids)
+            until(lambda swept=swept: all(each.sweeps >= had + 2 for each, had in zip(ledgers, swept, strict=True)))  # type: ignore[misc]
         go_on.set()
         for id in ids:
             ended(live_store, id)

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
-from tests.support.local_stack import PATIENCE, Shell, Up
-from tests.support.waiting import until
+from tests.support.local_stack import Shell, Up
+from tests.support.waiting import PATIENCE, until
 
 MODEL = "qwen2.5:0.5b"  # 4 MB
 
@@ -49,7 +49,7 @@ def up_on(shell: Shell, log: Path) -> Iterator[Up]:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=PATIENCE)
         process.stdout.close()
-        listener.join(10)
+        listener.join(PATIENCE)
         talk.close()
 
 
@@ -69,11 +69,11 @@ class Asking:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
 
     def _ask(self) -> None:
         talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
-        with httpx.Client(base_url=self._url, timeout=30) as client:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE) as client:
             while not self._done.wait(0.2):
                 for method, path, body in (
                     ("GET", "/healthz", None),
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_during_a_pull_ends_nothing(disk: Path, tmp_path: Path
         with Asking(running.url) as asking:
             ballast = fill(disk)
             until(lambda: problems(running))
-            refused = httpx.post(f"{running.url}/ops/v1/jobs", json={"kind": "verify"}, timeout=30)
+            refused = httpx.post(f"{running.url}/ops/v1/jobs", json={"kind": "verify"}, timeout=PATIENCE)
             assert (refused.status_code, "the disk is full" in refused.json()["error"]) == (507, True), refused.text
             time.sleep(25)  # a lease, and a sweep of what it left behind
             assert running.process.poll() is None, log.read_text()
@@ -164,9 +164,9 @@ def test_up_on_a_full_disk_says_so(disk: Path) -> None:
 
 
 def job_of(running: Up, id: str) -> Any:
-    return httpx.get(f"{running.url}/ops/v1/jobs/{id}", timeout=30).json()
+    return httpx.get(f"{running.url}/ops/v1/jobs/{id}", timeout=PATIENCE).json()
 
 
 def problems(running: Up) -> list[str]:
-    told: Any = httpx.get(f"{running.url}/ops/v1/health", timeout=30).json()
+    told: Any = httpx.get(f"{running.url}/ops/v1/health", timeout=PATIENCE).json()
     return list(told["problems"])

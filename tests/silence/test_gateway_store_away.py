@@ -31,7 +31,7 @@ from tests.support.dialects import OLLAMA
 from tests.support.gateways import CLOCK, QUICK, ModelList
 from tests.support.ops_api import ADMIN_KEY, ops_api
 from tests.support.scripted_server import ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(
@@ -102,7 +102,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
 def test_who_needs_the_ledger_is_told_to_come_again(gateway: str, store: Switch, away: str) -> None:
     """503 with Retry-After in each caller's shape; health is 200, metrics tell what they can, and a chat goes on. Once
     the store is back, all is as before."""
-    with httpx.Client(base_url=gateway, timeout=60) as ask:
+    with httpx.Client(base_url=gateway, timeout=PATIENCE) as ask:
         until(lambda: ask.get("/ops/v1/jobs").status_code == 200, "the ledger")
         store.answer = AWAY[away]
         answers = {

@@ -21,7 +21,7 @@ from jobs.worker.presence import is_at_work
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.deployments import APP, control_plane, deploy, deployed_facts, has_whole, modal_command, with_secrets
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -31,7 +31,7 @@ FAILURES: dict[str, Callable[[], Any]] = {
     "never": lambda: "never",
 }
 MODELS = {name: arbitrary(name, 2_000_000, layers=3) for name in FAILURES}
-SHORT = {VARIABLE: "1.5"}
+SHORT = {VARIABLE: "3"}
 
 RUNTIMES_OWN = {
     "ContainerHello": "the container's entrypoint begins with it, before there is any code of ours",
@@ -53,7 +53,7 @@ def registry() -> Iterator[RegistryDouble]:
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
-        platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
+        platform.settings.environ |= SHORT
         deploy(platform)
         yield platform
 
@@ -96,7 +96,7 @@ def ledger_of(client: Client) -> Ledger:
 
 
 def ended(ledger: Ledger, id: str) -> Job:
-    until(lambda: ledger.reader.get(id).has_ended, patience=120)
+    until(lambda: ledger.reader.get(id).has_ended, patience=PATIENCE)
     return ledger.reader.get(id)
 
 
@@ -126,7 +126,7 @@ def test_a_job_is_posted_though_the_queue_is_away(deployed: Platform) -> None:
         facts = deployed_facts(client)
         for number in range(5):  # nobody is sent for while a worker is at work, for the tests before or for a schedule
             deployed.wire.meddler = lambda *_: None
-            until(lambda: not is_at_work(facts, "weights", SystemClock().now()), patience=60)
+            until(lambda: not is_at_work(facts, "weights", SystemClock().now()), patience=PATIENCE)
             deployed.wire.meddler = lambda name, _: (
                 GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None
             )

@@ -29,6 +29,7 @@ from jobs.core.errors import (
 )
 from jobs.core.retry import NEVER, Policy
 from tests.modal.platform.plane import Platform
+from tests.support.waiting import PATIENCE
 
 LIMIT = timedelta(seconds=1)
 SHORT = CallLimits(
@@ -96,6 +97,8 @@ ASKED: list[tuple[str, Callable[[LimitedDict, LimitedQueue], object]]] = [
     ("DictContents", lambda facts, _: dict(facts.items())),
     ("QueuePut", lambda _, limited: limited.put("id", block=False, partition="lane")),
     ("QueueLen", lambda _, limited: limited.len(partition="lane")),
+    ("DictUpdate", lambda facts, _: facts.update({"key": 1, "other": 2})),
+    ("QueuePut", lambda _, limited: limited.put_many(["id", "other"], block=False, partition="lane")),
 ]
 FAILURES: dict[str, list[Any]] = {
     "never": ["never"],
@@ -183,7 +186,7 @@ def test_who_is_never_answered_is_let_go(
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert facts.get("other") == "here"
-    waiting.join(30)
+    waiting.join(PATIENCE)
     limit = 1.1 if name == "QueueGet" else 1
     assert [str(error) for error in caught] == [f"{doing}: Modal did not answer within {limit:g} s"]
     facts.put("other", "still")
@@ -213,7 +216,7 @@ def test_an_empty_queue_is_no_trouble(limited: LimitedQueue) -> None:
     assert time.monotonic() - began >= 1.4
     assert limited.get(block=False, partition="empty") is None
     limited.put("id", block=False, partition="empty")
-    assert limited.get(timeout=5, partition="empty") == "id"
+    assert limited.get(timeout=PATIENCE, partition="empty") == "id"
 
 
 def test_a_full_queue_is_full(platform: Platform, limited: LimitedQueue) -> None:

@@ -5,8 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
 from tests.support.failing_stores import TroubledDict, TroubledQueue, While
+from tests.support.moved_clock import MovedClock
 from tests.support.stores import Store
-from tests.support.waiting import until
-from tests.support.workers import AT_ONCE, QUICK, all_answered, post
+from tests.support.waiting import PATIENCE, until
+from tests.support.workers import AT_ONCE, PASSED, QUICK, all_answered, post
 
 
 class NoteClock(HandClock):
@@ -102,7 +101,7 @@ def test_a_worker_that_cannot_be_made_is_tried_again() -> None:
 
 def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> None:
     """A store that stops to answer one worker is asked by the next, which goes on with the job; it is told of."""
-    clock = SystemClock()
+    clock = MovedClock()
     stopping, silent = threading.Event(), While()
     id = post(live_store)
     hired: list[Worker] = []
@@ -116,7 +115,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
 
     def hire() -> Worker:
         ledger = (
-            live_store.ledger()
+            Ledger(live_store.queue, live_store.facts, clock)
             if hired
             else Ledger(TroubledQueue(live_store.queue, silent), TroubledDict(live_store.facts, silent), clock)
         )
@@ -127,6 +126,8 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
     thread = threading.Thread(target=lane_thread.work, daemon=True)
     thread.start()
     try:
+        until(lambda: {"dequeue", f"put beat/{id}/1"} <= set(silent.met))
+        clock.tick(PASSED)
         until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED)
         assert len(hired) == 2
         problem = lane_thread.problem()
@@ -136,7 +137,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
     finally:
         stopping.set()
         silent.end()
-        thread.join(20)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
     all_answered()
 
@@ -147,10 +148,9 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     away.begin()
     ledger = Ledger(TroubledQueue(live_store.queue, away), TroubledDict(live_store.facts, away), SystemClock())
     stopping = threading.Event()
-    patient = replace(QUICK, lease=timedelta(minutes=1))
 
     def hire() -> Worker:
-        return Worker(ledger, "weights", lambda _: {}, clock=SystemClock(), timing=patient)
+        return Worker(ledger, "weights", lambda _: {}, clock=SystemClock(), timing=QUICK)
 
     lane_thread = WorkerThread("weights", hire, stopping, SystemClock())
     thread = threading.Thread(target=lane_thread.work, daemon=True)
@@ -160,7 +160,7 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     away.end()
     until(lambda: lane_thread.problem() is None)
     stopping.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

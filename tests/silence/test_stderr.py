@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from tests.support.checkout import ROOT
-from tests.support.local_stack import PATIENCE, Shell, up
+from tests.support.local_stack import Shell, up
+from tests.support.waiting import PATIENCE
 
 CHATS = 2_000
 

@@ -1,7 +1,6 @@
 """Worker and ledger on a store that fails or hangs: one end for each attempt, and nothing lost."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,28 +10,30 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from jobs.core.clock import SystemClock
+from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
 from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.worker.attempt import RunningAttempt
 from tests.support.failing_stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
+from tests.support.moved_clock import MovedClock
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.workers import (
-    PATIENCE,
+    PASSED,
     QUICK,
     RunningWorker,
     all_answered,
     ended,
+    live_through_a_lease,
     post,
     worker,
     working,
 )
 
 
-def troubled(store: Store, meet: Meet) -> Ledger:
-    return Ledger(TroubledQueue(store.queue, meet), TroubledDict(store.facts, meet), SystemClock())
+def troubled(store: Store, meet: Meet, clock: Clock | None = None) -> Ledger:
+    return Ledger(TroubledQueue(store.queue, meet), TroubledDict(store.facts, meet), clock or SystemClock())
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_every_third_call_may_fail(live_store: Store) -> None:
 
     ledger = troubled(live_store, meet)
     ids = [ledger.post("pull", f"m{n}:latest", {}, by="test").job.id for n in range(4)]
-    with working(worker(ledger, work, timing=replace(QUICK, lease=timedelta(seconds=20)))) as running:
+    with working(worker(ledger, work)) as running:
         jobs = [ended(live_store, id) for id in ids]
     assert running.failure is None
     assert meet.met > 20
@@ -77,7 +78,7 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
 ) -> None:
     """A store that takes nothing for longer than a lease costs a running job one attempt, and a queued one none; it is
     said once as it goes and once when it is back."""
-    away = While(lambda doing: doing.startswith("put "), trouble)
+    away, clock = While(lambda doing: doing.startswith("put "), trouble), MovedClock()
     hold_on = threading.Event()
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
@@ -86,13 +87,15 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
         return {"n": run.n}
 
     first = post(live_store)
-    with working(worker(troubled(live_store, away), work)) as running:
+    with working(worker(troubled(live_store, away, clock), work, clock=clock)) as running:
         until(lambda: live_store.ledger().reader.get(first).state is JobState.RUNNING)
         away.begin()
         hold_on.set()  # its work is done, and its end cannot be written down
         second = post(live_store, "other:latest")
         until(lambda: running.worker.trouble is not None)
-        time.sleep(QUICK.lease.total_seconds() + 1)
+        clock.tick(PASSED)
+        met = len(away.met)
+        until(lambda: len(away.met) > met + 2)
         assert live_store.ledger().reader.get(first).attempts[-1].outcome is None
         away.end()
         jobs = [ended(live_store, id) for id in (first, second)]
@@ -110,12 +113,12 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
 
 def test_an_end_that_cannot_be_written_is_tried_again(live_store: Store) -> None:
     """A job whose work is done while the store is away ends succeeded, by its first attempt, once the store is back."""
-    away = While(lambda doing: doing.startswith("put end/"), StoreUnavailable("away"))
+    away, clock = While(lambda doing: doing.startswith("put end/"), StoreUnavailable("away")), MovedClock()
     id = post(live_store)
     away.begin()
-    with working(worker(troubled(live_store, away), brief)) as running:
+    with working(worker(troubled(live_store, away, clock), brief, clock=clock)) as running:
         until(lambda: len(away.met) > 5)
-        time.sleep(QUICK.lease.total_seconds())  # its beats go through, so it stays ours
+        live_through_a_lease(clock, live_store, id)  # its beats go through, so it stays ours
         away.end()
         job = ended(live_store, id)
     assert running.failure is None
@@ -197,8 +200,8 @@ def test_one_beat_that_hangs_holds_up_no_other(live_store: Store) -> None:
     """While the beats of one attempt are never answered, another one beats on and succeeds; the first is stopped as
     fenced when its lease is over, and its job goes on."""
     hung, good = post(live_store, "hung:latest"), post(live_store, "good:latest")
-    silent = While(lambda doing: doing == f"put beat/{hung}/1")
-    fenced = threading.Event()
+    silent, clock = While(lambda doing: doing == f"put beat/{hung}/1"), MovedClock()
+    fenced, go_on = threading.Event(), threading.Event()
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.job.id == hung and run.n == 1:
@@ -208,13 +211,16 @@ def test_one_beat_that_hangs_holds_up_no_other(live_store: Store) -> None:
             except Fenced:
                 fenced.set()
                 raise
-        for _ in range(45):  # longer than a lease
-            run.sleep(0.1)
+        while run.job.id == good and not go_on.is_set():
+            run.sleep(0.05)
         run.hold()
         return {"n": run.n}
 
     silent.begin()
-    with working(worker(troubled(live_store, silent), work)) as running:
+    with working(worker(troubled(live_store, silent, clock), work, clock=clock)) as running:
+        until(lambda: silent.met)
+        live_through_a_lease(clock, live_store, good)
+        go_on.set()
         jobs = [ended(live_store, id) for id in (hung, good)]
         assert fenced.wait(PATIENCE)
         silent.end()
@@ -227,7 +233,7 @@ def test_a_worker_that_hears_nothing_takes_itself_out(live_store: Store) -> None
     """A worker whose store answers nothing for longer than a lease ends with an error that says so, its attempts
     fenced; another one goes on with the job, and what hangs hinders neither."""
     id = post(live_store)
-    silent = While()
+    silent, clock = While(), MovedClock()
     fenced = threading.Event()
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
@@ -241,13 +247,16 @@ def test_a_worker_that_hears_nothing_takes_itself_out(live_store: Store) -> None
             fenced.set()
             raise
 
-    first = RunningWorker(worker(troubled(live_store, silent), work))
+    first = RunningWorker(worker(troubled(live_store, silent, clock), work, clock=clock))
     first.thread.start()
+    until(lambda: {"dequeue", f"put beat/{id}/1"} <= set(silent.met))
+    clock.tick(PASSED)
     first.thread.join(PATIENCE)
     assert isinstance(first.failure, StoreUnavailable)
     assert f"worker {first.worker.name} of lane weights takes itself out" in str(first.failure)
     assert fenced.wait(PATIENCE)
-    with working(worker(live_store.ledger(), work)):
+    ledger = Ledger(live_store.queue, live_store.facts, clock)
+    with working(worker(ledger, work, clock=clock)):
         job = ended(live_store, id)
     silent.end()
     all_answered()
@@ -265,12 +274,12 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
         while True:
             run.sleep(0.05)
 
-    slow = replace(QUICK, lease=timedelta(seconds=30), grace=timedelta(seconds=0.5))
+    slow = replace(QUICK, grace=timedelta(seconds=0.5))
     running = RunningWorker(worker(troubled(live_store, silent), work, timing=slow))
     running.thread.start()
     until(lambda: silent.met)
     running.stop.set()
-    running.thread.join(10)
+    running.thread.join(PATIENCE)
     assert not running.thread.is_alive()
     assert running.failure is None
     silent.end()
@@ -289,12 +298,12 @@ def test_a_stop_is_told_to_attempts_though_the_queue_does_not_answer(live_store:
             run.sleep(0.05)
 
     running = RunningWorker(
-        worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20)))
+        worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=PATIENCE)))
     )
     running.thread.start()
     until(lambda: silent.met)
     running.stop.set()
-    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", patience=5)
+    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", patience=PATIENCE)
     silent.end()
     running.thread.join(PATIENCE)
     assert not running.thread.is_alive()

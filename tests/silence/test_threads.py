@@ -18,6 +18,7 @@ from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from tests.support.failing_stores import DeafQueue, MemoryDict
 from tests.support.stores import Store
+from tests.support.waiting import PATIENCE
 
 JOBS = 60
 LEASE = timedelta(minutes=1)
@@ -39,7 +40,7 @@ def at_once(*works: Callable[[], object]) -> list[BaseException]:
 
     def guarded(work: Callable[[], object]) -> None:
         try:
-            ready.wait(20)
+            ready.wait(PATIENCE)
             work()
         except BaseException as failure:
             failures.append(failure)
@@ -48,7 +49,7 @@ def at_once(*works: Callable[[], object]) -> list[BaseException]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     return failures
 

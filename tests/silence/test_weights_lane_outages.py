@@ -15,7 +15,7 @@ from jobs.core.errors import ServerTrouble, StoreUnavailable
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Moody:
@@ -81,7 +81,7 @@ def test_a_silent_commit_holds_up_nobody_who_leaves(
         def commit(self) -> None:
             super().commit()
             began.set()
-            answered.wait(20)
+            answered.wait(PATIENCE)
 
     volume = Silent()
     mounted = MountedWeights(volume, tmp_path / "models", facts, store.clock)
@@ -90,7 +90,7 @@ def test_a_silent_commit_holds_up_nobody_who_leaves(
     with pytest.raises(leaving), mounted.committing(every=moment, last_within=moment):  # noqa: PT012 - as above
         until(began.is_set)
         raise leaving
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < PATIENCE
     assert volume.commits == 1
     answered.set()
 

@@ -5,6 +5,7 @@ call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
 client_bodies      what real client libraries send, recorded
 counting_files     how often a piece of work asks the file system for something
+counting_sqlite    counts what SQLite does for an answer, whoever asks
 counting_stores    a deployment's dicts and queue that count what is asked of them
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk
@@ -15,12 +16,14 @@ disks              a small disk of one's own, and what fills it up
 document_commands  what the documents show to be run
 exhaustive         every order of steps of programs that share a store, with equal states merged
 failing_stores     stores that fail and stores that hang, around real ones
+file_modes         files that their modes keep from us, also where the tests are run by root
 gateway_process    a gateway in a process of its own, to look at its memory from outside
 gateways           a gateway over real sockets, in this process
 go_answers         what Go makes of request bodies, recorded, and Go itself where it is there
 hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
+large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes
 ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
 local_stack        runs `ollama-modal` as people do
@@ -29,9 +32,11 @@ models_directory   small models, and a models directory filled with them
 month              a month of a fleet, played in seconds
 month_report       the played month on one page, as `scripts/month` prints it
 month_servers      the servers of that month
+moved_clock        the machine's clock, moved on by a test's hand
 nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
+past_jobs          a ledger's file with many jobs that have ended, as an older version left it
 person             a person at a terminal of their own, who types and sees what is written there
 processes          real processes: free ports, who runs, a driver that says what we like
 pull_setup         a pull from a loopback registry, through ledger and worker
@@ -44,5 +49,5 @@ tiny_llama         a model of a hundred kilobytes that llama.cpp runs
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not
 waiting            `until`: waiting for what other threads and processes do
 webhooks           a webhook on loopback, which hears what it is told
-workers            workers in threads, with leases of seconds
+workers            workers in threads, whose leases run out only where a test moves the clock
 """

@@ -7,7 +7,6 @@ needed here is a tenth of the protocol. Nothing is downloaded: the browser is th
 import base64
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tests.support.waiting import until
+from tests.support.processes import free_port
+from tests.support.waiting import PATIENCE, until
 
 T = TypeVar("T")
 
@@ -29,7 +29,6 @@ MISSING = (
     else "no chromium with chromedriver on PATH; on Debian `apt-get install chromium chromium-driver` lifts this"
 )
 
-PATIENCE = 30.0
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key under which WebDriver speaks of elements, by the standard."""
 
@@ -170,8 +169,7 @@ def browser(width: int = 1200, height: int = 900, *, arguments: Sequence[str] = 
 
 @contextmanager
 def _driver(folder: Path) -> Iterator[httpx.Client]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     assert DRIVER is not None
     environ = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
     command = [DRIVER, f"--port={port}", "--allowed-ips=127.0.0.1", "--log-level=SEVERE"]

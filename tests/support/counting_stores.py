@@ -1,7 +1,7 @@
 """A deployment's dicts and queue that count what is asked of them: each call is a round trip, each listing streams."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, Full
 from typing import Any
@@ -50,6 +50,10 @@ class CountingDict:
         self._trips.asked.append(f"pop {key}")
         return self.kept.pop(key, default)
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._trips.asked.append(f"update {' '.join(other)}")
+        self.kept.update(other)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         return iter(list(beginning(self._streamed("keys"), prefixes)))
 
@@ -71,11 +75,14 @@ class CountingQueue:
         self._most = most
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
-        self._trips.asked.append(f"enqueue {v}")
+        self.put_many([v], block, partition=partition)
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self._trips.asked.append(f"enqueue {' '.join(vs)}")
         lane = self.lanes.setdefault(partition, deque())
-        if len(lane) >= self._most:
+        if len(lane) + len(vs) > self._most:
             raise Full
-        lane.append(v)
+        lane.extend(vs)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         self._trips.asked.append(f"dequeue {partition}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,31 @@ from modal.client import Client
 from app.gateway.auth.keys import hash_of, new_key
 from app.platform.store import LimitedDict, LimitedQueue
 from app.resources import DICTS
-from jobs.core.clock import Clock, SystemClock
+from jobs.core.clock import Clock, SystemClock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.by_sort import DictBySort
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Manifest
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 APP = "ollama-service"
 ADMIN_KEY = new_key()
 KEYS = {"OLLAMA_MODAL_KEYS": f"root {hash_of(ADMIN_KEY)} chat admin\n"}
+LEASE = {"OLLAMA_MODAL_LEASE_SECONDS": "30"}
+"""Long enough for a container on a busy machine, short enough to hear of progress: a twelfth is from beat to beat."""
+
 TOKEN = {"MODAL_PROXY_TOKEN_ID": "wk-test", "MODAL_PROXY_TOKEN_SECRET": "ws-test"}
 
 
 @contextmanager
 def control_plane(registry: RegistryDouble) -> Iterator[Platform]:
     """A control plane, and the registry as the mirror that whoever deploys or runs has named."""
-    settings = Settings(environ={"OLLAMA_MODAL_LEASE_SECONDS": "4"}, idle_seconds=20, commit_seconds=0.5)
+    settings = Settings(environ=dict(LEASE), idle_seconds=20, commit_seconds=0.5)
     with pytest.MonkeyPatch.context() as environment, Platform(settings=settings) as platform:
         environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
         yield platform
@@ -54,7 +59,9 @@ def modal_command(
     """What `modal` answers on that control plane, with more variables in its environment."""
     environ = {**os.environ, **platform.environ(), "COLUMNS": "500", **more}
     command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROOT) -> None:
@@ -108,10 +115,18 @@ def deployed_facts(client: Client, clock: Clock | None = None) -> DictBySort:
     return DictBySort(one("ollama-ledger"), sorts, clock or SystemClock())
 
 
+def let_lease_run_out(client: Client, id: str, n: int = 1) -> None:
+    """As though the holder of that attempt had given its last sign an hour ago; nobody waits for a lease."""
+    facts = deployed_facts(client)
+    for key in (keys.claim(id, n), keys.beat(id, n)):
+        if fact := facts.get(key):
+            facts.put(key, {**fact, "at": isoformat(parse_moment(fact["at"]) - timedelta(hours=1))})
+
+
 def tick(platform: Platform) -> None:
     platform.result(platform.fire(APP, "tick"))
 
 
-def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
+def finished(ledger: Ledger, id: str, patience: float = PATIENCE) -> Job:
     until(lambda: ledger.reader.get(id).has_ended, patience=patience)
     return ledger.reader.get(id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 DOCUMENTS = ("README.md", "app/README.md", "app/clients.md", "jobs/README.md")
 """All that are shown to people and have something to run."""
@@ -91,7 +92,7 @@ class Typist:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=150,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"

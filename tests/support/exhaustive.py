@@ -94,6 +94,11 @@ class _Facts:
         text = self._written(self._view.ask("pop", key))
         return default if text is None else json.loads(text)
 
+    def update(self, other: Mapping[str, Any], /) -> None:
+        """As a platform may: any that fails leaves those before it written."""
+        for key, value in other.items():
+            self.put(key, value)
+
     def get(self, key: str, default: Any = None) -> Any:
         text = self._view.ask("get", key)
         return default if text is None else json.loads(text)
@@ -116,6 +121,9 @@ class NoQueue:
     """A queue that loses everything: the ledger has to do without."""
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        pass
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
         pass
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:

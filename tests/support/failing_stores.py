@@ -1,12 +1,13 @@
 """Stores that fail and stores that hang, around real ones."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.store.prefixes import beginning
 from jobs.store.protocols import QueueLike, ShrinkingDict
+from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -31,6 +32,10 @@ class TroubledDict:
         self._meet(f"pop {key}")
         return self._real.pop(key, default)
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._meet(f"update {' '.join(other)}")
+        self._real.update(other)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         self._meet("keys")
         return self._real.keys(*prefixes)
@@ -48,6 +53,10 @@ class TroubledQueue:
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         self._meet("enqueue")
         self._real.put(v, block, partition=partition)
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self._meet("enqueue")
+        self._real.put_many(vs, block, partition=partition)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         self._meet("dequeue")
@@ -102,7 +111,7 @@ class While:
         self.met.append(doing)
         if self._trouble is not None:
             raise self._trouble
-        assert self._off.wait(60), "nobody ended the silence"
+        assert self._off.wait(PATIENCE), "nobody ended the silence"
 
 
 class MemoryDict:
@@ -127,6 +136,10 @@ class MemoryDict:
         with self._lock:
             return self._kept.pop(key, default)
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        with self._lock:
+            self._kept.update(other)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         with self._lock:
             return iter(list(beginning(self._kept, prefixes)))
@@ -140,6 +153,8 @@ class DeafQueue:
     """Whatever is put is lost."""
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None: ...
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None: ...
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         return None

@@ -18,6 +18,7 @@ from jobs.models.gguf import GgufHeader
 from jobs.models.placement import A10G, H100
 from tests.support.checkout import ROOT
 from tests.support.gateways import ModelList, gateway
+from tests.support.waiting import PATIENCE
 
 GB = 1_000_000_000
 
@@ -103,7 +104,7 @@ def gateway_process(folder: Path, servers: Mapping[str, str], keys: str = "") ->
             yield Process(ready[0], process.pid, int(ready[1]))
         finally:
             process.stdin.close()
-            process.wait(60)
+            process.wait(PATIENCE)
             process.stdout.close()
 
 

@@ -1,6 +1,8 @@
 """A gateway over real sockets, in front of servers that a test names."""
 
+import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import Origins
 from app.gateway.dashboard.plans import Plans, unknown_night
+from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
@@ -35,10 +38,9 @@ from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CLOCK = SystemClock()
-PATIENCE = 20.0
 
 QUICK = HoldTiming(poke_seconds=0.02, first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
@@ -120,6 +122,8 @@ def gateway(
     settings: SettingsOf = unset,
     settings_in_manifests: bool = False,
     notes: Sequence[str] = (),
+    loop_watch: LoopWatch | None = None,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -150,10 +154,12 @@ def gateway(
         origins=Origins(origins),
         settings_in_manifests=settings_in_manifests,
         notes=notes,
+        loop_watch=loop_watch,
     )
     known_state.refresh()
     composed = Composed(parts)
-    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
+    loop = new_loop or composed.new_loop
+    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits, loop)
     server.start()
     try:
         yield RunningGateway(server.url, composed, facts, server, known_state)
@@ -166,14 +172,6 @@ def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Respo
     """A client's request and its whole answer."""
     body = {**dialect.body, **more}
     return httpx.post(running.url + dialect.path, json=body, timeout=PATIENCE)
-
-
-def dead_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def caller_of(running: RunningGateway, dialect: Dialect, **more: Any) -> socket.socket:
@@ -190,10 +188,17 @@ def held_callers(running: RunningGateway, tier: str = "a10g") -> int:
 
 
 def tier_entry(running: RunningGateway, tier: str = "a10g") -> dict[str, object]:
-    tiers = httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]
+    tiers = httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
     (found,) = (each for each in tiers if each["tier"] == tier)
     return dict(found)
 
 
 H100_TIER = replace(H100, context=16384, parallel=4, cache_type="q8_0", dollars_per_hour=4.84)
 A10G_TIER = replace(A10G, context=8192, parallel=4, cache_type="q8_0", dollars_per_hour=1.42)
+
+
+def is_whole(got: bytes) -> bool:
+    """Whether a last answer is there, to its end."""
+    head, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    told = re.search(rb"content-length: (\d+)", head.lower())
+    return len(body) >= int(told[1]) if told else body.endswith(b"0\r\n\r\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 SOURCE = Path(__file__).resolve().parent / "go_reader" / "main.go"
 TABLE = SOURCE.with_name("answers.json")
@@ -70,7 +71,9 @@ def asked(cases: Iterable[Case]) -> list[dict[str, Any]]:
         json.dumps({"type": each.kind, "content_type": each.content_type, "body": base64.b64encode(each.body).decode()})
         for each in cases
     ]
-    done = subprocess.run([reader()], input="\n".join(lines).encode(), capture_output=True, check=True, timeout=120)
+    done = subprocess.run(
+        [reader()], input="\n".join(lines).encode(), capture_output=True, check=True, timeout=PATIENCE
+    )
     return [_told(json.loads(line)) for line in done.stdout.splitlines()]
 
 

@@ -5,7 +5,7 @@ draws it, so a failing order is found by search, shrunk, and replayed.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.store.protocols import QueueLike, ShrinkingDict
@@ -93,6 +93,11 @@ class TurnDict:
         _stand()
         return self._real.pop(key, default)
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        for key, value in other.items():
+            _stand()
+            self._real.put(key, value)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         _stand()
         return self._real.keys(*prefixes)
@@ -109,6 +114,10 @@ class TurnQueue:
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         _stand()
         self._real.put(v, block, partition=partition)
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        _stand()
+        self._real.put_many(vs, block, partition=partition)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         _stand()

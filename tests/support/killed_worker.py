@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -17,13 +18,15 @@ import httpx
 from loguru import logger
 
 from jobs.core.clock import SystemClock
+from jobs.core.errors import StoreUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from tests.support.pull_setup import Scene, worker
+from tests.support.waiting import PATIENCE
 
 FILE_STEPS = frozenset({"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"})
 
-_CLIENT = httpx.Client()  # reads the certificates, once for all children; it has no connection yet
+_CLIENT = httpx.Client(timeout=PATIENCE)  # reads the certificates, once for all children; it has no connection yet
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pytest", "tests.support.killed_worker"])
 _ONE = threading.Lock()
@@ -89,7 +92,9 @@ def work(scene: Scene, id: str, dies_at: int | None) -> None:
     queue.death = facts.death = death
     stop = threading.Event()
     threading.Thread(target=_await_end, args=(scene, id, stop), daemon=True).start()
-    worker(Ledger(queue, facts, clock), scene.context(_CLIENT, persist=death.point)).run(stop)
+    while not stop.is_set():
+        with suppress(StoreUnavailable):  # a machine too busy to answer in time: another one comes, as in `up`
+            worker(Ledger(queue, facts, clock), scene.context(_CLIENT, persist=death.point)).run(stop)
 
 
 def _await_end(scene: Scene, id: str, stop: threading.Event) -> None:
@@ -110,7 +115,7 @@ def started(scene: Scene, id: str, dies_at: int | None = None) -> ForkServerProc
 
 def lived(child: ForkServerProcess, *, for_seconds: float | None = None) -> bool:
     """Wait for a child; kill it after so many seconds. Whether it lived until its job had ended."""
-    if not connection.wait([child.sentinel], for_seconds if for_seconds is not None else 60):
+    if not connection.wait([child.sentinel], for_seconds if for_seconds is not None else PATIENCE):
         child.kill()
     connection.wait([child.sentinel])
     with _ONE:

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-from app.accounting.archive import archive_at
 from app.deployment import weights_worker as weights_lane
 from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
@@ -25,6 +24,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual, Night, night
+from jobs.archive.archive import archive_at
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER

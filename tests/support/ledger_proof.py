@@ -61,13 +61,18 @@ class Poster:
 
     open: OpenLedger
     posts: int
+    together: bool = False
+    """As those that come with others."""
 
     def phase(self, left: int) -> Phase:
-        return Phase(("post", left), partial(self._run, left))
+        return Phase(("post", left, self.together), partial(self._run, left))
 
     def _run(self, left: int, view: View) -> Phase | None:
-        ledger = self.open(view)
-        posted = _until_answered(lambda: ledger.post("pull", SUBJECT, {"model": SUBJECT}, by="p", attempts=ALLOWED))
+        ledger, request = self.open(view), ("pull", SUBJECT, {"model": SUBJECT})
+        if self.together:
+            (posted,) = _until_answered(lambda: ledger.post_all([request], by="p", attempts=ALLOWED))
+        else:
+            posted = _until_answered(lambda: ledger.post(*request, by="p", attempts=ALLOWED))
         view.ask("check", "posted", posted.job.id)
         return self.phase(left - 1) if left > 1 else None
 
@@ -258,6 +263,9 @@ class _Plain:
     def pop(self, key: str, default: Any = None) -> Any:
         return self._entries.pop(key, default)
 
+    def update(self, other: Mapping[str, Any], /) -> None:
+        self._entries.update(other)
+
     def get(self, key: str, default: Any = None) -> Any:
         return self._entries.get(key, default)
 
@@ -277,10 +285,13 @@ class _Recorded(NoQueue):
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         self.ids.append(v)
 
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self.ids.extend(vs)
+
 
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
-BY_ALL = (keys.OPEN, keys.LIVE)
+BY_ALL = (keys.OPEN, keys.LIVE, keys.CHANGED)
 BY_WORKER = (keys.CLAIM, keys.BEAT, keys.END, *BY_ALL)
 BY_OTHERS = {
     "poster": (keys.JOB, *BY_ALL),
@@ -297,13 +308,17 @@ def scenario(
     times: int = 1,
     moments: int = 1,
     lost_replies: int = 1,
+    together: bool = False,
     ledger: OpenLedger = real_ledger,
     once: tuple[str, ...] = ONCE,
 ) -> Scenario:
-    """So many workers and sweepers, a poster and a canceller, from an empty ledger on."""
+    """So many workers and sweepers, a poster and a canceller, from an empty ledger on; with `together` one more poster,
+    who posts several at once.
+    """
     id = f"{LINE}-1"
+    posters = {"poster": False} | ({"poster of several": True} if together else {})
     actors = [
-        Actor("poster", Poster(ledger, posts).phase(posts), BY_OTHERS["poster"]),
+        *(Actor(who, Poster(ledger, posts, many).phase(posts), BY_OTHERS["poster"]) for who, many in posters.items()),
         Actor("canceller", Canceller(ledger, id).phase(), BY_OTHERS["canceller"]),
         *(Actor(f"worker {i}", Worker(ledger, id, times).phase(times), BY_WORKER) for i in range(workers)),
         *(Actor(f"sweeper {i}", Sweeper(ledger, times).phase(times), BY_OTHERS["sweeper"]) for i in range(sweepers)),
@@ -325,6 +340,9 @@ def searches() -> Iterator[tuple[str, Scenario, int | None]]:
     crowd = "3 workers, 2 sweepers, a poster, a canceller"
     yield f"all orders of {crowd}", scenario(workers=3, sweepers=2, posts=2), None
     yield f"to the end, 1 switch in the midst of work: {crowd}", scenario(workers=3, sweepers=2, posts=2), 1
+    posters = "2 posters, one of several at once"
+    both = scenario(workers=1, sweepers=1, posts=2, together=True)
+    yield f"to the end, 1 switch in the midst of work: {posters}, a worker, a sweeper, a canceller", both, 1
     few = "a worker twice, a sweeper, a poster, a canceller"
     yield f"to the end, 2 switches: {few}", scenario(workers=1, sweepers=1, times=2), 2
 

@@ -16,9 +16,9 @@ from typing import Any
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
 from tests.support.stores import Store, open_store
+from tests.support.waiting import PATIENCE
 
 COMMAND = [sys.executable, "-m", "app.local"]
-PATIENCE = 60.0
 
 
 @dataclass

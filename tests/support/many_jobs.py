@@ -14,7 +14,8 @@ from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
-from tests.support.gateways import ModelList, RunningGateway, dead_port, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, gateway, model
+from tests.support.processes import free_port
 
 FLEET = load()
 OUTAGE = "the registry of registry.ollama.ai did not answer within 30 s"
@@ -89,7 +90,7 @@ def many_jobs(folder: Path, *, failures: int = 239, total: int = 500, rented: bo
             past.running("pull", "qwen3", Reading(11_780_000_000, 18_556_688_736, 204_000_000.0, "pulling"))
         report = Report("a10g", "c1", "serving", now, started_at=now - timedelta(minutes=9), dollars_per_hour=1.42)
         past.facts.put(report.key, report.as_json())
-    nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
+    nowhere = {tier: f"http://127.0.0.1:{free_port()}" for tier in FLEET.tiers}
     models = ModelList([model(name) for name in ("llama3.2", "qwen3", "nomic-embed-text", "deepseek-r1:32b")])
     tiers = FLEET.catalog_tiers()
     with gateway(folder, nowhere, source=models, tiers=tiers, fleet=FLEET, rented=rented) as running:

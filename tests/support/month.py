@@ -18,7 +18,6 @@ from typing import Any
 
 from cronsim import CronSim
 
-from app.accounting.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
@@ -29,6 +28,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, night
+from jobs.archive.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from jobs.core.clock import Clock
 from jobs.core.errors import Stalled
 from jobs.core.model_name import ModelName

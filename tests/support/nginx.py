@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.gateways import dead_port
-from tests.support.waiting import until
+from tests.support.processes import free_port
+from tests.support.waiting import PATIENCE, until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 MISSING = None if NGINX else "no nginx on PATH; on Debian `apt-get install nginx-light` lifts this"
@@ -18,7 +18,7 @@ MISSING = None if NGINX else "no nginx on PATH; on Debian `apt-get install nginx
 @contextmanager
 def nginx(folder: Path, locations: str) -> Iterator[str]:
     """The address of a server with these locations."""
-    port = dead_port()
+    port = free_port()
     temp = "".join(
         f'{what}_temp_path "{folder}/{what}";' for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -42,4 +42,4 @@ def nginx(folder: Path, locations: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)

@@ -1,7 +1,6 @@
 """Ollama servers for tests: the simulator as a double or a process, and the real one where OLLAMA_BIN names it."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.waiting import until
+from tests.support.processes import free_port
+from tests.support.waiting import PATIENCE, until
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class Server:
 @contextmanager
 def serving(command: list[str], home: Path, *, is_real: bool, **environ: str) -> Iterator[Server]:
     """Run `command serve` on a free port with a home of its own; end it by its pid."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     models = home / "models"
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -44,7 +42,7 @@ def serving(command: list[str], home: Path, *, is_real: bool, **environ: str) ->
         yield Server(url, models, is_real, process)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
 
 def simulator_command() -> list[str]:
@@ -63,7 +61,7 @@ def _await_answer(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
     def answers() -> bool:
         assert process.poll() is None, said()
         try:
-            return httpx.get(f"{url}/api/version", timeout=2).status_code == 200
+            return httpx.get(f"{url}/api/version", timeout=PATIENCE).status_code == 200
         except httpx.HTTPError:
             return False
 

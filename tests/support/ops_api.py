@@ -35,7 +35,7 @@ from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
 from tests.support.stores import Store, open_store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
 KEYS = "\n".join(
@@ -78,6 +78,10 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
     if str(name) != "llama3.2:latest" or not may_see(name):
         raise NotFound(f"model {model!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
     return {"model": str(name), "tier": "a10g", "facts": [f"asked for a context of {context}"], "warning": None}
+
+
+async def usage(since: date | None) -> list[dict[str, Any]]:
+    return [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)]
 
 
 @dataclass
@@ -124,7 +128,7 @@ class OpsApi:
             models=lambda: MODELS,
             route=route,
             tiers=lambda: TIERS,
-            usage=lambda since: [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)],
+            usage=usage,
             age=lambda: self.age,
             send_worker=self.sent_lanes.append,
             changed=lambda: self.changes.append("changed"),
@@ -145,17 +149,20 @@ class OpsApi:
     def more(self, staff: LedgerPool) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
-        def entries() -> dict[str, Any]:
+        async def entries() -> dict[str, Any]:
             return dict(self.store().facts.items())
+
+        async def last_used() -> dict[str, datetime]:
+            return {}
 
         def pruning(_: object = None) -> PrunePlan:
             return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), RetentionRules(), self.clock.now())
 
         fleet = load()
         return (
-            board.router(board.Overview(self.clock, tuple, dict, fleet=fleet)),
-            days.router(days.Days(self.clock, entries, fleet)),
-            costs.router(costs.Costs(self.clock, entries, fleet)),
+            board.router(board.Overview(self.clock, tuple, fleet=fleet), last_used),
+            days.router(days.Days(self.clock, fleet), entries),
+            costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
             plans.router(plans.Plans(pruning, pruning), 1),
         )
@@ -190,7 +197,7 @@ def served(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
         listening.close()
         assert not thread.is_alive()
 

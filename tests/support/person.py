@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.support.local_stack import COMMAND, Shell
+from tests.support.waiting import PATIENCE
 
 
 class Terminal:
@@ -45,8 +46,8 @@ class Terminal:
         os.write(self._ours, text.encode())
 
     def ended(self) -> int:
-        code = self.process.wait(timeout=60)
-        self._reader.join(timeout=10)
+        code = self.process.wait(timeout=PATIENCE)
+        self._reader.join(timeout=PATIENCE)
         os.close(self._ours)
         return code
 

@@ -31,7 +31,7 @@ from jobs.weights.survey import BlobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store, open_store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 MODEL = arbitrary("walnut", 600_000, layers=2)
 SUBJECT = str(MODEL.name.folded())
@@ -110,7 +110,7 @@ def worker(ledger: Ledger, context: TaskContext, *, lane: str = WEIGHTS_LANE, ti
 def working(store: Store, context: TaskContext) -> Iterator[None]:
     """Workers of both lanes at work, patient enough for a busy machine."""
     stop = threading.Event()
-    patient = replace(TIMING, lease=timedelta(seconds=20))
+    patient = replace(TIMING, lease=timedelta(seconds=PATIENCE))
     threads = [
         threading.Thread(target=worker(store.ledger(), context, lane=lane, timing=patient).run, args=(stop,))
         for lane in LANES

@@ -32,7 +32,8 @@ from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.browser import Browser, browser
-from tests.support.gateways import ModelList, RunningGateway, dead_port, gateway
+from tests.support.gateways import ModelList, RunningGateway, gateway
+from tests.support.processes import free_port
 
 WEEKS = timedelta(days=28)
 GB = 10**9
@@ -195,7 +196,7 @@ def lived(folder: Path, keys: str = "") -> Iterator[RunningGateway]:
         )
         for number, (name, size, family, parameters, quantisation) in enumerate(SAMPLES)
     ]
-    nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
+    nowhere = {tier: f"http://127.0.0.1:{free_port()}" for tier in FLEET.tiers}
     tiers = FLEET.catalog_tiers()
     aliases = {"gpt-4o": "llama3.2", "claude-*": "llama3.2"}
     with gateway(

@@ -11,8 +11,8 @@ import httpx
 from starlette.types import Receive, Scope, Send
 
 from tests.support.ops_api import served
+from tests.support.waiting import PATIENCE
 
-PATIENCE = 60.0
 OWN = {b"host", b"connection", b"transfer-encoding", b"content-length", b"keep-alive"}
 
 

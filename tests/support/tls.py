@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.support.waiting import PATIENCE
+
 
 def self_signed(folder: Path, hosts: Sequence[str]) -> Path:
     """A file with a key and a certificate for 127.0.0.1 and these hosts; nobody trusts it who is not told to."""
@@ -67,7 +69,7 @@ def tls_before(port: int, certificate: Path) -> Iterator[int]:
                 open_sockets.append(inner)
                 while asked := outer.recv(65_536):
                     inner.sendall(asked)
-                    inner.settimeout(10)
+                    inner.settimeout(PATIENCE)
                     _answer(inner, outer)
 
     start(accept)
@@ -79,7 +81,7 @@ def tls_before(port: int, certificate: Path) -> Iterator[int]:
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
             each.close()
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE)
 
 
 def _answer(inner: socket.socket, outer: ssl.SSLSocket) -> None:

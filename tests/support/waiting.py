@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 """Seconds. A busy machine stalls for many of them; what passes costs no more than it takes."""
 
 

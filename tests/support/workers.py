@@ -1,4 +1,4 @@
-"""Workers in threads, with leases of seconds."""
+"""Workers in threads. No lease of theirs runs out on a busy machine; who wants one to run out moves the clock."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -6,29 +6,36 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from jobs.core.clock import SystemClock
+from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.ledger.job import Backoff, Job
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
+from tests.support.moved_clock import MovedClock
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
 QUICK = Timing(
-    lease=timedelta(seconds=3),
+    lease=timedelta(seconds=120),
     beat=timedelta(seconds=0.05),
     sweep=timedelta(seconds=0.1),
     poll=timedelta(seconds=0.05),
     grace=timedelta(seconds=2),
 )
-PATIENCE = 40.0
 Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 
-def worker(ledger: Ledger, work: Work, *, timing: Timing = QUICK, concurrency: int = 2) -> Worker:
-    clock = SystemClock()
-    return Worker(ledger, "weights", work, clock=clock, concurrency=concurrency, timing=timing, backoff=AT_ONCE)
+PASSED = QUICK.lease.total_seconds() + 1
+"""Seconds after which an attempt that did not beat is given up."""
+
+
+def worker(
+    ledger: Ledger, work: Work, *, timing: Timing = QUICK, concurrency: int = 2, clock: Clock | None = None
+) -> Worker:
+    on = clock or SystemClock()
+    return Worker(ledger, "weights", work, clock=on, concurrency=concurrency, timing=timing, backoff=AT_ONCE)
 
 
 class RunningWorker:
@@ -57,6 +64,18 @@ def working(worker: Worker) -> Iterator[RunningWorker]:
         running.stop.set()
         running.thread.join(PATIENCE)
         assert not running.thread.is_alive()
+
+
+def live_through_a_lease(clock: MovedClock, store: Store, *ids: str) -> None:
+    """More than a lease passes, in steps; after each one the first attempts of these jobs beat before the next."""
+    for _ in range(5):
+        clock.tick(QUICK.lease.total_seconds() / 4)
+        since = isoformat(clock.now())
+        until(lambda since=since: all(_last_beat(store, id) > since for id in ids))  # type: ignore[misc]
+
+
+def _last_beat(store: Store, id: str) -> str:
+    return str((store.facts.get(keys.beat(id, 1)) or {"at": ""})["at"])
 
 
 def all_answered() -> None:

@@ -19,7 +19,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -279,6 +279,9 @@ class Keys:
         given = tuple(keys)
         is_only = len({key.caller.name for key in given}) == 1
         self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
+        #: The key by the hash of the headers that showed it, so that each is read once: of keys that are known alone.
+        #: Any thread may put in and take out: each is one step, and what is not there is read anew.
+        self._seen: dict[bytes, Key] = {}
 
     @classmethod
     def parse(cls, text: str, source: str = VARIABLE) -> Self:
@@ -317,7 +320,10 @@ class Keys:
         return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
 
     def identify(
-        self, headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: SignedRequest | None = None
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        now: datetime,
+        signed: Callable[[], SignedRequest] | None = None,
     ) -> Caller:
         """Who sends these headers, with this request.
 
@@ -325,21 +331,39 @@ class Keys:
             Unauthorized: no key, one that is not known, or one that has expired; or a signature that does not fit.
 
         """
-        if self.is_empty:
+        if not self._keys:
             return ANYONE
-        shown = _proof(headers, now, signed)
-        known: Key | None = None
-        for key in self._keys:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(key.proof, shown):
-                known = key
+        shown = [(name.lower(), value) for name, value in headers if name.lower() in _HEADERS]
+        sent = hashlib.sha256(repr(shown).encode()).digest()  # in place of what was sent, which is kept nowhere
+        known = self._seen.get(sent)
         if known is None:
-            raise Unauthorized("this key is not known here", hint=_SEND_ONE)
+            known = self._find(_proof(shown, now, signed))
+            if not known.proof.startswith(_SIGNER):  # a signature is good for one request
+                if len(self._seen) >= _MOST_SEEN:
+                    self._seen.clear()
+                self._seen[sent] = known
         if known.expires is not None and known.expires <= now:
             raise Unauthorized(
                 f"key {known.caller.name!r} expired at {isoformat(known.expires)}",
                 hint="make another: `ollama-modal keys new NAME --expires …`",
             )
         return known.caller
+
+    def _find(self, shown: str) -> Key:
+        known: Key | None = None
+        for key in self._keys:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(key.proof, shown):
+                known = key
+        if known is None:
+            raise Unauthorized("this key is not known here", hint=_SEND_ONE)
+        return known
+
+
+_HEADERS = frozenset({b"authorization", b"x-api-key"})
+"""What a key may come in."""
+
+_MOST_SEEN = 1024
+"""Ways of showing a key that are remembered; a client keeps to one."""
 
 
 def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
@@ -352,15 +376,14 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
             )
 
 
-def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: SignedRequest | None) -> str:
+def _proof(sent: Sequence[tuple[bytes, bytes]], now: datetime, signed: Callable[[], SignedRequest] | None) -> str:
     """What came along, as lines have it: of a signature, or of a key: a bearer's, else `x-api-key`, else of Basic."""
-    sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
     if len({name for name, _ in sent}) != len(sent):
         raise Unauthorized("a header with a key came twice", hint="send it once")
     values = {name: value.strip().decode("utf-8", "surrogateescape") for name, value in sent}
     authorization = values.get(b"authorization", "")
     if signed is not None and is_signature(authorization):
-        return _SIGNER + signer(authorization, signed, now)
+        return _SIGNER + signer(authorization, signed(), now)
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else ""
     key = key or values.get(b"x-api-key", "")

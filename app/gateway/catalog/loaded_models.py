@@ -8,11 +8,12 @@ Each gateway knows what it saw itself. What went through another one, or past bo
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from loguru import logger
 
@@ -40,19 +41,31 @@ ASK_SECONDS = 2.0
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 1_000_000_000)
 """What Ollama makes of a negative keep-alive: the longest time that Go can count (api/types.go)."""
 
+MOST_ENTRIES = 256
+"""Models and contexts whose place in memory is remembered."""
+
 UNREPORTED = "not reported yet"
 """Of a container that has answered, and has no report here."""
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     """What was seen of one model; without `loaded` it was unloaded."""
 
     at: datetime
     loaded: Loaded | None
+    """Without the moment until which it is kept, which `entry` has."""
     keep: timedelta = KEEP
     busy: int = 0
     """Requests of ours that it answers now."""
+
+    @property
+    def entry(self) -> Loaded | None:
+        """As a report would have it."""
+        return self.loaded and replace(self.loaded, expires_at=self.at + _length(self.keep))
+
+    def stays(self, now: datetime) -> bool:
+        """Whether the model is in memory still, as far as it was seen."""
+        return self.loaded is not None and (self.busy > 0 or self.at + _length(self.keep) > now)
 
 
 @dataclass(frozen=True)
@@ -60,15 +73,31 @@ class _Tier:
     """What was seen of one tier.
 
     Args:
-        notes: by the model's folded name.
+        notes: by the model's folded name; changed by the event loop, and copied by whoever goes through them.
         absent_at: when nothing of it was up: what was reported before is in memory no longer.
         answer: what its server answered last, and when it was asked.
 
     """
 
-    notes: Mapping[ModelName, _Note] = field(default_factory=dict)
+    notes: dict[ModelName, _Note] = field(default_factory=dict)
     absent_at: datetime | None = None
     answer: tuple[datetime, tuple[Loaded, ...]] | None = None
+
+
+class _Use:
+    """A request that a server answers with a model, from beginning to end."""
+
+    __slots__ = ("_begin", "_end")
+
+    def __init__(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
+        self._begin = begin
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
 
 class LoadedModels:
@@ -96,9 +125,13 @@ class LoadedModels:
         self._weigh = weigh
         self._keep = keep
         self._ask = ask or {}
-        #: Has every tier from the beginning. Values are replaced as a whole by the event loop; any thread may read.
+        #: Has every tier from the beginning. Values are replaced as a whole by the event loop, but for the notes, into
+        #: which it puts whole ones; any thread may read, and copies the notes first.
         self._tiers = {tier: _Tier() for tier in keep}
-        #: These four are the event loop's own.
+        #: What is in memory of a model, by how it is asked for, for as long as the models are the same. These six are
+        #: the event loop's own.
+        self._entries: dict[tuple[str, Any], Loaded] = {}
+        self._models: object = None
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
         self._seen = 0
@@ -106,8 +139,9 @@ class LoadedModels:
 
     # What is seen
 
-    @contextmanager
-    def used(self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None) -> Iterator[None]:
+    def used(
+        self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None
+    ) -> AbstractContextManager[None]:
         """For as long as a server answers with this model, and from then on as long as it keeps it.
 
         Args:
@@ -117,56 +151,61 @@ class LoadedModels:
             keep: how long it is to be kept afterwards, below zero for ever; None is as before.
 
         """
-        self.loaded(tier, name, settings, keep, busy=1)
-        try:
-            yield
-        finally:
-            self._ended(tier, ModelName.parse(name).folded())
+        return _Use(
+            lambda: self.loaded(tier, name, settings, keep, busy=1),
+            lambda: self._ended(tier, ModelName.parse(name).folded()),
+        )
 
     def loaded(
         self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None = None, *, busy: int = 0
     ) -> None:
         """A server of the tier has this model in memory."""
-        parsed, now = ModelName.parse(name), self._clock.now()
-        seen = self._tiers[tier]
-        before = seen.notes.get(parsed.folded())
+        folded, notes = ModelName.parse(name).folded(), self._tiers[tier].notes
+        before = notes.get(folded)
         if keep is None:
-            was_loaded = before is not None and before.loaded is not None
-            keep = before.keep if before and was_loaded else self._keep[tier]
-        entry = self._entry(parsed, settings, now + _length(keep))
-        note = _Note(now, entry, keep, busy + (before.busy if before else 0))
-        self._put(tier, replace(seen, notes={**seen.notes, parsed.folded(): note}))
+            keep = before.keep if before is not None and before.loaded is not None else self._keep[tier]
+        entry = self._entry(name, settings.get("num_ctx"))
+        notes[folded] = _Note(self._clock.now(), entry, keep, busy + (before.busy if before is not None else 0))
+        self._seen += 1
 
     def unloaded(self, tier: str, name: str) -> None:
         """A server of the tier was told to unload this model, and has said that it does."""
-        seen, folded = self._tiers[tier], ModelName.parse(name).folded()
-        busy = note.busy if (note := seen.notes.get(folded)) else 0
-        self._put(tier, replace(seen, notes={**seen.notes, folded: _Note(self._clock.now(), None, busy=busy)}))
+        notes, folded = self._tiers[tier].notes, ModelName.parse(name).folded()
+        busy = note.busy if (note := notes.get(folded)) else 0
+        notes[folded] = _Note(self._clock.now(), None, busy=busy)
+        self._seen += 1
 
     def absent(self, tier: str) -> None:
         """No server of the tier is there."""
-        self._put(tier, _Tier(absent_at=self._clock.now()))
+        self._tiers[tier] = _Tier(absent_at=self._clock.now())
+        self._seen += 1
 
     def _ended(self, tier: str, folded: ModelName) -> None:
         """Ollama counts the time to keep a model from the end of its last request."""
-        seen, now = self._tiers[tier], self._clock.now()
-        if (note := seen.notes.get(folded)) is None:  # the tier was lost meanwhile
+        notes = self._tiers[tier].notes
+        if (note := notes.get(folded)) is None:  # the tier was lost meanwhile
             return
         busy = max(0, note.busy - 1)
-        kept = note.loaded and replace(note.loaded, expires_at=now + _length(note.keep))
-        note = replace(note, at=now, busy=busy, loaded=kept if busy or note.keep else None)
-        self._put(tier, replace(seen, notes={**seen.notes, folded: note}))
-
-    def _put(self, tier: str, seen: _Tier) -> None:
+        notes[folded] = _Note(self._clock.now(), note.loaded if busy or note.keep else None, note.keep, busy)
         self._seen += 1
-        self._tiers[tier] = seen
 
-    def _entry(self, name: ModelName, settings: Mapping[str, Any], expires_at: datetime) -> Loaded:
+    def _entry(self, name: str, asked: Any) -> Loaded:
+        """What is in memory, worked out once for as long as the models stay the same."""
+        models = self._known.models()
+        if models is not self._models or len(self._entries) > MOST_ENTRIES:
+            self._models = models
+            self._entries.clear()
+        entry = self._entries.get((name, asked))
+        if entry is None:
+            entry = self._entries[name, asked] = self._worked_out(ModelName.parse(name), asked)
+        return entry
+
+    def _worked_out(self, name: ModelName, asked: Any) -> Loaded:
         """As near as can be told without asking: the sizes are those of the weights, as Ollama tells them of a runner
         that says nothing."""
         model = self._known.find(name)
         own = model.card.options.get("num_ctx") if model and model.card else None
-        asked = settings.get("num_ctx") or own
+        asked = asked or own
         try:
             weighed = self._weigh(name, asked if isinstance(asked, int) and asked > 0 else None)
         except Trouble:
@@ -174,7 +213,7 @@ class LoadedModels:
         size = model.size if model else 0
         on_gpu = min(size, weighed.tier.vram_bytes or 0) if weighed and weighed.tier.gpu_promised else 0
         context = weighed.context if weighed else 0
-        return Loaded(str(name), size, on_gpu, context, model.digest if model else "", expires_at)
+        return Loaded(str(name), size, on_gpu, context, model.digest if model else "")
 
     # Asking
 
@@ -208,11 +247,10 @@ class LoadedModels:
 
     def reports(self) -> tuple[Report, ...]:
         """The reports of servers that are up, each with what is in its memory as far as it is known now."""
-        serving = self._known.serving()
-        tiers = dict.fromkeys((*self._tiers, *(each.tier for each in serving)))
-        return tuple(
-            report for tier in tiers for report in self._of_tier(tier, [each for each in serving if each.tier == tier])
-        )
+        serving: dict[str, list[Report]] = {tier: [] for tier in self._tiers}
+        for each in self._known.serving():
+            serving.setdefault(each.tier, []).append(each)
+        return tuple(report for tier, reports in serving.items() for report in self._of_tier(tier, reports))
 
     def _of_tier(self, tier: str, reports: list[Report]) -> list[Report]:
         if (seen := self._tiers.get(tier)) is None:
@@ -226,28 +264,24 @@ class LoadedModels:
             heard_at = seen.answer[0]
             report = reports[0] if reports else self._unreported(tier, heard_at)
             reports = [replace(report, loaded=seen.answer[1])]
-        for folded, note in seen.notes.items():
+        memory = [_Memory(each) for each in reports]
+        where = {folded: each for each in reversed(memory) for folded in each.entries}
+        for folded, note in seen.notes.copy().items():  # in one step
             settles = timedelta(0) if note.loaded else SETTLING
-            if told_at <= note.at + SETTLING and heard_at <= note.at + settles:
-                reports = self._with_note(tier, folded, note, reports)
-        return reports
-
-    def _with_note(self, tier: str, folded: ModelName, note: _Note, reports: list[Report]) -> list[Report]:
-        now = self._clock.now()
-        if note.loaded is None or not (note.busy or (note.loaded.expires_at or now) > now):
-            return _without(folded, reports)
-        if not reports and not note.busy and now - note.at > REPORT_STALE:
-            return []  # for so long a server that is there would have said something
-        reports = sorted(reports, key=lambda each: each.at, reverse=True) or [self._unreported(tier, note.at)]
-        at, known = next(
-            ((at, one) for at, each in enumerate(reports) if (one := _find(folded, each)) is not None), (0, None)
-        )
-        entry = note.loaded
-        if known is not None and known.context == entry.context:
-            entry = replace(entry, size=known.size, size_vram=known.size_vram)
-        others = tuple(each for each in reports[at].loaded if each is not known)
-        reports[at] = replace(reports[at], loaded=(*others, entry))
-        return reports
+            if told_at > note.at + SETTLING or heard_at > note.at + settles:
+                continue
+            entry = note.entry
+            if entry is None or not note.stays(now):
+                # Of several servers, nobody can tell which one it was that let it go.
+                if len(memory) == 1:
+                    memory[0].entries.pop(folded, None)
+                continue
+            if not memory:
+                if not note.busy and now - note.at > REPORT_STALE:
+                    continue  # for so long a server that is there would have said something
+                memory.append(_Memory(self._unreported(tier, note.at)))
+            where.setdefault(folded, memory[0]).put(folded, entry)
+        return [each.as_report() for each in memory]
 
     def _unreported(self, tier: str, at: datetime) -> Report:
         """Of a container that has answered, though it has no report here that says so."""
@@ -262,17 +296,25 @@ def _length(keep: timedelta) -> timedelta:
     return FOR_EVER if keep < timedelta(0) else keep
 
 
-def _find(folded: ModelName, report: Report) -> Loaded | None:
-    return next((each for each in report.loaded if _folded(each.name) == folded), None)
+class _Memory:
+    """What a server has in memory, while notes are added to its report: by the model's folded name."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.entries: dict[ModelName | str, Loaded] = {_folded(each.name) or each.name: each for each in report.loaded}
+
+    def put(self, folded: ModelName, entry: Loaded) -> None:
+        """This model was seen in memory; sizes that the server told itself are better."""
+        known = self.entries.pop(folded, None)
+        if known is not None and known.context == entry.context:
+            entry = replace(entry, size=known.size, size_vram=known.size_vram)
+        self.entries[folded] = entry
+
+    def as_report(self) -> Report:
+        return replace(self._report, loaded=tuple(self.entries.values()))
 
 
-def _without(folded: ModelName, reports: list[Report]) -> list[Report]:
-    """Without this model, where one server is up. Of several, nobody can tell which one it was that let it go."""
-    if len(reports) > 1:
-        return reports
-    return [replace(each, loaded=tuple(one for one in each.loaded if _folded(one.name) != folded)) for each in reports]
-
-
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> ModelName | None:
     try:
         return ModelName.parse(name).folded()

@@ -46,7 +46,12 @@ def version(known: KnownState, otherwise: str) -> dict[str, Any]:
 def tags(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     """Each model, and behind it its other names: the same but for the name, with the model as their parent."""
     seen = (model for model in known.models() if may_see(model.name))
-    return {"models": [entry for model in seen for entry in (_listed(model), *_renamed(model, known))]}
+    return {"models": [entry for model in seen for entry in tags_of(model, known)]}
+
+
+def tags_of(model: KnownModel, known: KnownState) -> list[dict[str, Any]]:
+    """A model, and behind it its other names."""
+    return [_listed(model), *_renamed(model, known)]
 
 
 def models(known: KnownState) -> list[dict[str, Any]]:
@@ -126,8 +131,12 @@ def _expiry(loaded: Loaded) -> datetime:
 
 def openai_models(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     seen = (model for model in known.models() if may_see(model.name))
-    data = [_openai(str(name), model) for model in seen for name in (model.name, *known.aliases_of(model))]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [entry for model in seen for entry in openai_models_of(model, known)]}
+
+
+def openai_models_of(model: KnownModel, known: KnownState) -> list[dict[str, Any]]:
+    """A model, and behind it its other names."""
+    return [_openai(str(name), model) for name in (model.name, *known.aliases_of(model))]
 
 
 def openai_model(known: KnownState, id: str, may_see: MaySee = everything) -> dict[str, Any]:

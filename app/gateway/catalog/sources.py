@@ -9,7 +9,9 @@ from typing import Any
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.models import card as cards
+from jobs.models import index
 from jobs.models.card import KnownModel
+from jobs.models.index import Index
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed
 from jobs.weights.layout import Layout, stat_file
@@ -35,7 +37,8 @@ class Directory:
 
 
 class Mounted:
-    """A directory on a volume. It is brought up to date and looked through when the generation has changed.
+    """A directory on a volume, brought up to date when the generation has changed. What there is, the index of that
+    generation tells; where there is none, or one that is damaged or of another, all of it is looked through.
 
     Args:
         layout: where the volume is mounted.
@@ -44,15 +47,28 @@ class Mounted:
     """
 
     def __init__(self, layout: Layout, reload: Callable[[], None]) -> None:
-        self._directory = Directory(layout)
+        self._layout = layout
         self._reload = reload
+        #: What was read last, and the generation that was wanted last. Used by whichever thread refreshes `KnownState`.
+        self._known: Sequence[KnownModel] = ()
+        self._generation: Any = None
 
     def stamp(self, generation: Any) -> Any:
+        self._generation = generation
         return generation
 
     def read(self) -> Sequence[KnownModel]:
         self._reload()
-        return self._directory.read()
+        told = self.told()
+        if told is None:
+            self._known = cards.read(self._layout, self._known)
+        else:
+            self._known = cards.read_told(self._layout, told, self._known)
+        return self._known
+
+    def told(self) -> Index | None:
+        """What there is, as who published it last has told; None where that is not known."""
+        return index.read(self._layout, self._generation)
 
 
 class Listing:

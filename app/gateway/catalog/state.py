@@ -39,6 +39,7 @@ class _Models:
     listed: tuple[KnownModel, ...] = ()
     by_name: Mapping[ModelName, KnownModel] = field(default_factory=dict)
     near: NearNames = field(default_factory=NearNames)
+    names: frozenset[str] = frozenset()
     stamp: Any = None
     at: datetime | None = None
 
@@ -63,6 +64,7 @@ class KnownState:
         clock: for ages and pauses.
         every: how long a refresh may wait for the next.
         aliases: the other names of models that are declared; those that were made, the ledger tells.
+        learnt: called in the thread that refreshes when other models are known than before.
 
     """
 
@@ -74,11 +76,13 @@ class KnownState:
         *,
         every: timedelta = EVERY,
         aliases: Aliases | None = None,
+        learnt: Callable[[], object] = lambda: None,
     ) -> None:
         self._facts = facts
         self._source = source
         self._clock = clock
         self._every = every
+        self._learnt = learnt
         #: Held by the one thread that looks things up; never by a reader.
         self._refreshing = threading.Lock()
         #: Replaced under `_refreshing`, read by any thread.
@@ -102,6 +106,11 @@ class KnownState:
     def find(self, name: ModelName) -> KnownModel | None:
         """The model of this name in any case, under the spelling it is stored with."""
         return self._models.by_name.get(name.folded())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the models, as they are stored."""
+        return self._models.names
 
     @property
     def aliases(self) -> Aliases:
@@ -201,12 +210,16 @@ class KnownState:
             return
         models = tuple(sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name)))
         by_name = {model.name.folded(): model for model in models}
-        self._models = _Models(models, by_name, NearNames(model.name for model in models), stamp, at)
+        near, names = NearNames(model.name for model in models), frozenset(str(model.name) for model in models)
+        self._models = _Models(models, by_name, near, names, stamp, at)
+        self._learnt()
 
     def _learn_reported(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
-        self._aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
+        aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
+        aliases.prepare()
+        self._aliases = aliases
         reports = tuple(sorted(self._reports_of_all(), key=lambda report: report.at, reverse=True))
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}

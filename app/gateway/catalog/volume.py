@@ -6,25 +6,23 @@ written.
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from app.accounting import spending
-from app.accounting.archive import TURNS, archive_at, archived_facts, archived_jobs
 from app.gateway.catalog.sources import Mounted
+from jobs.archive.archive import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
 from jobs.ledger.job import Job
 from jobs.models.card import KnownModel
 from jobs.weights import survey, trash
-from jobs.weights.layout import Layout
-
-PAST_EVERY = timedelta(minutes=5)
-"""The archive grows once a night."""
+from jobs.weights.layout import Layout, ManifestFile
+from jobs.weights.survey import Broken, Survey
 
 
 class VolumeModels:
@@ -38,18 +36,17 @@ class VolumeModels:
     def __init__(self, root: Path, reload: Callable[[], None], clock: Clock) -> None:
         self._layout = Layout(root)
         self._archive = archive_at(root)
+        self._archived = ArchivedJobs(self._archive)
         self._models = Mounted(self._layout, reload)
         self._reload = reload
-        self._clock = clock
         #: Held by whichever thread reads the volume, from before it is brought up to date until its files are closed.
         self._reading = threading.Lock()
         #: Made when it is first asked for after the models were read. Under `_reading`.
         self._complaints: Sequence[str] | None = None
         #: The versions in the trash, as the complaints. Under `_reading`.
         self._thrown: Collection[tuple[str, str]] | None = None
-        #: What the archive holds, and when it was read. Under `_reading`.
-        self._past: Mapping[str, Any] = {}
-        self._past_at = float("-inf")
+        #: Under `_reading`, as it reads the volume.
+        self._past = spending.Past(self._archive, clock, self._bring_up_to_date)
 
     # A source of models
 
@@ -67,8 +64,19 @@ class VolumeModels:
         """What is wrong with models that are not whole, as of the last time that they were read."""
         with self._reading:
             if self._complaints is None:
-                self._complaints = tuple(complaints(survey.survey(self._layout)))
+                self._complaints = tuple(complaints(self._wrong()))
             return self._complaints
+
+    def _wrong(self) -> Survey:
+        """What complaints may be about, and no more where the index tells what there is."""
+        told = self._models.told()
+        if told is None:
+            return survey.survey(self._layout)
+        files = (ManifestFile(name, self._layout.manifest(name)) for name in sorted(told.broken))
+        broken = (survey.read_model(self._layout, file) for file in files)
+        return Survey(
+            (), tuple(each for each in broken if isinstance(each, Broken)), survey.parts(self._layout), (), (), 0
+        )
 
     def thrown(self) -> Collection[tuple[str, str]]:
         """The name and the digest of each version in the trash, as of the last time that the models were read."""
@@ -81,23 +89,28 @@ class VolumeModels:
         """The models that are here, whole or not; with those of which the trash has a version."""
         with self._reading:
             self._bring_up_to_date()
-            return survey.survey(self._layout).names(trash=with_trash)
+            told = self._models.told()
+            if told is None:
+                return survey.survey(self._layout).names(trash=with_trash)
+            thrown = trash.versions(self._layout) if with_trash else ()
+            return [*told.whole, *told.broken, *(ModelName.parse(name) for name, _ in thrown)]
 
     def archived(self, since: datetime) -> Sequence[Job]:
         """The jobs that have left the ledger, of those posted since then, oldest first."""
         with self._reading:
             self._bring_up_to_date()
-            return list(archived_jobs(self._archive, since))
+            return self._archived.since(since)
+
+    def archived_job(self, id: str) -> Job | None:
+        """The job of this id that has left the ledger."""
+        with self._reading:
+            self._bring_up_to_date()
+            return self._archived.find(id)
 
     def past(self) -> Mapping[str, Any]:
         """What has left the ledger's dict for the archive, by key; some minutes old at most."""
         with self._reading:
-            now = self._clock.monotonic()
-            if now - self._past_at >= PAST_EVERY.total_seconds():
-                self._bring_up_to_date()
-                self._past = spending.archived_usage(self._archive) | archived_facts(self._archive, TURNS)
-                self._past_at = now
-            return self._past
+            return self._past()
 
     def _bring_up_to_date(self) -> None:
         try:

@@ -3,17 +3,16 @@
 They come from the ledger and its archive. No server is asked.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead
 from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.core.clock import Clock, isoformat
@@ -57,22 +56,15 @@ class ColdResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Cold:
-    """Tells one caller of cold starts.
-
-    Args:
-        clock: the time.
-        entries: those of the ledger's dict, and those that have left it, by key.
-
-    """
+    """Tells one caller of cold starts."""
 
     clock: Clock
-    entries: Callable[[], Mapping[str, Any]]
 
-    def as_json(self, caller: Caller, since: datetime | None) -> dict[str, Any]:
-        """Of the models that the key is for. It reads the store, in any thread."""
+    def as_json(self, caller: Caller, since: datetime | None, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the models that the key is for, by entries of the ledger's dict, and those that have left it."""
         now = self.clock.now()
         began = since or now - USUAL
-        starts = [each for each in cold_starts(self.entries(), began) if caller.may_name(each.model)]
+        starts = [each for each in cold_starts(entries, began) if caller.may_name(each.model)]
         return {
             "since": isoformat(began),
             "until": isoformat(now),
@@ -82,7 +74,7 @@ class Cold:
         }
 
 
-def router(cold: Cold) -> APIRouter:
+def router(cold: Cold, entries: Callable[[], Awaitable[Mapping[str, Any]]]) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     @api.get("/cold", response_model=ColdResponse)
@@ -92,9 +84,9 @@ def router(cold: Cold) -> APIRouter:
             Since | Left,
             Query(description=f"From this moment on; {USUAL.days} days when left out: see `since`"),
         ] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """List cold starts and loads by their phases. A key for some models sees those of these."""
         began = since_of(since, cold.clock.now())
-        return JSONResponse(await asyncio.to_thread(cold.as_json, caller, began))
+        return await json_response(cold.as_json, caller, began, await entries())
 
     return api

@@ -4,14 +4,12 @@ It comes from what containers counted themselves and from recorded usage, in the
 no server. Where nothing is rented, as on one machine, there are uses and no dollars.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app.accounting.spending import estimate, rows_since
@@ -19,6 +17,7 @@ from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.dashboard.cold import TierColdEntry
 from app.gateway.dashboard.overview import PricesEntry
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.core.clock import Clock
@@ -75,34 +74,33 @@ class Costs:
 
     Args:
         clock: the time.
-        entries: the ledger's dict, and what has left it, by key.
         fleet: the prices; None where nothing is rented.
 
     """
 
     clock: Clock
-    entries: Callable[[], Mapping[str, Any]]
     fleet: Fleet | None = None
 
-    def as_json(self, caller: Caller, since: datetime | None) -> dict[str, Any]:
-        """From that moment on, or as far back as it goes; a key without the admin scope sees its own uses only.
-
-        It reads the store, in any thread.
-        """
+    def as_json(self, caller: Caller, since: datetime | None, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """From that moment on, or as far back as it goes; a key without the admin scope sees its own uses only."""
         now = self.clock.now()
         began = min(max(since or now - USUAL, now - MOST), now)
-        estimated = self._estimate(began.astimezone(UTC), now)
+        estimated = self._estimate(entries, began.astimezone(UTC), now)
         uses = (use for use in estimated.uses if sees_use(caller, use.key, use.model))
         return replace(estimated, uses=tuple(uses)).as_json()
 
-    def _estimate(self, since: datetime, until: datetime) -> Cost:
-        entries = self.entries()
+    def _estimate(self, entries: Mapping[str, Any], since: datetime, until: datetime) -> Cost:
         if self.fleet is None:
             return owned(rows_since(entries, since), since, until, cold_starts(entries, since))
         return estimate(entries, self.fleet, since, until)
 
 
-def router(costs: Costs) -> APIRouter:
+def router(costs: Costs, entries: Callable[[], Awaitable[Mapping[str, Any]]]) -> APIRouter:
+    """
+    Args:
+        costs: estimates.
+        entries: what the ledger's dict has of usage and containers, and what has left it, by key.
+    """
     api = APIRouter(tags=["state"])
 
     @api.get("/cost", response_model=CostResponse, operation_id="tell_ops_v1_cost_get")
@@ -114,9 +112,9 @@ def router(costs: Costs) -> APIRouter:
                 description=f"From this moment on; {USUAL.days} days when left out, {MOST.days} at most: see `since`"
             ),
         ] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Estimate what the servers cost, and what for. A key without the admin scope sees its own uses."""
         began = since_of(since, costs.clock.now())
-        return JSONResponse(await asyncio.to_thread(costs.as_json, caller, began))
+        return await json_response(costs.as_json, caller, began, await entries())
 
     return api

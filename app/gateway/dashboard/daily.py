@@ -4,20 +4,19 @@ All of it comes from what is written down: usage, what containers counted themse
 left the ledger's dict for the archive. Days are UTC. It asks no server.
 """
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
 from app.model_server.health import Turn
@@ -72,24 +71,19 @@ class Days:
 
     Args:
         clock: the time.
-        entries: the ledger's dict, and what has left it, by key.
         fleet: the prices and the budget; None where none are declared.
 
     """
 
     clock: Clock
-    entries: Callable[[], Mapping[str, Any]]
     fleet: Fleet | None = None
 
-    def as_json(self, caller: Caller, since: date | None) -> dict[str, Any]:
-        """From that day on, or as far back as it goes; a key without the admin scope sees its own requests only.
-
-        It reads the store, in any thread.
-        """
+    def as_json(self, caller: Caller, since: date | None, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """From that day on, or as far back as it goes; a key without the admin scope sees its own requests only."""
         now = self.clock.now().astimezone(UTC)
         first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
         days = [first + number * DAY for number in range((now.date() - first).days + 1)]
-        entries, fleet = self.entries(), self.fleet
+        fleet = self.fleet
         rows = [
             row for row in rows_since(entries, _midnight(first)) if sees_use(caller, row.about.key, row.about.model)
         ]
@@ -160,7 +154,12 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def router(days: Days) -> APIRouter:
+def router(days: Days, entries: Callable[[], Awaitable[Mapping[str, Any]]]) -> APIRouter:
+    """
+    Args:
+        days: sums up.
+        entries: what the ledger's dict has of usage and tiers, and what has left it, by key.
+    """
     api = APIRouter(tags=["state"])
 
     @api.get("/days", response_model=DaysResponse, operation_id="tell_ops_v1_days_get")
@@ -170,9 +169,9 @@ def router(days: Days) -> APIRouter:
             Since | Left,
             Query(description=f"From this day on, in UTC; {USUAL} days when left out, {MOST} at most: see `since`"),
         ] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""
         began = since_of(since, days.clock.now())
-        return JSONResponse(await asyncio.to_thread(days.as_json, caller, began.date() if began else None))
+        return await json_response(days.as_json, caller, began.date() if began else None, await entries())
 
     return api

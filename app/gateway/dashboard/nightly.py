@@ -3,18 +3,19 @@
 It comes from the ledger alone, and asks no server.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from app.gateway.catalog.shared_answer import SharedAnswer
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayRead
 from jobs.ledger.kinds import ALL
-from jobs.ledger.reader import LedgerReader
-from jobs.telemetry.nightly_report import report
+from jobs.telemetry.nightly_report import jobs_of_night, report
 
 
 class NightJobEntry(BaseModel):
@@ -114,27 +115,30 @@ class NightResponse(BaseModel):
     failing: FailingNight | None
 
 
-def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) -> APIRouter:
+def router(entries: Callable[[], Awaitable[Mapping[str, Any]]], ledger_pool: LedgerPool) -> APIRouter:
     """
     Args:
-        entries: the ledger's dict.
+        entries: what the ledger's dict has of nights and incidents.
         ledger_pool: asks the ledger.
     """
     api = APIRouter(tags=["state"])
 
-    def report_of(ledger: LedgerReader) -> dict[str, Any]:
-        return report(entries(), ledger.jobs())
+    async def ask() -> dict[str, Any]:
+        known, all_jobs = await entries(), await ledger_pool.jobs()
+        return await asyncio.to_thread(lambda: report(known, jobs_of_night(known, all_jobs.jobs)))
+
+    shared = SharedAnswer(ask, ledger_pool.shared_for)
 
     @api.get("/night", response_model=NightResponse, operation_id="tell_ops_v1_night_get")
-    async def last_night(caller: MayRead) -> JSONResponse:
+    async def last_night(caller: MayRead) -> Response:
         """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
 
         A key for some models is told of the jobs about those.
         """
-        night = await ledger_pool.read(report_of)
+        night = await shared(ledger_pool.changes)
         if caller.models:
             jobs = [job for job in night["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
             night = {**night, "jobs": jobs, "left": [], "opened": [], "passed": []}
-        return JSONResponse(night)
+        return await json_response(lambda: night)
 
     return api

@@ -5,20 +5,19 @@ what runs next by itself, and what to do about each class of failure. It reads w
 only where that costs nothing.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
@@ -106,7 +105,6 @@ class Overview:
         clock: the time.
         reports: of the servers that are up, with what is in their memory now.
         refresh: has the servers asked for that first, where it costs nothing.
-        last_used: when each model was, by its folded name; it reads the ledger.
         routes: the tier that answers for each model that is here, by its folded name.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
@@ -119,7 +117,6 @@ class Overview:
 
     clock: Clock
     reports: Callable[[], Sequence[Report]]
-    last_used: Callable[[], Mapping[str, datetime]]
     routes: Callable[[], Mapping[str, str]] = dict
     fleet: Fleet | None = None
     quota_bytes: int | None = None
@@ -128,12 +125,12 @@ class Overview:
     simulated: bool = False
     refresh: Callable[[], Awaitable[None]] = nothing_newer
 
-    def as_json(self, caller: Caller) -> dict[str, Any]:
-        """All of it, for this caller. It reads the store, in any thread."""
+    def as_json(self, caller: Caller, last_used: Mapping[str, datetime]) -> dict[str, Any]:
+        """All of it, for this caller; with when each model was last used, by its folded name."""
         fleet, now = self.fleet, self.clock.now()
         may_name = caller.may_name
         prices = fleet.prices if fleet else None
-        used = {name: isoformat(at) for name, at in self.last_used().items() if may_name(name)}
+        used = {name: isoformat(at) for name, at in last_used.items() if may_name(name)}
         return {
             "simulated": self.simulated,
             "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
@@ -237,13 +234,18 @@ def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName
     return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
 
 
-def router(overview: Overview) -> APIRouter:
+def router(overview: Overview, last_used: Callable[[], Awaitable[Mapping[str, datetime]]]) -> APIRouter:
+    """
+    Args:
+        overview: collects the rest.
+        last_used: when each model was, by its folded name.
+    """
     api = APIRouter(tags=["state"])
 
     @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
-    async def board(caller: MayRead) -> JSONResponse:
+    async def board(caller: MayRead) -> Response:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
         await overview.refresh()
-        return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
+        return await json_response(overview.as_json, caller, await last_used())
 
     return api

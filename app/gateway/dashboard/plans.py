@@ -12,11 +12,11 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.gateway.auth.fair_shares import Shares
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_in_thread, response_of
 from app.gateway.ops.post_jobs import MayChange
 from app.gateway.ops.schemas import query_of
 from jobs.cli.job_commands import Preview
@@ -87,15 +87,15 @@ def router(plans: Plans, keys: int) -> APIRouter:
         keys: how many keys there are.
     """
     api = APIRouter(tags=["state"])
-    begun: set[asyncio.Task[dict[str, Any]]] = set()  # which the event loop itself would not keep
+    begun: set[asyncio.Task[bytes]] = set()  # which the event loop itself would not keep
     turn = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
     slots = Shares(
         "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
     )
 
-    async def made(make: Callable[[], Preview], is_wanted: Callable[[], bool]) -> dict[str, Any]:
+    async def made(make: Callable[[], Preview], is_wanted: Callable[[], bool]) -> bytes:
         async with turn:
-            return await asyncio.to_thread(lambda: as_json(make())) if is_wanted() else {}
+            return await json_in_thread(lambda: as_json(make())) if is_wanted() else b""
 
     async def answer(request: Request, caller: Caller, make: Callable[[], Preview]) -> Response:
         caller.need_model(None)
@@ -111,7 +111,7 @@ def router(plans: Plans, keys: int) -> APIRouter:
             while not (await asyncio.wait({making}, timeout=POLL_SECONDS))[0]:
                 if await request.is_disconnected():
                     return Response()
-            return JSONResponse(making.result())
+            return response_of(making.result())
         finally:
             is_here = False
             leave()
@@ -132,7 +132,7 @@ def router(plans: Plans, keys: int) -> APIRouter:
     return api
 
 
-def _retrieve(making: "asyncio.Task[dict[str, Any]]") -> None:
+def _retrieve(making: "asyncio.Task[bytes]") -> None:
     """Take its failure: when its caller has left nobody else does, and asyncio complains of that."""
     if not making.cancelled():
         making.exception()

@@ -1,15 +1,18 @@
 """The routes that are answered without a server: lists, versions, and what a model is by its own files."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from app.gateway.auth.keys import Caller
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.made_aliases import MadeAliases, copy_asked
+from app.gateway.catalog.prepared_lists import PreparedLists
 from app.gateway.catalog.state import KnownState
+from app.gateway.event_loop.long_answers import json_in_thread
 from app.gateway.inference.routing import missing_target
-from app.gateway.protocol.exchange import Exchange, Handler
+from app.gateway.protocol.exchange import JSON, Exchange, Handler
 from app.gateway.protocol.request import model_in, read_document
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -40,6 +43,7 @@ def handlers(
         version: of the Ollama that the servers run, while none has reported its own.
 
     """
+    prepared = PreparedLists(known)
 
     async def root(exchange: Exchange) -> None:
         await exchange.answer_bytes(lists.RUNNING.encode(), 200, TEXT)
@@ -49,7 +53,9 @@ def handlers(
 
     async def ps(exchange: Exchange) -> None:
         await loaded.refresh()
-        await exchange.answer(lists.ps(known, loaded.reports(), exchange.caller.may_use))
+        caller = exchange.caller
+        running = await json_in_thread(lambda: lists.ps(known, loaded.reports(), caller.may_use))
+        await exchange.answer_bytes(running, 200, JSON)
 
     async def show(exchange: Exchange) -> None:
         request = await read_document(exchange)
@@ -63,25 +69,34 @@ def handlers(
         if lists.cannot_show(model, request):
             await passes(exchange)
         else:
-            await exchange.answer(lists.show(model, request, settings(model.name)))
-
-    def answering(document: Callable[[Exchange], Any]) -> Handler:
-        async def answer(exchange: Exchange) -> None:
-            await exchange.answer(document(exchange))
-
-        return answer
+            shown = await json_in_thread(lists.show, model, request, settings(model.name))
+            await exchange.answer_bytes(shown, 200, JSON)
 
     return {
         "/": root,
-        "/api/version": answering(lambda _: lists.version(known, version)),
-        "/api/status": answering(lambda _: STATUS),
-        "/api/tags": answering(lambda exchange: lists.tags(known, exchange.caller.may_use)),
+        "/api/version": _answering(lambda _: lists.version(known, version)),
+        "/api/status": _answering(lambda _: STATUS),
+        "/api/tags": _prepared(prepared.tags),
         "/api/ps": ps,
-        "/v1/models": answering(lambda exchange: lists.openai_models(known, exchange.caller.may_use)),
+        "/v1/models": _prepared(prepared.openai_models),
         "/v1/models/{model}": openai_model,
         "/api/show": show,
         "/api/copy": _copying(made_aliases),
     }
+
+
+def _prepared(made: Callable[[Caller], Awaitable[bytes]]) -> Handler:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer_bytes(await made(exchange.caller), 200, JSON)
+
+    return answer
+
+
+def _answering(document: Callable[[Exchange], Any]) -> Handler:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer(document(exchange))
+
+    return answer
 
 
 def _copying(made_aliases: MadeAliases) -> Handler:

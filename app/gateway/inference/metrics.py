@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from app.gateway.inference.request_log import RequestRecord
 from jobs.telemetry.cold_starts import ColdStart
 
-# Else every counter has a second line beside it, which is not used here.
+# Else every meter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
@@ -27,6 +27,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
 
+LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+"""From nothing that a timer can tell to what every caller feels."""
 COLD_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """Of one phase: from a hand-over to tens of gigabytes."""
 
@@ -42,6 +44,7 @@ class Readings:
         usage_dropped: records of usage that were lost.
         log_dropped: log lines that were lost because nothing read them.
         known_state_seconds: how old what we know of models and servers is; None before the first refresh.
+        loop_blocks: how often something held the event loop up for longer than it may; None where nobody looks.
 
     """
 
@@ -51,6 +54,7 @@ class Readings:
     usage_dropped: Callable[[], int]
     log_dropped: Callable[[], int]
     known_state_seconds: Callable[[], float | None]
+    loop_blocks: Callable[[], int | None] = lambda: None
 
 
 class Metrics:
@@ -68,29 +72,35 @@ class Metrics:
         self._tiers = frozenset(tiers)
         self._is_known = is_known
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        self.requests = Counter(
             "ollama_modal_requests",
             "Requests that have ended, by how they ended",
             ("model", "tier", "key", "ending"),
             registry=self._registry,
         )
-        self._tokens = Counter(
+        self.tokens = Counter(
             "ollama_modal_tokens",
             "Tokens as Ollama counted them",
             ("model", "tier", "key", "kind"),
             registry=self._registry,
         )
-        self._prompts_truncated = Counter(
+        self.prompts_truncated = Counter(
             "ollama_modal_prompts_truncated",
             "Prompts of which the model was given less than all, as far as that is known",
             ("model", "tier", "key"),
             registry=self._registry,
         )
-        self._first_byte = Histogram(
+        self.first_byte = Histogram(
             "ollama_modal_first_byte_seconds",
             "From the request to the first byte of its answer, time held included",
             ("tier",),
             buckets=FIRST_BYTE_SECONDS,
+            registry=self._registry,
+        )
+        self._loop_lag = Histogram(
+            "ollama_modal_loop_lag_seconds",
+            "How late the event loop comes to a timer, looked at a few times a second",
+            buckets=LAG_SECONDS,
             registry=self._registry,
         )
         self._cold = Histogram(
@@ -103,6 +113,9 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
+        #: What counts for each model, tier and key: to look them up by their labels takes longer than to count. Of the
+        #: event loop.
+        self._meters: dict[tuple[str, str, str], _Meters] = {}
         self._store = Gauge(
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
@@ -113,21 +126,19 @@ class Metrics:
     def add(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         model = record.model if record.model and self._is_known(record.model) else OTHER
-        key = record.key if record.key in self._keys else OTHER
-        tier = self._tier(record.tier)
-        self._requests.labels(model, tier, key, record.ending).inc()
-        if record.prompt_tokens:
-            self._tokens.labels(model, tier, key, "prompt").inc(record.prompt_tokens)
-        if record.output_tokens:
-            self._tokens.labels(model, tier, key, "output").inc(record.output_tokens)
-        if record.is_prompt_truncated:
-            self._prompts_truncated.labels(model, tier, key).inc()
-        if record.first_byte_seconds is not None:
-            self._first_byte.labels(tier).observe(record.first_byte_seconds)
+        about = (model, self._tier(record.tier), record.key if record.key in self._keys else OTHER)
+        meters = self._meters.get(about)
+        if meters is None:
+            meters = self._meters[about] = _Meters(self, *about)
+        meters.add(record)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
         self._wakes.labels(self._tier(tier), cause if cause in CAUSES else OTHER).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop came to a timer."""
+        self._loop_lag.observe(seconds)
 
     def cold(self, start: ColdStart) -> None:
         """Count a cold start, or a load, that is over."""
@@ -157,6 +168,37 @@ class Metrics:
 
     def _tier(self, name: str) -> str:
         return name if name in self._tiers else OTHER
+
+
+class _Meters:
+    """The meters of one model, tier and key, each found once, when there is something to count."""
+
+    def __init__(self, metrics: Metrics, model: str, tier: str, key: str) -> None:
+        self._metrics = metrics
+        self._about = (model, tier, key)
+        self._first_byte = metrics.first_byte.labels(tier)
+        self._endings: dict[str, Counter] = {}
+        self._tokens: dict[str, Counter] = {}
+
+    def add(self, record: RequestRecord) -> None:
+        ending = self._endings.get(record.ending)
+        if ending is None:
+            ending = self._endings[record.ending] = self._metrics.requests.labels(*self._about, record.ending)
+        ending.inc()
+        if record.prompt_tokens:
+            self._count("prompt", record.prompt_tokens)
+        if record.output_tokens:
+            self._count("output", record.output_tokens)
+        if record.is_prompt_truncated:
+            self._metrics.prompts_truncated.labels(*self._about).inc()
+        if record.first_byte_seconds is not None:
+            self._first_byte.observe(record.first_byte_seconds)
+
+    def _count(self, kind: str, tokens: int) -> None:
+        meter = self._tokens.get(kind)
+        if meter is None:
+            meter = self._tokens[kind] = self._metrics.tokens.labels(*self._about, kind)
+        meter.inc(tokens)
 
 
 class _Page(Collector):
@@ -199,6 +241,10 @@ class _ReadingsCollector(Collector):
         yield CounterMetricFamily(
             "ollama_modal_log_lines_dropped", "Log lines that were lost", value=readings.log_dropped()
         )
+        if (blocks := readings.loop_blocks()) is not None:
+            yield CounterMetricFamily(
+                "ollama_modal_loop_blocks", "Times that something held the event loop up for too long", value=blocks
+            )
         if (age := readings.known_state_seconds()) is not None:
             yield GaugeMetricFamily(
                 "ollama_modal_standing_age_seconds", "How old what is known of models and servers is", value=age

@@ -10,8 +10,11 @@ to a prompt that was cut: known for certain, and before the first byte of it.
 its own; of messages that were left out nothing does.
 """
 
+import sys
 from collections.abc import Iterable
 
+from app.gateway.catalog.state import KnownState
+from app.gateway.inference.routing import Route
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.request import InferenceRequest
 from app.gateway.upstream.upstream_client import UpstreamAnswer
@@ -69,6 +72,47 @@ class UncutPrompt:
         return True
 
 
+class LengthsLeft:
+    """What is left of prompts that are cut, by what is known now; a body that fits every context costs one look.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, known: KnownState) -> None:
+        self._known = known
+        self._reports: object = None
+        self._models: object = None
+        #: The least context that each model may be loaded with, by the route's own; for as long as reports and models
+        #: are the same.
+        self._least: dict[tuple[str, str, int], int] = {}
+
+    def of(self, route: Route, body_size: int) -> frozenset[int]:
+        """See `lengths_left`."""
+        reports, models = self._known.reports(), self._known.models()
+        if reports is not self._reports or models is not self._models or len(self._least) > _MOST_REMEMBERED:
+            self._reports, self._models = reports, models
+            self._least.clear()
+        own = (route.served_name, route.tier, route.weighed.context)
+        least = self._least.get(own)
+        expected = (route.weighed.context, route.weighed.tier.context or 0)
+        of_tier = self._known.reports(route.tier)
+        if least is None:
+            contexts = _contexts(str(route.model), of_tier, expected)
+            least = self._least[own] = min((each for each in contexts if each > 1), default=sys.maxsize)
+        if body_size <= least:
+            return frozenset()
+        model = self._known.find(route.model)
+        return frozenset() if model is None else lengths_left(model, of_tier, body_size, expected=expected)
+
+
+_MOST_REMEMBERED = 1024
+
+
+def _contexts(name: str, reports: Iterable[Report], expected: Iterable[int]) -> frozenset[int]:
+    reported = {loaded.context for report in reports for loaded in report.loaded if loaded.name == name}
+    return frozenset(reported.union(expected))
+
+
 def lengths_left(
     model: KnownModel, reports: Iterable[Report], body_size: int, *, expected: Iterable[int] = ()
 ) -> frozenset[int]:
@@ -79,8 +123,7 @@ def lengths_left(
     It keeps the first `num_keep` and frees half of the rest (llm/llama_server.go, contextShiftPromptLimit). A prompt
     has no more tokens than bytes, so a context above the body's size cuts nothing.
     """
-    reported = {loaded.context for report in reports for loaded in report.loaded if loaded.name == str(model.name)}
-    contexts = reported.union(expected)
+    contexts = _contexts(str(model.name), reports, expected)
     card = model.card
     keep = card.options.get("num_keep") if card is not None else None
     kept = keep if isinstance(keep, int) and not isinstance(keep, bool) else NUM_KEEP

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from app.gateway.catalog.loaded_models import LoadedModels
@@ -92,7 +93,7 @@ class _ProxiedRequest:
         try:
             await self._pass()
         except asyncio.CancelledError:
-            if not self._exchange.gone.is_set():
+            if not self._exchange.is_gone:
                 raise
             self._reply.caller_left()
         except Trouble as trouble:
@@ -106,7 +107,7 @@ class _ProxiedRequest:
         route = self._route = await self._routed(request)
         if self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
-            self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
+            self._reply.lengths_left = partial(self._proxy.lengths_left, route, size)  # without us: that were a circle
         self._refuse(request, route)
         if route.alias:
             self._reply.name_as(route.served_name, request.model)
@@ -169,22 +170,23 @@ class _ProxiedRequest:
                 self._reply.context_length = context
                 request = replace(request, settings=with_context(request.settings, context))
         assert isinstance(exchange.body, bytearray)
-        edit(exchange.body, edits)
+        if edits:
+            edit(exchange.body, edits)
+        if request.asking_for_usage is not None:
+            self._reply.take_usage_out()
+        if prompt_truncation.may_cut(exchange, request):
+            self._uncut = prompt_truncation.UncutPrompt(exchange.body)
         return request, exchange.body
 
     async def _answered(self, request: InferenceRequest, route: Route, body: bytearray) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
-        proxy, exchange = self._proxy, self._exchange
-        cold_starts = proxy.cold_starts[route.tier]
-        until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
-        headers = to_server(exchange.headers, exchange.id)
-        if request.asking_for_usage is not None:
-            self._reply.take_usage_out()
-        if prompt_truncation.may_cut(exchange, request):
-            self._uncut = prompt_truncation.UncutPrompt(body)
+        cold_starts = self._proxy.cold_starts[route.tier]
+        until = _now() + self._proxy.upstreams[route.tier].startup.total_seconds()
+        headers = to_server(self._exchange.headers, self._exchange.id)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
-            await self._ready(request, route, until)
+            if not cold_starts.is_ready(route.served_name if request.needs_load else "", request.settings):
+                await self._ready(request, route, until)
             try:
                 answer = await self._asked(request, route, [*headers, *self._readied.session], body)
             except Unreachable as trouble:
@@ -222,7 +224,9 @@ class _ProxiedRequest:
     ) -> UpstreamAnswer:
         """The head of an answer; where a prompt is refused because it does not fit, of that to what is cut of it."""
         answer = await self._begun(request, route, headers, body)
-        if self._uncut is not None and await self._uncut.is_refused(answer):
+        if self._uncut is None:
+            return answer
+        if await self._uncut.is_refused(answer):
             answer = await self._begun(request, route, headers, body)
         return answer
 
@@ -239,7 +243,7 @@ class _ProxiedRequest:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._exchange.gone.is_set():
+            if self._exchange.is_gone:
                 seconds = proxy.upstreams[route.tier].startup.total_seconds()
                 proxy.detached.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
             else:
@@ -260,12 +264,10 @@ class _ProxiedRequest:
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")
 
     async def _ready(self, request: InferenceRequest, route: Route, until: float) -> None:
-        cold_starts = self._proxy.cold_starts[route.tier]
         model = route.served_name if request.needs_load else ""
-        if not cold_starts.is_ready(model, request.settings):
-            ready = cold_starts.ready(model, request.settings, until, self._exchange.caller)
-            self._readied = await self._waiting(ready, request, route)
-            self._woke |= self._readied.woke
+        ready = self._proxy.cold_starts[route.tier].ready(model, request.settings, until, self._exchange.caller)
+        self._readied = await self._waiting(ready, request, route)
+        self._woke |= self._readied.woke
 
     async def _waiting(self, event: Awaitable[T], request: InferenceRequest, route: Route) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""

@@ -5,6 +5,7 @@ has one. `ending` is what was seen of its end.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from app.gateway.inference.answer_name import AnswerName
 from app.gateway.inference.request_log import RequestEnding
@@ -20,10 +21,10 @@ from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
 
+LengthsLeft = Callable[[], frozenset[int]]
+
 _MOST_DOCUMENT = 64 * 1024
 """Bytes of a document whose end is waited for."""
-
-LengthsLeft = Callable[[], frozenset[int]]
 
 MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""
@@ -116,7 +117,8 @@ class CallerReply:
             await self._pass_document_on(answer, tail, headers, route)
             return
         await self._begin(answer.status, headers, route)
-        while piece := await self._read(answer, tail):
+        answer.pass_to(partial(self._pass_piece, tail, usage_filter))
+        while piece := await self._read(answer, tail):  # the first, those that were not taken, and the last
             if usage_filter is not None:
                 piece = usage_filter.passed(piece)  # from here on, what the caller is sent
             if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
@@ -128,6 +130,20 @@ class CallerReply:
             await self._exchange.write(held)
         self._need_end(tail)
         await self._exchange.end(self._named(self._rest(), is_last=True))
+
+    def _pass_piece(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes) -> bool:
+        """Pass on a piece that is not the last, unless the caller has to take others before."""
+        connection = self._exchange.connection
+        if connection.is_full:
+            return False
+        self._note(piece, tail)
+        if usage_filter is not None:
+            piece = usage_filter.passed(piece)
+        if self._name is not None:
+            piece = self._name.feed(piece)
+        if piece:
+            connection.write(piece)
+        return True
 
     async def _pass_document_on(
         self, answer: UpstreamAnswer, tail: dialects.Tail, headers: list[Header], route: Route
@@ -160,10 +176,13 @@ class CallerReply:
     async def _read(self, answer: UpstreamAnswer, tail: dialects.Tail) -> bytes:
         piece = await answer.read()
         if piece:
-            if self.first_byte_seconds is None:
-                self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
-            tail.feed(piece)
+            self._note(piece, tail)
         return piece
+
+    def _note(self, piece: bytes, tail: dialects.Tail) -> None:
+        if self.first_byte_seconds is None:
+            self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
+        tail.feed(piece)
 
     def _need_end(self, tail: dialects.Tail) -> None:
         if not self._is_ended(tail):

@@ -4,13 +4,13 @@ Success means that the terminator was seen. What the record goes to, `UsageRecor
 caller wait.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from loguru import logger
-
 from app.gateway.protocol.exchange import Exchange
+from app.logs import Line, tell_later
 from jobs.telemetry.usage import UsageRecorder, Use
 
 RequestEnding = Literal["success", "client_gone", "upstream_cut", "timeout", "refused", "error"]
@@ -24,9 +24,11 @@ error         answered with another error, or with an error inside the stream
 """
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RequestRecord:
-    """One request to a model. `model` and `tier` are empty when it was refused before they were known."""
+    """One request to a model. `model` and `tier` are empty when it was refused before they were known. Nobody changes
+    one; there is one for each request, and to have it frozen would double what it costs.
+    """
 
     request_id: str
     at: datetime
@@ -80,7 +82,7 @@ def turned_away(exchange: Exchange, ending: RequestEnding, seconds: float) -> Re
 
 
 class Records:
-    """Where records go: the usage, the meters, and one line in the log. No prompt is in any of them."""
+    """Where records go: the usage, the meters, and one line in the log, which a thread words. No prompt is in any."""
 
     def __init__(self, usage_recorder: UsageRecorder, metrics: Recorder) -> None:
         self._usage_recorder = usage_recorder
@@ -101,8 +103,13 @@ class Records:
             )
         )
         self._metrics.add(record)
-        about = {"tier": record.tier, "model": record.model, "alias": record.alias, "key": record.key}
-        logger.bind(**about, prompt_truncated=record.is_prompt_truncated).info("{}", line(record))
+        tell_later(Line(record, _told, _WHERE))
+
+
+def _told(record: RequestRecord) -> tuple[str, Mapping[str, object]]:
+    """The message of the log, and what it belongs to."""
+    about = {"tier": record.tier, "model": record.model, "alias": record.alias, "key": record.key}
+    return line(record), {**about, "prompt_truncated": record.is_prompt_truncated}
 
 
 def line(record: RequestRecord) -> str:
@@ -121,3 +128,6 @@ def line(record: RequestRecord) -> str:
         f" {record.ending} {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
         f"{truncated}"
     )
+
+
+_WHERE = f"{__name__}:{line.__code__.co_firstlineno}"

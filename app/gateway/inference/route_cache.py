@@ -22,7 +22,6 @@ class RouteCache:
         self._known = known
         self._models: object = None
         self._aliases: object = None
-        self._names: frozenset[str] = frozenset()
         self._routes: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
 
     def route(self, caller: Caller, text: str, context: int | None) -> Route:
@@ -49,12 +48,10 @@ class RouteCache:
 
     def is_known(self, name: str) -> bool:
         """Whether a model is here under exactly this name."""
-        self._drop_stale()
-        return name in self._names
+        return name in self._known.names
 
     def _drop_stale(self) -> None:
         models, aliases = self._known.models(), self._known.aliases
         if models is not self._models or aliases is not self._aliases:
-            self._aliases = aliases
-            self._models, self._names = models, frozenset(str(model.name) for model in models)
+            self._models, self._aliases = models, aliases
             self._routes.clear()

@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security, routing
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops import jobs as jobs_api
 from app.gateway.ops import ollama_jobs as pulls
 from app.gateway.ops import state as state_api
@@ -82,16 +85,38 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(ops_context, pool, following), state_api.router(ops_context, pool, job_counts), *more):
+    public = (jobs_api.router(ops_context, pool, following), state_api.router(ops_context, pool, job_counts), *more)
+    for api in public:
         app.include_router(api, **documented)
-    app.include_router(state_api.probes(ops_context, pool, job_counts), include_in_schema=False)
-    app.include_router(pulls.router(ops_context, pool, following), include_in_schema=False)
+    others = (state_api.probes(ops_context, pool, job_counts), pulls.router(ops_context, pool, following))
+    for api in others:
+        app.include_router(api, include_in_schema=False)
+    #: Of the routes, for `prepare`.
+    app.state.endpoints = [
+        route.endpoint for api in (*public, *others) for route in api.routes if isinstance(route, routing.APIRoute)
+    ]
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
-    async def document() -> JSONResponse:
-        return JSONResponse(_document(app))
+    async def document() -> Response:
+        return await json_response(_document, app)
 
     return app
+
+
+async def prepare(app: FastAPI) -> None:
+    """Have made now what is else made on the event loop at the first requests, of which some took a tenth of a second.
+
+    That is each route, which FastAPI makes when it looks for one; what runs work in threads, which it imports then; and
+    where each function stands in its file, which it tells with failures.
+    """
+    nowhere = {"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []}
+    for route in app.routes:
+        route.matches(dict(nowhere))
+    await run_in_threadpool(lambda: None)
+    look_up = getattr(routing, "_extract_endpoint_context", None)  # not in every version, nor for others to rely on
+    if look_up is not None:
+        for endpoint in app.state.endpoints:
+            look_up(endpoint)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -131,6 +156,11 @@ def _word_failures(app: FastAPI) -> None:
         }.get(error.status_code, error.detail)
         body = {"error": words, "hint": "GET /ops/v1/openapi.json tells what there is"}
         return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        """Whoever left before his body was read hears nothing, and is no mistake of ours."""
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

@@ -61,7 +61,9 @@ class OpsAuth:
         with ExitStack() as leaving:
             try:
                 if "caller" not in state:
-                    state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), SignedRequest.of(scope))
+                    state["caller"] = self.keys.identify(
+                        scope["headers"], self.clock.now(), lambda: SignedRequest.of(scope)
+                    )
                     leaving.callback(self.limits.enter(state["caller"]))
                 state["end_work"] = self.concurrency.take(state["caller"].name)
                 leaving.callback(state["end_work"])

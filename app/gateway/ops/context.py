@@ -1,10 +1,10 @@
 """What the ops API works with. What may take a moment is called in a thread; `tiers`, `problems` and `age`, which are
-read from memory, on the event loop.
+read from memory, on the event loop, and so is `usage`, which waits for a thread by itself.
 
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -54,6 +54,7 @@ class OpsContext:
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_job: the one of this id among them; where left out, all of them are looked at.
         route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         subject: the model that a name is about, which decides who may ask for it.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
@@ -77,7 +78,7 @@ class OpsContext:
     models: Callable[[], Sequence[Document]]
     route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
     tiers: Callable[[], Sequence[Document]]
-    usage: Callable[[date | None], Sequence[Document]]
+    usage: Callable[[date | None], Awaitable[Sequence[Document]]]
     age: Callable[[], timedelta | None]
     aliases: Callable[[Callable[[ModelName], bool]], Sequence[Document]] = lambda _: ()
     notes: Callable[[], Sequence[str]] = tuple
@@ -86,6 +87,7 @@ class OpsContext:
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_job: Callable[[str], Job | None] | None = None
     send_worker: Callable[[str], object] = send_none
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None

@@ -1,6 +1,6 @@
 """Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
 
-All lists come from one reading of the ledger, which serves whoever asks within two seconds.
+All lists come from one look at the ledger, which serves whoever asks within two seconds.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import MadeOnce
+from app.gateway.event_loop.long_answers import response_of
 from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
@@ -21,6 +23,7 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest, FailureClass
+from jobs.core.json_text import json_bytes
 from jobs.ledger.all_jobs import OPEN, JobFilter
 from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.kinds import kind_named
@@ -82,6 +85,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
     kinds = ops_context.kinds
+    answers = MadeOnce[bytes]()  # of the newest look at all jobs
 
     def sight(caller: Caller) -> MaySee | None:
         """What a caller may see; None when that is everything."""
@@ -113,7 +117,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         cursor: Annotated[CursorText | schemas.Left, Query(description="`next` of the page before")] = None,
         before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many on a page")] = LISTED,
-    ) -> JSONResponse:
+    ) -> Response:
         """List jobs, the newest first. A key for some models sees those about them."""
         if kind is not None:
             kind_named(kind, kinds)
@@ -123,24 +127,32 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         query = JobsQuery(fitting, dead, folded, limit, cursor, before)
         all_jobs = await ledger_pool.jobs()
 
-        def tell(_: LedgerReader) -> dict[str, Any]:
+        def tell(_: LedgerReader) -> bytes:
             archived = ops_context.archived(began) if began else ()
-            return listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived)
+            return json_bytes(listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived))
 
-        return JSONResponse(await ledger_pool.read(tell))
+        made = await answers.of(all_jobs, (query, caller.models), lambda: ledger_pool.read(tell))
+        return response_of(made)
 
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)
-    async def summarise(caller: MayRead) -> JSONResponse:
+    async def summarise(caller: MayRead) -> Response:
         """Count all jobs of the ledger, and tell in groups what failed and needs somebody."""
         all_jobs = await ledger_pool.jobs()
-        return JSONResponse(await ledger_pool.read(lambda _: summary(all_jobs, may_see=sight(caller), kinds=kinds)))
+
+        def tell(_: LedgerReader) -> bytes:
+            return json_bytes(summary(all_jobs, may_see=sight(caller), kinds=kinds))
+
+        made = await answers.of(all_jobs, caller.models, lambda: ledger_pool.read(tell))
+        return response_of(made)
 
     @api.get("/{id}", response_model=schemas.JobResponse)
-    async def job(id: Id, caller: MayRead) -> JSONResponse:
+    async def job(id: Id, caller: MayRead) -> Response:
         """Tell a job's whole story, also when it is archived."""
-        return JSONResponse(
-            (await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))).as_json()
-        )
+
+        def tell(ledger: LedgerReader) -> bytes:
+            return json_bytes(find_job(ledger, ops_context, caller, id).as_json())
+
+        return response_of(await ledger_pool.read(tell))
 
 
 def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> None:

@@ -1,18 +1,20 @@
 """The few threads that ask the ledger, which is synchronous, for the event loop, which must not wait.
 
-Each has a ledger of its own. All who follow a job share one read of it, and all who list jobs one reading of all of
-them, so a thousand readers cost as much as one.
+Each has a ledger of its own. All who follow a job share one read of it, and all who list jobs one look at what has
+changed of them, so a thousand readers cost as much as one.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from app.gateway.catalog.shared_answer import SHARED_FOR, SharedAnswer
+from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.units import counted
 from jobs.ledger.all_jobs import AllJobs
@@ -20,6 +22,7 @@ from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
+from jobs.listing.jobs_view import JobsView
 
 T = TypeVar("T")
 
@@ -35,27 +38,15 @@ READ_EVERY = timedelta(milliseconds=500)
 """How often a followed job is read: as often as its worker beats."""
 
 
-LISTED_FOR = timedelta(seconds=2)
-"""So long one reading of all jobs serves whoever lists them."""
+FORGOTTEN_AFTER = timedelta(minutes=5)
+"""When nobody has listed jobs for so long, none is kept in memory any more."""
 
 
-@dataclass
-class _Reading:
-    """One reading of all jobs. The event loop's alone."""
+NO_JOB = "no-such-job"
 
-    answer: "asyncio.Future[AllJobs]"
-    changes: int
-    """How many changes had been made before it began."""
-    ended_at: float | None = None
 
-    def serves(self, changes: int, since: float) -> bool:
-        """Whether nothing was changed after it began, and it has not failed, nor ended before that moment."""
-        if self.changes != changes:
-            return False
-        if not self.answer.done():
-            return True
-        failed = self.answer.cancelled() or self.answer.exception() is not None
-        return not failed and self.ended_at is not None and self.ended_at > since
+def _reach(reader: LedgerReader) -> None:
+    reader.find(NO_JOB)
 
 
 class LedgerPool:
@@ -64,8 +55,9 @@ class LedgerPool:
     Args:
         open_ledger: a ledger for the thread that calls it.
         every: how often a followed job is read.
-        listed_for: how long one reading of all jobs serves.
+        listed_for: how long one look at all jobs serves, and what else is shared.
         kinds: of jobs, by which it is told what supersedes what, and what waits for what.
+        clock: the time.
 
     """
 
@@ -74,17 +66,21 @@ class LedgerPool:
         open_ledger: Callable[[], Ledger],
         *,
         every: timedelta = READ_EVERY,
-        listed_for: timedelta = LISTED_FOR,
+        listed_for: timedelta = SHARED_FOR,
         kinds: Kinds = KINDS,
+        clock: Clock | None = None,
     ) -> None:
         self._open_ledger = open_ledger
         self._every = every.total_seconds()
-        self._listed_for = listed_for.total_seconds()
-        self._kinds = kinds
-        #: The last reading of all jobs, for as long as it serves; and the changes made through here so far. Both are
-        #: used by the event loop alone.
-        self._reading: _Reading | None = None
-        self._changes = 0
+        self._view = JobsView(clock or SystemClock(), kinds)
+        self.shared_for = listed_for
+        self._all_jobs = SharedAnswer(lambda: self.read(self._view.look), listed_for)
+        self._reached = SharedAnswer(lambda: self.read(_reach), listed_for)
+        #: These two are the event loop's alone, as is when the jobs are let go.
+        self.changes = 0
+        """How many changes were made through here so far: who has made one is shown what it led to."""
+        self._listed_at = float("-inf")
+        self._forgetting: asyncio.TimerHandle | None = None
         #: The ledger of each thread, which opens it when it is first asked.
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger")
@@ -103,39 +99,40 @@ class LedgerPool:
         try:
             return await self._ask(work)
         finally:
-            self._changes += 1
+            self.changes += 1
 
     async def read(self, work: Callable[[LedgerReader], T]) -> T:
         """Like `do`, for what only reads."""
         return await self._ask(lambda ledger: work(ledger.reader))
 
     async def jobs(self) -> AllJobs:
-        """All jobs, as they were at most `listed_for` ago: read once for all who ask meanwhile.
+        """All jobs, as they were at most `listed_for` ago: looked at once for all who ask meanwhile. Who has changed
+        something through here is shown it.
 
         Raises:
             StoreTrouble: as `do`.
 
         """
-        since = asyncio.get_running_loop().time() - self._listed_for
-        reading = self._reading
-        if reading is None or not reading.serves(self._changes, since):
-            kinds = self._kinds
-            answer = asyncio.ensure_future(self.read(lambda reader: AllJobs.of(reader.jobs(), kinds)))
-            reading = self._reading = _Reading(answer, self._changes)
-            answer.add_done_callback(lambda _: self._keep_listed(reading))
-        return await asyncio.shield(reading.answer)  # a reader who leaves does not end it for the others
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self._forgetting = asyncio.get_running_loop().call_later(FORGOTTEN_AFTER.total_seconds(), self._forget)
+        all_jobs = await self._all_jobs(self.changes)
+        self._listed_at = asyncio.get_running_loop().time()
+        return all_jobs
 
-    def _keep_listed(self, reading: _Reading) -> None:
-        """Its jobs are let go when it serves no longer: between two who look they cost no memory."""
-        loop = asyncio.get_running_loop()
-        reading.ended_at = loop.time()
-        loop.call_later(self._listed_for, self._let_go, reading)
-        if not reading.answer.cancelled():
-            reading.answer.exception()  # those who wait are told; asyncio complains of a failure that nobody took
+    async def reach(self) -> None:
+        """Insist that the ledger answers: asked once for all who ask meanwhile, and not when it has answered just now.
 
-    def _let_go(self, reading: _Reading) -> None:
-        if self._reading is reading:
-            self._reading = None
+        Raises:
+            StoreTrouble: as `do`.
+
+        """
+        if asyncio.get_running_loop().time() - self._listed_at >= self.shared_for.total_seconds():
+            await self._reached()
+
+    def _forget(self) -> None:
+        with suppress(RuntimeError):  # closed meanwhile
+            self._threads.submit(self._view.forget)  # which waits for a look that is under way
 
     async def _ask(self, work: Callable[[Ledger], T]) -> T:
         if self._open >= THREADS + MOST_WAITING:

@@ -229,9 +229,15 @@ def find_job(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: 
     try:
         job = ledger.get(id)
     except NotFound:
-        old = next((job for job in ops_context.archived(LONG_AGO) if job.id == id), None)
+        old = _archived(ops_context, id)
         if old is None:
             raise
         job = old
     caller.need_model(model_of(job))
     return job
+
+
+def _archived(ops_context: OpsContext, id: str) -> Job | None:
+    if ops_context.archived_job is not None:
+        return ops_context.archived_job(id)
+    return next((job for job in ops_context.archived(LONG_AGO) if job.id == id), None)

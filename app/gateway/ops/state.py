@@ -5,8 +5,8 @@ it likes, and wakes nothing.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -16,15 +16,16 @@ from loguru import logger
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import SharedAnswer
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
 from app.gateway.ops.context import Document, OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, reader, sees_use
-from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
+from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
-from jobs.ledger.reader import LedgerReader
 from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
@@ -33,16 +34,11 @@ STALE = timedelta(minutes=1)
 STORE_SECONDS = 5.0
 """A store that has not answered a small question for so long cannot be worked with."""
 
-COUNT_EVERY = timedelta(seconds=15)
-"""Counting jobs reads them all, so in between the last count is given."""
-
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
-
-NO_JOB = "no-such-job"
 
 
 class JobCounts:
-    """How many jobs there are of each kind and state, counted now and then, once for all who ask meanwhile.
+    """How many jobs there are of each kind and state, by the last look at them; by one before while that takes long.
 
     Belongs to one event loop; a pool's thread counts, and hands over a mapping that is never changed.
     """
@@ -61,15 +57,15 @@ class JobCounts:
             StoreTrouble: the ledger cannot be asked, or has not answered in time and not for long.
 
         """
-        if self._counting is None and self._is_older_than(COUNT_EVERY):
+        if self._counting is None:
             self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._counted)
-        if (counting := self._counting) is not None:
-            await asyncio.wait({counting}, timeout=STORE_SECONDS)
-            if counting.done():
-                return counting.result()
-            if self._is_older_than(STALE):
-                raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
+        counting = self._counting
+        await asyncio.wait({counting}, timeout=STORE_SECONDS)
+        if counting.done():
+            return counting.result()
+        if self._is_older_than(STALE):
+            raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
         return self._counts
 
     async def _count(self) -> Mapping[tuple[str, str], int]:
@@ -88,7 +84,7 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     """Why this gateway cannot do its work, if so."""
     why = []
     try:
-        await asyncio.wait_for(ledger_pool.read(_reached), STORE_SECONDS)
+        await asyncio.wait_for(ledger_pool.reach(), STORE_SECONDS)
     except TimeoutError:
         why.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
@@ -102,68 +98,87 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     return why
 
 
-def _reached(ledger: LedgerReader) -> None:
-    try:
-        ledger.get(NO_JOB)
-    except NotFound:
-        return
+def versions_by_name(thrown: Iterable[tuple[str, str]]) -> Mapping[str, Collection[str]]:
+    """The digests of the versions in the trash, by the name in small letters."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, digest in thrown:
+        found[name].add(digest)
+    return found
 
 
-def _can_roll_back(model: Document, thrown: Collection[tuple[str, str]]) -> bool:
+def _can_roll_back(model: Document, thrown: Mapping[str, Collection[str]]) -> bool:
     """Whether the trash has a version of it that is not the one published now."""
-    return any(name == str(model["name"]).lower() and digest != model["digest"] for name, digest in thrown)
+    return any(digest != model["digest"] for digest in thrown.get(str(model["name"]).lower(), ()))
+
+
+def _models_for(
+    ops_context: OpsContext,
+    caller: Caller,
+    known: Sequence[Document],
+    wrong: Sequence[str],
+    thrown: Mapping[str, Collection[str]],
+) -> Document:
+    seen = [
+        {**each, "can_roll_back": _can_roll_back(each, thrown)} for each in known if caller.may_name(str(each["name"]))
+    ]
+    aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
+    return {"models": seen, "aliases": aliases, "complaints": [] if caller.models else list(wrong)}
+
+
+def _tiers_for(ops_context: OpsContext, caller: Caller) -> list[dict[str, Any]]:
+    """Why a tier is as it is names the models that it loads, which are not for every key."""
+    return [dict(each) | ({"why": "", "coming": None} if caller.models else {}) for each in ops_context.tiers()]
+
+
+def _usage_for(caller: Caller, rows: Iterable[Mapping[str, Any]]) -> Document:
+    return {"usage": [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]}
+
+
+def _health_for(ops_context: OpsContext, caller: Caller, why: list[str], counts: Mapping[str, int]) -> Document:
+    models = ops_context.models()
+    return {
+        "status": "trouble" if why else "ok",
+        "problems": why,
+        "notes": [] if caller.models else list(ops_context.notes()),
+        "version": VERSION,
+        "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
+        "tiers": _tiers_for(ops_context, caller),
+        "jobs": {str(state): counts[state] for state in JobState},
+    }
 
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
-
-    def tiers_for(caller: Caller) -> list[dict[str, Any]]:
-        """Why a tier is as it is names the models that it loads, which are not for every key."""
-        return [dict(each) | ({"why": "", "coming": None} if caller.models else {}) for each in ops_context.tiers()]
-
-    @api.get("/models", response_model=schemas.ModelsResponse)
-    async def models(caller: MayRead) -> JSONResponse:
-        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
-        known = await asyncio.to_thread(ops_context.models)
-        complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
-        thrown = await asyncio.to_thread(ops_context.thrown)
-        seen = [
-            {**each, "can_roll_back": _can_roll_back(each, thrown)}
-            for each in known
-            if caller.may_name(str(each["name"]))
-        ]
-        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
-        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
+    _models(api, ops_context, ledger_pool)
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
-    async def tiers(caller: MayRead) -> JSONResponse:
+    async def tiers(caller: MayRead) -> Response:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
-        return JSONResponse({"tiers": tiers_for(caller)})
+        return await json_response(lambda: {"tiers": _tiers_for(ops_context, caller)})
 
     @api.get("/route", response_model=schemas.RouteResponse)
     async def route(
         caller: MayRead,
         model: Annotated[schemas.ModelField, Query()],
         context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Tell on which tier a model is answered, and why, in words and numbers."""
         name = ModelName.parse(model)
         caller.need_model(ops_context.subject(name), asked_as=name)
-        return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
+        return await json_response(lambda: dict(ops_context.route(model, context, caller.may_use)))
 
     @api.get("/usage", response_model=schemas.UsageResponse)
     async def usage(
         caller: MayRead,
         since: Annotated[schemas.Since | schemas.Left, Query(description="From this day on, in UTC")] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         began = schemas.since_of(since, ops_context.clock.now())
-        rows = await asyncio.to_thread(ops_context.usage, began.date() if began else None)
-        seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
-        return JSONResponse({"usage": seen})
+        rows = await ops_context.usage(began.date() if began else None)
+        return await json_response(_usage_for, caller, rows)
 
     @api.get("/health", response_model=schemas.HealthResponse)
-    async def health(caller: MayRead) -> JSONResponse:
+    async def health(caller: MayRead) -> Response:
         """Tell how all of it stands."""
         why = await problems(ops_context, ledger_pool)
         counts: Counter[str] = Counter()
@@ -174,19 +189,23 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
             except StoreTrouble as trouble:
                 why.append(str(trouble))
         why += ops_context.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
-        models = await asyncio.to_thread(ops_context.models)
-        document: dict[str, Any] = {
-            "status": "trouble" if why else "ok",
-            "problems": why,
-            "notes": [] if caller.models else list(ops_context.notes()),
-            "version": VERSION,
-            "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
-            "tiers": tiers_for(caller),
-            "jobs": {str(state): counts[state] for state in JobState},
-        }
-        return JSONResponse(document)
+        return await json_response(_health_for, ops_context, caller, why, counts)
 
     return api
+
+
+def _models(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+    async def look_beside() -> tuple[Sequence[str], Mapping[str, Collection[str]]]:
+        return await asyncio.to_thread(lambda: (ops_context.complaints(), versions_by_name(ops_context.thrown())))
+
+    beside = SharedAnswer(look_beside, ledger_pool.shared_for)  # of the models that are listed
+
+    @api.get("/models", response_model=schemas.ModelsResponse)
+    async def models(caller: MayRead) -> Response:
+        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
+        known = await asyncio.to_thread(ops_context.models)
+        wrong, thrown = await beside(tuple((each["name"], each["digest"]) for each in known))
+        return await json_response(_models_for, ops_context, caller, known, wrong, thrown)
 
 
 def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:

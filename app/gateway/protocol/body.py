@@ -105,7 +105,7 @@ class HeldBody:
         """Refuse a body that announces this length, if there is no room for it now. Announcing takes no room."""
         self._budget.need_room(self._key, size, size)
 
-    def add(self, piece: bytes) -> None:
+    def add(self, piece: bytes | bytearray) -> None:
         """
         Raises:
             Crowded: there is no room for it.
@@ -115,7 +115,10 @@ class HeldBody:
             self._budget.need_room(self._key, self._size + len(piece), len(piece))
             self._budget.take(self._key, len(piece))
             self._size += len(piece)
-            self.data += piece
+            if isinstance(piece, bytearray) and not self.data:
+                self.data = piece  # it is nobody else's
+            else:
+                self.data += piece
 
     def keep(self) -> Callable[[], None]:
         """Keep it until what is returned is called, once or more often. With the last keeper the bytes go."""
@@ -188,9 +191,23 @@ def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Rec
 
 
 async def whole(
-    receive: Receive, length: bytes, held: HeldBody, most: int = MOST, seconds: float = SECONDS
+    receive: Receive,
+    length: bytes,
+    held: HeldBody,
+    most: int = MOST,
+    *,
+    seconds: float = SECONDS,
+    come: bytearray | None = None,
 ) -> bytearray:
     """All of it, whatever its Content-Length says.
+
+    Args:
+        receive: waits for more.
+        length: the Content-Length.
+        held: what counts it.
+        most: bytes it may have.
+        seconds: how long it may take, beside the time for its bytes.
+        come: all of it, where it has come already and there is nothing to wait for.
 
     Raises:
         TooLarge: it has more bytes than anybody may send.
@@ -201,6 +218,9 @@ async def whole(
     """
     if not length.isdigit() or int(length) > most:
         raise too_large(most)
+    if come is not None and len(come) <= most:
+        held.add(come)
+        return held.data
     held.expect(int(length))
     receive = bounded(receive, most, seconds)
     while True:

@@ -1,11 +1,10 @@
 """One request and the means to answer it: what every handler of the gateway is given."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Send
 
@@ -16,7 +15,35 @@ from app.gateway.protocol.routes import RouteEntry
 JSON = b"application/json; charset=utf-8"
 
 
-@dataclass
+class CallerConnection(Protocol):
+    """The connection that a request came by, as far as ASGI does not say it."""
+
+    def take(self) -> bytearray | None:
+        """The body, if all of it has come; else None, and it is there for `receive`."""
+
+    def when_gone(self, call: Callable[[], None], /) -> None:
+        """Have this called, once, if the caller leaves before the end of the answer."""
+
+    def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
+        """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the caller does not take what was written."""
+
+    async def room(self) -> None:
+        """Wait until the caller takes more, or leaves."""
+
+
+def _nothing() -> None:
+    """Gives up no hold."""
+
+
+def _keep_nothing() -> Callable[[], None]:
+    return _nothing
+
+
+@dataclass(slots=True)
 class Exchange:
     """A request whose key is known and whose body has been read.
 
@@ -30,7 +57,8 @@ class Exchange:
         caller: whose key it came with.
         at: when it came.
         began: the same on the clock that never goes back.
-        gone: set when the caller has left.
+        send: sends the head of an answer, as ASGI has it.
+        connection: takes what comes behind the head.
 
     """
 
@@ -44,14 +72,16 @@ class Exchange:
     at: datetime
     began: float
     send: Send = field(repr=False)
-    gone: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    connection: CallerConnection = field(repr=False)
+    is_gone: bool = False
+    """Whether the caller has left."""
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
     """Whether the handler records it."""
-    keep: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None, repr=False)
+    keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
     """Keeps the body until what is returned is called, beyond the end of the request if need be."""
-    drop: Callable[[], None] = field(default=lambda: None, repr=False)
+    drop: Callable[[], None] = field(default=_nothing, repr=False)
     """Gives up the request's own hold on the body."""
 
     def forget_body(self) -> None:
@@ -67,7 +97,7 @@ class Exchange:
 
     async def answer_bytes(self, body: bytes, status: int, content_type: bytes, *, more: Sequence[Header] = ()) -> None:
         await self.begin(status, [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more])
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        self.connection.write(b"" if self.method == "HEAD" else body, is_last=True)
 
     async def begin(self, status: int, headers: Sequence[Header]) -> None:
         """The head of an answer."""
@@ -76,12 +106,16 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
-        """A piece of the body; returns when the caller's side has room for more."""
-        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        """A piece of the body, once the caller's side has room for it."""
+        if self.connection.is_full:
+            await self.connection.room()
+        self.connection.write(piece)
 
     async def end(self, piece: bytes = b"") -> None:
         """The end of the body, with its last piece."""
-        await self.send({"type": "http.response.body", "body": piece})
+        if self.connection.is_full:
+            await self.connection.room()
+        self.connection.write(piece, is_last=True)
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -38,6 +38,7 @@ HOP_BY_HOP = frozenset(
 
 _OF_A_PROXY = frozenset({b"date", b"server", b"set-cookie", b"set-cookie2", b"www-authenticate", b"via", b"alt-svc"})
 _OURS = frozenset({b"x-request-id", b"x-served-model", b"x-served-tier", b"x-context-length", b"x-prompt-truncated"})
+_STOP = HOP_BY_HOP | _OF_A_PROXY | _OURS
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 """A header's name."""
 
@@ -46,20 +47,30 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 def to_server(headers: Iterable[Header], request_id: str) -> list[Header]:
     """What of a caller's headers goes on to the server."""
-    given = list(headers)
-    named = _named_in_connection(given)
-    passed = [(name, value) for name, value in given if name in TO_SERVER and name not in named]
-    return [*passed, (b"x-request-id", request_id.encode())]
+    passed: list[Header] = []
+    named: frozenset[bytes] = frozenset()
+    for header in headers:
+        if header[0] in TO_SERVER:
+            passed.append(header)
+        elif header[0] == b"connection":
+            named |= _named_in_connection((header,))
+    if not named.isdisjoint(TO_SERVER):
+        passed = [header for header in passed if header[0] not in named]
+    passed.append((b"x-request-id", request_id.encode()))
+    return passed
 
 
 def to_caller(headers: Sequence[Header]) -> list[Header]:
     """What of a server's headers goes on to the caller."""
-    stop = HOP_BY_HOP | _OF_A_PROXY | _OURS | _named_in_connection(headers)
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in stop and not name.startswith(b"modal-") and not _CONTROL.search(value)
-    ]
+    passed: list[Header] = []
+    named: frozenset[bytes] = frozenset()
+    for header in headers:
+        name, value = header
+        if name not in _STOP and not name.startswith(b"modal-") and not _CONTROL.search(value):
+            passed.append(header)
+        elif name == b"connection":
+            named |= _named_in_connection((header,))
+    return [header for header in passed if header[0] not in named] if named else passed
 
 
 def _named_in_connection(headers: Iterable[Header]) -> frozenset[bytes]:

@@ -9,6 +9,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed leaves it out
 from typing import Any
 
 from jobs.core.errors import BadRequest
@@ -47,23 +50,38 @@ TOO_LONG: Any = object()
 _STEP = 64 * 1024
 """Bytes that one step through something long looks at."""
 
+_WINDOWS = (16 * 1024, 256 * 1024)
+"""Bytes in which the end of a longer text is looked for by the library's own reader, which is four times as fast as a
+pattern, and takes and refuses the same; each is tried once."""
+
+MOST_ESCAPES = 2_000
+"""Beyond so many in a window that reader is no faster, and keeps the interpreter for too long."""
+
 _SHORT = 4 * 1024
 """Values and names with their gaps are first taken for as short as this; what is longer is gone through by steps."""
 
 _GAP = rb"[ \t\n\r]*"
-# Unrolled, so that a text has one way to match: there is nothing to go back over where its end is missing.
-_INSIDE = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
+# Unrolled, and each part takes what it takes for good: a text has one way to match, and nothing is gone back over where
+# its end is missing.
+_INSIDE = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
 _SCALAR = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
 _EMPTY = rb"\[" + _GAP + rb"\]|\{" + _GAP + rb"\}"
 
 _gap = re.compile(_GAP)
 _inside = re.compile(_INSIDE)
+_short_text = re.compile(_INSIDE + rb'"')
 _scalar = re.compile(_SCALAR)
 _simple = re.compile(_GAP + rb'("' + _INSIDE + rb'"|' + _SCALAR + rb"|" + _EMPTY + rb")" + _GAP + rb"([,\]}])")
 """A whole value and what stands behind it: nearly all values are such."""
 _name = re.compile(_GAP + rb'"(' + _INSIDE + rb')"' + _GAP + rb":")
 
+_pair = re.compile(_name.pattern + _simple.pattern)
+"""Both at once, with the comma or the end behind them: nearly all that stands in an object."""
+
 _COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
+_BLANK = 0x20
+"""The last of the bytes that may be a gap."""
+
 _CLOSES = {_LIST: _END_OF_LIST, _OBJECT: _END_OF_OBJECT}
 
 
@@ -82,6 +100,10 @@ class Fields:
 
     def span(self, name: str) -> ValueSpan | None:
         return self._spans.get(name)
+
+    def in_order(self) -> list[str]:
+        """The names that were found, as their values stand in the body."""
+        return sorted(self._spans, key=self._spans.__getitem__)
 
     def inside(self, name: str) -> "Fields":
         """The fields of an object among the values; anything else has none."""
@@ -128,8 +150,7 @@ class Fields:
         text = bytes(self._body[start:end]) if end - start <= MOST_UNCUT else _outline(self._body, start, end)
         if text is None:
             return TOO_LONG
-        value = json.loads(text.decode("utf-8", "replace"), parse_float=Number.of, parse_int=Number.of)
-        return _encodable(value) if b"\\u" in text else value
+        return _decoded(text, _exactly)
 
     def scalar(self, name: str) -> Any:
         """A text, number or truth; None for null and for what is not there, lists and objects included.
@@ -243,10 +264,7 @@ class _Level:
 
     def see(self, raw: bytes) -> str:
         """A name that stands here, if it is looked for, else nothing."""
-        if len(raw) > 1024:
-            raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
-        name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
-        folded = _folded(name)
+        name, folded = _remembered_names(raw) if len(raw) <= _MOST_REMEMBERED else _names_of(raw)
         if folded in self.seen:
             raise BadRequest(f"the body says {folded[:60]!r} more than once", hint="say it once, in one spelling")
         if len(self.seen) >= MOST_NAMES:
@@ -268,6 +286,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
     name = ""
     """Of the value that comes, if it is looked for; then `level` is where."""
     values = 0
+    wants_name = False
     while True:
         values += 1
         if values > MOST_VALUES:
@@ -275,7 +294,17 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                 f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
                 hint="send it in several requests",
             )
-        if around and (match := _simple.match(body, at, at + _SHORT)) is not None:
+        match = None
+        if wants_name:
+            wants_name = False
+            if (match := _pair.match(body, at, at + _SHORT)) is None:
+                name, at = _named(body, at, level)
+            elif level is not None and (name := level.see(match[1])):
+                level.spans[name] = match.span(2)
+        if match is not None:
+            at = match.end()
+            mark = body[at - 1]
+        elif around and (match := _simple.match(body, at, at + _SHORT)) is not None:
             if name and level is not None:
                 level.spans[name] = match.span(1)
             at = match.end()
@@ -298,8 +327,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                 name = ""
                 at = _after_gap(body, at + 1)
                 if at == size or body[at] != closer:
-                    if first == _OBJECT:
-                        name, at = _named(body, at, level)
+                    wants_name = first == _OBJECT
                     continue
                 mark, at = closer, at + 1
             else:
@@ -318,8 +346,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                     raise _no_json(body, at, "something comes after its end")
                 return inner
             mark, at = _marked(body, at)
-        if around[-1][0] == _END_OF_OBJECT:
-            name, at = _named(body, at, level)
+        wants_name = around[-1][0] == _END_OF_OBJECT
 
 
 def _named(body: Body, at: int, level: _Level | None) -> tuple[str, int]:
@@ -346,6 +373,8 @@ def _marked(body: Body, at: int) -> tuple[int, int]:
 
 
 def _after_gap(body: Body, at: int) -> int:
+    if at < len(body) and body[at] > _BLANK:  # as nearly always
+        return at
     while (match := _gap.match(body, at, at + _STEP)) is not None and match.end() - at == _STEP:
         at += _STEP
     return match.end() if match is not None else at
@@ -353,6 +382,14 @@ def _after_gap(body: Body, at: int) -> int:
 
 def _end_of_text(body: Body, at: int) -> int:
     at += 1
+    if (match := _short_text.match(body, at, at + _SHORT)) is not None:
+        return match.end()
+    for window in _WINDOWS:  # each byte a character, so that places are the same
+        if body.count(b"\\", at, at + window) > MOST_ESCAPES:
+            break
+        with suppress(ValueError):  # its end is further on, or there is something wrong with it, which is told below
+            end: int = scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
+            return at + end
     while (match := _inside.match(body, at, at + _STEP)) is not None and match.end() > at:
         at = match.end()
     if at >= len(body) or body[at] != _QUOTE:
@@ -381,6 +418,19 @@ def _no_object(body: Body, at: int) -> BadRequest:
     return BadRequest(f"the body is a JSON {kind}, not an object")
 
 
+def _names_of(raw: bytes) -> tuple[str, str]:
+    """The name that stands between these quotes, and the same in the spelling of none."""
+    if len(raw) > 1024:
+        raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
+    name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
+    return name, _folded(name)
+
+
+_MOST_REMEMBERED = 64
+_remembered_names = lru_cache(1024)(_names_of)
+"""Of short names; clients use the same few again and again."""
+
+
 def _folded(name: str) -> str:
     """A name in the spelling of none. Go folds each letter by itself: U+017F is an s as well, and U+212A a k."""
     return name.lower().replace("\u017f", "s")
@@ -388,8 +438,21 @@ def _folded(name: str) -> str:
 
 def _built(text: bytes) -> Any:
     """The value of a piece of JSON, as Go has it: no half of a surrogate pair, and no number without end."""
-    value = json.loads(text.decode("utf-8", "replace"), parse_float=_number, parse_int=_number)
+    return _decoded(text, _as_go)
+
+
+def _decoded(text: bytes, decoder: json.JSONDecoder) -> Any:
+    """A value. Most are a word or a text without escapes, which need no decoder."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _PLAIN.fullmatch(text):
+        return text[1:-1].decode("utf-8", "replace")
+    value = decoder.decode(text.decode("utf-8", "replace"))
     return _encodable(value) if b"\\u" in text else value
+
+
+_WORDS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
+_PLAIN = re.compile(rb'"[^"\\\x00-\x1f]*"')
 
 
 def _encodable(value: Any) -> Any:
@@ -411,3 +474,8 @@ def _number(text: str) -> int | float:
         raise BadRequest(f"the number {text[:20]}… is too large for any use")
     exact = int(text) if len(text) < 20 and text.lstrip("-").isdigit() else None
     return exact if exact is not None else int(value) if value.is_integer() and abs(value) < 2**63 else value
+
+
+# Made once: to make one takes longer than to decode what is short.
+_as_go = json.JSONDecoder(parse_float=_number, parse_int=_number)
+_exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of)

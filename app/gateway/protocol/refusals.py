@@ -60,6 +60,17 @@ FIELDS: Mapping[str, frozenset[str]] = {
 """By path, what has to be looked for in a body to know whether it is refused."""
 
 
+_TYPED: Mapping[str, Mapping[str, tuple[Any, str, str]]] = {
+    path: {
+        name: (go_type, struct.name.rpartition(".")[2], tag)
+        for name, (tag, go_type) in struct.in_any_case.items()
+        if name in FIELDS[path]
+    }
+    for path, struct in ((path, BODIES[path]) for path in _PATHS)
+}
+"""By path and field, its type, and the struct and name that Go tells it by."""
+
+
 @dataclass(frozen=True)
 class Wants:
     """What a model has to be able to do for a request.
@@ -105,12 +116,11 @@ def judge(found: Fields, path: str) -> Verdict:
     if path not in _PATHS:
         return Verdict()
     body = _Body(found)
-    struct = BODIES[path]
-    present = [(span, name) for name in FIELDS[path] & struct.in_any_case.keys() if (span := found.span(name))]
-    for _, name in sorted(present):  # Go tells the first
-        tag, go_type = struct.in_any_case[name]
-        value = body.value(name)
-        check(_OF_KIND[found.kind(name)] if value is TOO_LONG else value, go_type, struct.name.rpartition(".")[2], tag)
+    typed = _TYPED[path]
+    for name in found.in_order():  # Go tells the first
+        if (known := typed.get(name)) is not None:
+            value = body.value(name)
+            check(_OF_KIND[found.kind(name)] if value is TOO_LONG else value, *known)
     checks = _CHECKS.get(path)
     refusal = checks(body) if checks is not None else None
     return Verdict(refusal, _WANTS[path](body) if path in _WANTS else NOTHING)

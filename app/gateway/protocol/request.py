@@ -28,6 +28,12 @@ T = TypeVar("T")
 SMALL = 8 * 1024
 """Bytes up to which a body is read on the event loop: it takes a few milliseconds at the very most."""
 
+PLAIN = 128 * 1024
+"""The same for a body that is little else than some long texts."""
+
+MOST_MARKS = 500
+"""Commas, lists, objects and escapes that such a body may have, those in its texts included."""
+
 MOST_SHOWN = 256 * 1024
 """Bytes of a request to show a model: what it says of `system` and `options` comes back in the answer."""
 
@@ -48,9 +54,11 @@ _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock]
 is free for other keys."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InferenceRequest:
-    """The part of a request that decides where it goes and how its caller waits."""
+    """The part of a request that decides where it goes and how its caller waits. Nobody changes one; there is one for
+    each request, and to have it frozen would double what it costs.
+    """
 
     model: str
     streams: bool
@@ -97,6 +105,8 @@ class InferenceRequest:
 
     @property
     def context(self) -> int | None:
+        if not self.settings:
+            return None
         value = dict(self.settings).get("num_ctx")
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
@@ -110,13 +120,16 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
 
     """
     path, body = exchange.entry.path, exchange.body
-    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
-        raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
+    for name, value in exchange.headers:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
         return await _of_document(exchange, _show_request)
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
     names = _LOOKED_FOR.get(path, _WATCHED)
+    if is_quick(body):
+        return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     return await _in_turn(
         exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     )
@@ -169,9 +182,15 @@ def naming(request: InferenceRequest, name: str) -> BodyEdit:
     return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
 
 
+def is_quick(body: Body) -> bool:
+    """Whether a body is read in so little time that to hand it to a thread would take longer."""
+    size = len(body)
+    return size <= SMALL or (size <= PLAIN and size - len(body.translate(None, b",[{\\")) <= MOST_MARKS)
+
+
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
     """Do it here where it is little, else in a thread, after what this key has there already."""
-    if len(exchange.body) <= SMALL:
+    if is_quick(exchange.body):
         return work()
     loop = asyncio.get_running_loop()
     turn = _turns.setdefault((loop, exchange.caller.name), asyncio.Lock())

@@ -12,6 +12,7 @@ app/README.md too; a test compares the two.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 RouteAction = Literal["passed", "here", "job", "refused", "unserved"]
@@ -29,7 +30,7 @@ class RouteEntry:
     scope: KeyScope = "chat"
     why: str = ""
 
-    @property
+    @cached_property
     def speech(self) -> Speech:
         return speech_of(self.path)
 

@@ -4,6 +4,7 @@ Belongs to one event loop, which its transport, its parser and the readers of it
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -15,6 +16,9 @@ HIGH_WATER = 64 * 1024
 
 MOST_HEAD = 64 * 1024
 """Bytes of headers; more is no answer of an Ollama."""
+
+SHORT = 64 * 1024
+"""Bytes of a body that go out together with the head."""
 
 SLICE = 256 * 1024
 """Bytes of a body that are handed on at a time, when the last are on their way: each slice is a copy, and encrypted by
@@ -37,6 +41,7 @@ class Connection(asyncio.Protocol):
         self.is_lost = False
         self.quiet_since = self._loop.time()
         self._is_busy = False
+        self._sink: Callable[[bytes], bool] | None = None
         self._unsent: bytes | bytearray = b""
         self._sent = 0
         self._is_full = False
@@ -58,9 +63,14 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._is_interim = False
         self._ends_with_connection = False
+        self._sink = None
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
+        if len(body) <= SHORT:  # one packet, or two
+            self._unsent, self._sent = b"", 0
+            self.transport.write(head + body)
+            return
         self.transport.write(head)
         self._unsent, self._sent = body, 0
         self._send()
@@ -121,6 +131,13 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return piece
 
+    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
+        """From now on, hand pieces that come while a reader waits to this, which costs less than to wake the reader.
+
+        The reader gets what it does not take, saying false; and the last piece, and whatever ends the answer.
+        """
+        self._sink = sink
+
     @property
     def is_over(self) -> bool:
         return self.is_complete and not self._pieces
@@ -129,6 +146,7 @@ class Connection(asyncio.Protocol):
         """End the exchange; true when the connection is good for another one."""
         good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
+        self._sink = None
         self._unsent = b""
         self.quiet_since = self._loop.time()
         if not good:
@@ -165,10 +183,23 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
+        if self._sink is not None and self._is_passed_on(self._sink):
+            return
         if self._size > HIGH_WATER and not self.is_paused:
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
+
+    def _is_passed_on(self, sink: Callable[[bytes], bool]) -> bool:
+        """Whether all that has come is where it belongs: it is the next piece, and the sink has taken it."""
+        is_next = self._waiter is not None and not self._waiter.done()
+        if not is_next or not self._pieces or self.is_complete or self._failure is not None:
+            return False
+        if not sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)):
+            return False
+        self._pieces.clear()
+        self._size = 0
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True

@@ -7,7 +7,7 @@ the server was doing. Errors are ours, and tell whether a byte of the answer had
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -67,11 +67,18 @@ class UpstreamAnswer:
         self.headers = connection.headers
 
     def header(self, name: bytes) -> bytes:
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
     async def read(self) -> bytes:
         """See `Connection.read`."""
         return await self._connection.read()
+
+    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
+        """See `Connection.pass_to`."""
+        self._connection.pass_to(sink)
 
     @property
     def is_request_sent(self) -> bool:
@@ -129,7 +136,7 @@ class UpstreamClient:
             ServerTrouble: what came is not HTTP.
 
         """
-        fields = b"".join(b"%b: %b\r\n" % header for header in headers)
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
         head = b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
             method.encode(), path.encode(), self._common, fields, len(body),
         )  # fmt: skip

@@ -4,6 +4,7 @@ Parts with a JSON file each; a partial file of full size from the first byte; st
 """
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -205,4 +206,8 @@ class BlobPart:
 
     def write(self) -> None:
         record = {"N": self.n, "Offset": self.offset, "Size": self.size, "Completed": self.completed}
-        self.path.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+        text = json.dumps(record, separators=(",", ":")) + "\n"
+        # Over what was there, never empty in between: a download that was just given up may still be read by the next.
+        with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()

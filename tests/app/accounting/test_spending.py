@@ -9,9 +9,9 @@ from app.accounting import spending
 from app.accounting.window_cost import offers
 from app.fleet.file import read
 from app.fleet.schema import declared, parse
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import SystemClock
 from jobs.home.home import home_of
-from jobs.store.jsonl_archive import Archive
 from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
 from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
 from jobs.telemetry.usage import About, Row, Sums, UsageRecorder, Use

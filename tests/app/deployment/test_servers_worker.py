@@ -32,7 +32,7 @@ from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store, ended_job
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 def fleet_with(wakes: int) -> Fleet:
@@ -74,7 +74,7 @@ class Case:
 @pytest.fixture(scope="module")
 def server() -> Iterator[OllamaClient]:
     with RegistryDouble() as registry, OllamaDouble(registry=registry.url) as double:
-        httpx.post(f"{double.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=60)
+        httpx.post(f"{double.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=PATIENCE)
         with OllamaClient(double.url, policy=NEVER) as ollama:
             yield ollama
 
@@ -133,7 +133,7 @@ class Gate:
 
     def load(self, name: str, **_: Any) -> None:
         self.asked.append(name)
-        assert self.loading[name].wait(20)
+        assert self.loading[name].wait(PATIENCE)
         raise NotFound("that is all that this one does")
 
 
@@ -170,7 +170,7 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
 
     first, second = started(names[0], "nightly"), started(names[1], "anna@laptop")
     gate.loading[names[1]].set()
-    second.join(timeout=20)
+    second.join(timeout=PATIENCE)
     assert not second.is_alive()
     assert is_warming(case.store.facts, "a10g", clock.now() + timedelta(minutes=1), timedelta(0))
     gate.loading["third:latest"] = threading.Event()
@@ -179,7 +179,7 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
     for event in gate.loading.values():
         event.set()
     for thread in (first, third):
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive()
     assert not is_warming(case.store.facts, "a10g", clock.now() + timedelta(seconds=1), timedelta(0))
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.deployment.weights_worker import MountedWeights
 from app.model_server.models_view import ModelsView
-from jobs.core.errors import ServerTrouble, StoreUnavailable
+from jobs.core.errors import Corrupt, ServerTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.models import index
 from jobs.models.index import Index
@@ -18,9 +18,9 @@ from jobs.testing.clock import HandClock
 from jobs.weights import restore, trash_moves
 from jobs.weights.manifest import Manifest
 from jobs.weights.removal import remove
-from jobs.weights.survey import read_models
+from jobs.weights.survey import read_manifests, read_models
 from tests.support.crash_points import dies_at
-from tests.support.models_directory import digest_of, fill, nothing, publish, put, put_blob, sample
+from tests.support.models_directory import digest_of, fill, nothing, publish, put, put_blob, put_manifest, sample
 
 
 class Volume:
@@ -187,6 +187,81 @@ def test_killed_anywhere_a_server_is_shown_whole_models(
         if not died:
             return
     pytest.fail("it never came to its end")
+
+
+def read(case: Case) -> frozenset[str] | None:
+    """The digests that the manifests on the disk refer to; None while one is torn."""
+    manifests = [manifest for _, manifest in read_manifests(case.weights.layout)]
+    if any(isinstance(each, Corrupt) for each in manifests):
+        return None
+    return frozenset(layer.digest for each in manifests if isinstance(each, Manifest) for layer in each.blobs)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_whatever_broke_off_no_blob_that_a_manifest_needs_is_taken_for_free(
+    tmp_path_factory: pytest.TempPathFactory, change: Callable[[Case], None]
+) -> None:
+    """However far a change came that broke off, the worker that goes on knows what every manifest on the disk needs."""
+    for step in range(1, 200):
+        case = Case(tmp_path_factory.mktemp("broken-off"))
+        for name in ("one", "two"):
+            put(case.weights, sample(name, f"weights of {name}".encode(), b"template"))
+        case.mounted.publish_models()
+        died = dies_at(step, lambda case=case: change(case))  # type: ignore[misc]
+        with case.weights.exclusive(nothing):
+            assert case.weights.needed() == read(case)
+            assert sorted(file.name for file, _ in case.weights.published()) == sorted(
+                file.name for file in case.weights.layout.manifest_files()
+            )
+        case.facts.close()
+        if not died:
+            return
+    pytest.fail("it never came to its end")
+
+
+def test_what_a_torn_or_broken_model_needs_is_read(case: Case) -> None:
+    """A model of which a blob is missing needs the others; a torn one may need any, and is told as soon as it is whole
+    again."""
+    case.weights.layout.blob(digest_of(b"weights of two")).unlink()
+    case.mounted.publish_models()
+    assert case.weights.needed() == read(case)
+    raw = case.weights.layout.manifest(ModelName.parse("three")).read_bytes()
+    put_manifest(case.weights, "three", raw[:-20])
+    case.mounted.publish_models()
+    assert case.weights.needed() is None
+    put_manifest(case.weights, "three", raw)
+    assert case.weights.needed() == read(case)
+
+
+@pytest.mark.parametrize("index_is", ["absent", "empty", "of nothing"])
+def test_the_index_has_no_say_in_what_goes(case: Case, index_is: str) -> None:
+    """Absent, damaged or wrong, the file beside the generation neither saves nor costs a blob."""
+    layout = case.weights.layout
+    if index_is == "absent":
+        layout.index.unlink()
+    elif index_is == "empty":
+        layout.index.write_bytes(b"")
+    else:
+        index.write(layout, Index(), str(case.generation))
+    removed = remove(case.weights, ModelName.parse("two"), still_ours=nothing)
+    assert [layer.digest for layer in removed.deleted] == [digest_of(b"weights of two")]
+    assert read(case) == case.weights.needed()
+    assert all(layout.blob(digest).exists() for digest in read(case) or ())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_another_worker_published_meanwhile_keeps_its_blobs(case: Case, told: bool) -> None:
+    """A worker of the deployment before, which still publishes, tells another generation: then each manifest is read,
+    and the index is of what both wrote. So it is where the Dict has forgotten the generation."""
+    put(case.weights, sample("sibling", b"weights of two", b"template"))
+    if told:
+        case.facts.put(keys.WEIGHTS_GENERATION, "the other worker's")
+    else:
+        case.facts.pop(keys.WEIGHTS_GENERATION)
+    removed = remove(case.weights, ModelName.parse("two"), still_ours=nothing)
+    assert removed.deleted == ()
+    assert case.told() == case.there()
+    assert ModelName.parse("sibling") in case.there().whole
 
 
 @pytest.mark.parametrize("failing", ["commit", "dict"])

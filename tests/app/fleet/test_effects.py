@@ -25,6 +25,7 @@ from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job, JobState
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.weights.history import Memory
@@ -181,7 +182,7 @@ def _night_and_alerts(fleet: Fleet, *, rented: bool) -> dict[str, Any]:
         meter.key: meter.as_json(),
     }
     waiting = Job("1", "pull", "phi4:latest", "weights", JobState.QUEUED, {}, 1, NOW - timedelta(minutes=40), "me")
-    facts = AlertFacts(entries, [waiting], (), (), NOW - timedelta(hours=6), NOW, rented=rented)
+    facts = AlertFacts(entries, KnownJobs((), (waiting,)), (), (), NOW - timedelta(hours=6), NOW, rented=rented)
     return {"night": steps, "alerts": incidents(fleet, facts)}
 
 

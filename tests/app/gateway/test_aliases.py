@@ -23,8 +23,9 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.dialects import TALK, Dialect, each_dialect, error_of
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, asked, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, asked, gateway, model
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 ALIASES = {"gpt-4o": "tiny", "claude-*": "llama3.2", "embedder": "nomic-embed-text", "gone": "deepseek-r1:32b"}
 CLOCK = SystemClock()
@@ -183,7 +184,7 @@ def test_lists_show_the_names_of_what_is_here(running: RunningGateway) -> None:
     assert {**alias, "name": "", "model": ""} == {**real, "name": "", "model": ""}
     for id in ("gpt-4o", "claude-3", "gpt-4o:latest"):
         assert get(running, f"/v1/models/{id}")["id"] == id
-        assert httpx.head(f"{running.url}/v1/models/{id}").status_code == 200
+        assert httpx.head(f"{running.url}/v1/models/{id}", timeout=PATIENCE).status_code == 200
 
 
 def test_the_ops_api_tells_all_aliases(running: RunningGateway) -> None:
@@ -262,10 +263,12 @@ def test_what_stands_behind_an_alias_decides_who_may_ask(double: OllamaDouble, t
         allowed = post(running, "/api/chat", {"model": "gpt-4o", **chat}, "omk_1")
         refused = post(running, "/api/chat", {"model": "claude-3", **chat}, "omk_1")
         shown = post(running, "/api/show", {"model": "claude-3"}, "omk_1")
-        route = httpx.get(f"{running.url}/ops/v1/route?model=claude-3", headers={"x-api-key": "omk_1"})
+        route = httpx.get(
+            f"{running.url}/ops/v1/route?model=claude-3", headers={"x-api-key": "omk_1"}, timeout=PATIENCE
+        )
         listed = [each["name"] for each in get(running, "/api/tags", "omk_1")["models"]]
         told = get(running, "/ops/v1/models", "omk_1")["aliases"]
-        found = httpx.get(f"{running.url}/v1/models/claude-3", headers={"x-api-key": "omk_1"})
+        found = httpx.get(f"{running.url}/v1/models/claude-3", headers={"x-api-key": "omk_1"}, timeout=PATIENCE)
 
     assert (allowed.status_code, allowed.json()["model"]) == (200, "gpt-4o")
     assert [each.status_code for each in (refused, shown, route, found)] == [403, 403, 403, 404]
@@ -394,7 +397,7 @@ def test_metrics_and_the_log_know_the_model(running: RunningGateway) -> None:
     for number in range(3):
         post(running, "/api/chat", {"model": f"claude-{number}", "messages": TALK, "stream": False})
     running.rows(3)
-    counted = httpx.get(f"{running.url}/metrics").text
+    counted = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
 
     assert 'model="llama3.2:latest"' in counted
     assert "claude" not in counted

@@ -11,8 +11,9 @@ from app.gateway.auth.keys import hash_of, new_key
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.client_bodies import EMBEDDER, MODEL, THINKER, ClientBody, client_bodies
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, gateway, model
 from tests.support.models_directory import lay
+from tests.support.waiting import PATIENCE
 
 CHAT_KEY, ADMIN_KEY = new_key(), new_key()
 

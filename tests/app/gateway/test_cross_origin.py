@@ -21,9 +21,10 @@ from jobs.core.errors import BadRequest
 from tests.app.gateway.test_origin_guard import inside
 from tests.support.browser import MISSING, Browser, browser
 from tests.support.dialects import OLLAMA, OPENAI, whole_answer
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.local_stack import Shell, up
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 KEY = "omk_k"
 LISTED = "https://chat.example.com"

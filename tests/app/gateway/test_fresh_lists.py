@@ -14,9 +14,10 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.weights.layout import Layout
 from tests.support.dialects import OLLAMA, OPENAI, Dialect, each_dialect, whole_answer
-from tests.support.gateways import A10G_TIER, CLOCK, PATIENCE, RunningGateway, asked, gateway
+from tests.support.gateways import A10G_TIER, CLOCK, RunningGateway, asked, gateway
 from tests.support.models_directory import lay
 from tests.support.scripted_server import Connection, HeardRequest, HeldServer, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 MODELS = [each for each in LIBRARY if each.name.model in {"tiny", "llama3.2", "nomic-embed-text"}]
 

@@ -20,9 +20,9 @@ from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import BUDGET, MOST
 from tests.support.gateway_process import Process, gateway_process
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 MB = 1_000_000
-PATIENCE = 120.0
 
 KEYS = f"bob {hash_of('omk_b')} chat models=llama*\nann {hash_of('omk_a')} chat\ncarol {hash_of('omk_c')} chat"
 BOB, ANN, CAROL = ({"authorization": f"Bearer omk_{letter}"} for letter in "bac")

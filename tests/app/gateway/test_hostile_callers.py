@@ -31,11 +31,11 @@ from jobs.store.keys import NIGHT_RAN
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
 from tests.support.dialects import whole_answer
-from tests.support.gateways import A10G_TIER, CLOCK, H100_TIER, PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.gateways import A10G_TIER, CLOCK, H100_TIER, ModelList, RunningGateway, gateway, model
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, OpsApi, ops_api, served
 from tests.support.scripted_server import ScriptedServer
 from tests.support.stores import Store, open_store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 
 from app.gateway.auth.keys import hash_of
 from tests.support.dialects import OLLAMA, whole_answer
-from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, gateway
+from tests.support.gateways import CLOCK, RunningGateway, gateway, is_whole
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 KEY, OTHER = "omk_k", "omk_o"
 KEYS = f"key {hash_of(KEY)} chat rpm=1000000\nother {hash_of(OTHER)}"
@@ -52,17 +52,21 @@ def request(
     return "\r\n".join(named).encode("latin-1") + body
 
 
-def said(running: RunningGateway, *pieces: bytes) -> bytes:
-    """All that comes back for these bytes, sent one after the other has had its effect, until we are let go."""
+def said(running: RunningGateway, *pieces: bytes, stays: bool = False) -> bytes:
+    """All that comes back for these bytes, sent one after the other has had its effect, until we are let go.
+
+    With `stays` the connection may be kept: then it is what comes until an answer is whole, and for a moment after it.
+    """
     with closing(socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)) as caller:
         for piece in pieces:
             caller.sendall(piece)
             CLOCK.wait(0.02 if len(pieces) > 1 else 0)
-        caller.settimeout(0.5)
         got = b""
         try:
             while piece := caller.recv(65536):
                 got += piece
+                if stays and is_whole(got):
+                    caller.settimeout(0.1)
         except TimeoutError:
             return got + b"<open>"
         except ConnectionResetError:
@@ -173,7 +177,7 @@ def test_what_can_be_read_in_two_ways_is_refused(running: RunningGateway, server
 )
 def test_what_only_looks_odd_is_answered(running: RunningGateway, raw: bytes) -> None:
     """What the standard allows is no fault."""
-    assert statuses(said(running, raw)) == [200]
+    assert statuses(said(running, raw, stays=True)) == [200]
 
 
 def test_trailers_are_no_headers(running: RunningGateway, server: ScriptedServer) -> None:
@@ -183,9 +187,9 @@ def test_trailers_are_no_headers(running: RunningGateway, server: ScriptedServer
         return CHUNKED[:-2] + b"".join(line + b"\r\n" for line in trailers) + b"\r\n"
 
     late = ending_in(b"x-api-key: " + KEY.encode())
-    assert statuses(said(running, request("Transfer-Encoding: chunked", body=late, key=""))) == [401]
+    assert statuses(said(running, request("Transfer-Encoding: chunked", body=late, key=""), stays=True)) == [401]
     odd = ending_in(b"x-request-id: trailed", b"user-agent: trailed", b"content-type: trailed")
-    answer = said(running, request("Transfer-Encoding: chunked", body=odd))
+    answer = said(running, request("Transfer-Encoding: chunked", body=odd), stays=True)
     assert (statuses(answer), b"trailed" in answer) == ([200], False)
     assert "trailed" not in str(server.asked[-1].headers)
 
@@ -203,7 +207,7 @@ def test_what_comes_behind_a_request_is_not_read(running: RunningGateway, server
 
 def test_requests_one_after_the_other_share_a_connection(running: RunningGateway) -> None:
     """Whoever waits for each answer is answered on one connection for as long as he likes."""
-    with httpx.Client(base_url=running.url, headers={"x-api-key": KEY}) as client:
+    with httpx.Client(base_url=running.url, headers={"x-api-key": KEY}, timeout=PATIENCE) as client:
         for path in ("/api/version", "/nowhere", "/api/tags", "/ops/v1/tiers", "/api/version"):
             client.head(path)
             answer = client.get(path)
@@ -237,9 +241,9 @@ def test_a_body_that_was_not_asked_for_is_no_request(running: RunningGateway, se
     answer = said(running, head, request(SIZE, body=BODY))
     assert (statuses(answer), b"<open>" in answer) == ([401], False)
     assert len(server.heard) == before
-    whole = said(running, request("Expect: 100-continue", SIZE), BODY)
+    whole = said(running, request("Expect: 100-continue", SIZE), BODY, stays=True)
     assert statuses(whole) == [100, 200]
-    old = said(running, request("Expect: 100-continue", SIZE, body=BODY, first="POST /api/chat HTTP/1.0"))
+    old = said(running, request("Expect: 100-continue", SIZE, body=BODY, first="POST /api/chat HTTP/1.0"), stays=True)
     assert statuses(old) == [200]
 
 
@@ -285,7 +289,7 @@ def test_whoever_offers_another_protocol_is_answered(
 ) -> None:
     """As if he had not, body and all (RFC 9110, 7.8); the server hears nothing of the offer."""
     before = len(server.asked)
-    answer = said(running, *pieces)
+    answer = said(running, *pieces, stays=True)
     assert [each for each in statuses(answer) if each != 100] == [200]
     assert len(server.asked) == before + 1
     heard = server.asked[-1]
@@ -329,7 +333,7 @@ def test_what_is_not_there_counts_in_the_minute(tmp_path: Path, server: Scripted
     keys = f"few {hash_of(KEY)} rpm=3\nother {hash_of(OTHER)}"
     with (
         gateway(tmp_path, {"a10g": server.url}, keys=keys) as running,
-        httpx.Client(base_url=running.url, headers={"x-api-key": KEY}) as client,
+        httpx.Client(base_url=running.url, headers={"x-api-key": KEY}, timeout=PATIENCE) as client,
     ):
         asked = [("GET", "/nowhere"), ("PUT", "/api/chat"), ("POST", "/api/me"), ("GET", "/nowhere")]
         answers = [client.request(*each) for each in asked]

@@ -16,9 +16,9 @@ from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.ops.auth import OpsAuth, concurrency_limit
 from app.gateway.protocol.body import bounded
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
-from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, caller_of, gateway
+from tests.support.gateways import CLOCK, RunningGateway, caller_of, gateway
 from tests.support.scripted_server import Connection, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SOON = ConnectionLimits(head_seconds=0.2, unread_seconds=0.3)
 
@@ -111,7 +111,7 @@ def test_a_slow_body_gives_its_place_back(tmp_path: Path, server: ScriptedServer
     line = f"alice {hash_of('omk_a')} concurrent=1"
     with (
         gateway(tmp_path, {"a10g": server.url}, keys=line, body_seconds=0.5) as running,
-        httpx.Client(base_url=running.url, headers=key) as client,
+        httpx.Client(base_url=running.url, headers=key, timeout=PATIENCE) as client,
     ):
 
         def answer() -> int:

@@ -11,8 +11,9 @@ from app.gateway.protocol.model_defaults import notes
 from jobs.core.model_name import ModelName
 from jobs.models.model_settings import UNSET, ModelSettings
 from tests.support.dialects import TALK
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 SET = ModelSettings(8192, {"temperature": 0.6, "top_k": 20}, "Be brief.")
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -101,7 +102,7 @@ def test_what_is_set_for_a_model_counts_for_its_aliases(tmp_path: Path) -> None:
     with ScriptedServer(answer) as server:
         with gateway(tmp_path, {"a10g": server.url}, settings=settings_of, aliases=aliases) as running:
             response = ask(running, "/v1/chat/completions", model="gpt-4o", temperature=1)
-            route = httpx.get(f"{running.url}/ops/v1/route?model=gpt-4o").json()
+            route = httpx.get(f"{running.url}/ops/v1/route?model=gpt-4o", timeout=PATIENCE).json()
         asked = next(heard.json for heard in server.asked)
 
     assert asked == {"model": "llama3.2:latest", "messages": [SYSTEM, *TALK], "temperature": 1}
@@ -127,7 +128,7 @@ def test_what_has_no_effect_is_named_at_the_start(tmp_path: Path) -> None:
     sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
     told = notes({ModelName.parse("llama3.2"): SET, ModelName.parse("tiny"): UNSET})
     with ScriptedServer(answer) as server, gateway(tmp_path, {"a10g": server.url}, notes=told) as running:
-        health = httpx.get(f"{running.url}/ops/v1/health").json()
+        health = httpx.get(f"{running.url}/ops/v1/health", timeout=PATIENCE).json()
     logger.remove(sink)
 
     v1 = "/v1/chat/completions, /v1/completions, /v1/responses"

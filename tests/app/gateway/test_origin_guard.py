@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.gateway.cross_origin import Origins
 from app.gateway.origin_guard import OriginGuard, is_local
 from tests.support.local_stack import Shell, up
+from tests.support.waiting import PATIENCE
 
 
 async def inside(_: MutableMapping[str, Any], __: Any, send: Any) -> None:
@@ -87,7 +88,7 @@ def test_any_name_is_judged(name: str) -> None:
 
 def test_up_without_keys_keeps_pages_of_others_out(tmp_path: Path) -> None:
     """`ollama-modal up` answers its own machine, and no page that was turned to it."""
-    with up(Shell(tmp_path), "--simulate") as running, httpx.Client(base_url=running.url) as client:
+    with up(Shell(tmp_path), "--simulate") as running, httpx.Client(base_url=running.url, timeout=PATIENCE) as client:
         pull = {"kind": "pull", "model": "tiny"}
         assert client.get("/api/tags").status_code == 200
         assert client.post("/ops/v1/jobs", json=pull, headers={"host": "evil.example"}).status_code == 403

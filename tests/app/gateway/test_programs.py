@@ -11,8 +11,9 @@ import pytest
 from app.gateway.auth.keys import hash_of
 from tests.app.gateway.inference.test_proxy import raw
 from tests.support.dialects import OLLAMA, Dialect, each_dialect, whole_answer
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 CHAT_KEY, ADMIN_KEY = "omk_c", "omk_a"
 KEYS = f"chat {hash_of(CHAT_KEY)} chat\nadmin {hash_of(ADMIN_KEY)} chat admin"
@@ -75,7 +76,10 @@ def test_what_is_read_answers_head(keyed: RunningGateway, path: str) -> None:
 def test_a_stream_that_is_asked_for_by_head_ends(keyed: RunningGateway) -> None:
     """The head of a job's events is one answer; nobody goes on following the job for it."""
     posted = httpx.post(
-        f"{keyed.url}/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}, headers={"x-api-key": ADMIN_KEY}
+        f"{keyed.url}/ops/v1/jobs",
+        json={"kind": "pull", "model": "tiny"},
+        headers={"x-api-key": ADMIN_KEY},
+        timeout=PATIENCE,
     ).json()
     path = f"{keyed.url}/ops/v1/jobs/{posted['id']}/events"
     head = httpx.head(path, headers={"x-api-key": CHAT_KEY}, timeout=PATIENCE)
@@ -164,7 +168,7 @@ def test_a_401_says_why_to_ollamas_own_command(keyed: RunningGateway) -> None:
     assert told.json() == {"error": told.json()["status"], "status": told.json()["status"]}
     assert "no key was sent" in told.json()["status"]
     assert "status" not in httpx.get(f"{keyed.url}/v1/models", timeout=PATIENCE).json()
-    assert "status" not in httpx.get(f"{keyed.url}/api/none", headers={"x-api-key": CHAT_KEY}).json()
+    assert "status" not in httpx.get(f"{keyed.url}/api/none", headers={"x-api-key": CHAT_KEY}, timeout=PATIENCE).json()
 
 
 def test_ollamas_own_command_gets_as_far_as_the_401(keyed: RunningGateway) -> None:

@@ -15,8 +15,8 @@ from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.dialects import OPENAI, TALK, Dialect, each_dialect
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, asked, caller_of, gateway, model
-from tests.support.waiting import until
+from tests.support.gateways import ModelList, RunningGateway, asked, caller_of, gateway, model
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:
             with closing(caller_of(running, OPENAI)):
                 until(lambda: running.composed.cold_starts["local"].state().held == 1)
                 until(lambda: any(load.has_begun for load in running.composed.cold_starts["local"].loads))
-        loaded = until(lambda: httpx.get(f"{double.url}/api/ps").json()["models"])
+        loaded = until(lambda: httpx.get(f"{double.url}/api/ps", timeout=PATIENCE).json()["models"])
         assert [each["name"] for each in loaded] == ["llama3.2:latest"]
         assert running.open_exchanges() == 0
 

@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from tests.support.dialects import whole_answer
-from tests.support.gateways import PATIENCE, gateway
+from tests.support.gateways import gateway
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 
 def test_they_are_not_counted_beforehand(tmp_path: Path) -> None:
@@ -16,7 +17,9 @@ def test_they_are_not_counted_beforehand(tmp_path: Path) -> None:
     with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answers: list[int] = []
         with (
-            httpx.Client(event_hooks={"response": [lambda each: answers.append(each.status_code)]}) as http,
+            httpx.Client(
+                event_hooks={"response": [lambda each: answers.append(each.status_code)]}, timeout=PATIENCE
+            ) as http,
             anthropic.Anthropic(base_url=running.url, api_key="none", max_retries=5, http_client=http) as client,
             pytest.raises(anthropic.APIStatusError, match="only a server with the model in memory counts tokens") as no,
         ):

@@ -11,6 +11,7 @@ from typing import Any
 from app.local.server_reports import ServerReporter
 from jobs.core.clock import SystemClock
 from jobs.store.sqlite import SqliteDict
+from tests.support.waiting import PATIENCE
 
 ANSWERS = {"/api/version": {"version": "0.32.15"}, "/api/tags": {"models": []}, "/api/ps": {"models": []}}
 
@@ -33,7 +34,7 @@ def server() -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 class Stopping(SqliteDict):
@@ -57,7 +58,7 @@ def test_a_report_under_way_is_not_the_last_word(tmp_path: Path) -> None:
         facts.reporter = reporter = ServerReporter({"local": url}, facts, SystemClock())
         reporter.report_all()
         assert facts.stopper is not None
-        facts.stopper.join(20)
+        facts.stopper.join(PATIENCE)
 
     assert facts.get("server/local/local")["state"] == "ended"
     facts.close()

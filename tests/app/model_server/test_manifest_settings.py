@@ -20,6 +20,7 @@ from jobs.weights.layout import Layout
 from jobs.weights.manifest import Manifest
 from tests.support.models_directory import digest_of, lay, put, put_blob, sample, weights_at
 from tests.support.ollama_servers import Server, serving, simulator_command
+from tests.support.waiting import PATIENCE
 
 SMALL = tuple(model for model in LIBRARY if model.size < 5_000_000)
 TINY = ModelName.parse("tiny")
@@ -56,9 +57,9 @@ def test_a_server_shows_what_is_set_for_a_model(server: Server) -> None:
     assert len(models) == len(SMALL)
     for name, model in models.items():
         settings = SET if name == TINY else ModelSettings()
-        theirs = httpx.post(f"{server.url}/api/show", json={"model": str(name)}, timeout=30).json()
+        theirs = httpx.post(f"{server.url}/api/show", json={"model": str(name)}, timeout=PATIENCE).json()
         assert shown(lists.show(model, {}, settings)) == shown(theirs), name
-    theirs = httpx.post(f"{server.url}/api/show", json={"model": "tiny"}, timeout=30).json()
+    theirs = httpx.post(f"{server.url}/api/show", json={"model": "tiny"}, timeout=PATIENCE).json()
     assert theirs["system"] == SET.system
     assert {"num_ctx 1024", "temperature 0.25", "top_k 7", 'stop "<end>"'} <= {
         " ".join(line.split()) for line in theirs["parameters"].splitlines()
@@ -79,11 +80,11 @@ def test_every_dialect_gets_the_context(tmp_path: Path, path: str, body: dict[st
     lay(tmp_path / "volume", *SMALL)
     ModelsView(tmp_path / "volume", tmp_path / "models", {TINY.folded(): SET}).copy()
     with serving(simulator_command(), tmp_path, is_real=False) as server:
-        answer = httpx.post(server.url + path, json={"model": "tiny", **body}, timeout=30)
-        (loaded,) = httpx.get(f"{server.url}/api/ps").json()["models"]
+        answer = httpx.post(server.url + path, json={"model": "tiny", **body}, timeout=PATIENCE)
+        (loaded,) = httpx.get(f"{server.url}/api/ps", timeout=PATIENCE).json()["models"]
         assert (answer.status_code, loaded["context_length"]) == (200, 1024)
-        httpx.post(f"{server.url}/api/generate", json={"model": "tiny", "options": {"num_ctx": 512}}, timeout=30)
-        (loaded,) = httpx.get(f"{server.url}/api/ps").json()["models"]
+        httpx.post(f"{server.url}/api/generate", json={"model": "tiny", "options": {"num_ctx": 512}}, timeout=PATIENCE)
+        (loaded,) = httpx.get(f"{server.url}/api/ps", timeout=PATIENCE).json()["models"]
         assert loaded["context_length"] == 512
 
 

@@ -25,7 +25,7 @@ from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.ollama.host import OllamaHost
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_server_answers_and_ends(case: Case) -> None:
     started = time.monotonic()
     daemon.start()
 
-    version = daemon.wait_ready(timedelta(seconds=20))
+    version = daemon.wait_ready(timedelta(seconds=PATIENCE))
 
     assert version
     assert time.monotonic() - started >= 0.5
@@ -156,7 +156,7 @@ def test_failure_to_start_has_its_last_lines(case: Case) -> None:
     ended = case.script("print('no such library'); raise SystemExit(1)")
     ended.start()
     with pytest.raises(ServerTrouble, match="ended with 1 before it answered: no such library"):
-        ended.wait_ready(timedelta(seconds=20))
+        ended.wait_ready(timedelta(seconds=PATIENCE))
     silent = case.script("import time; time.sleep(60)")
     silent.start()
     with pytest.raises(ServerTrouble, match=r"did not answer for 0\.3 s: without a word"):
@@ -195,11 +195,11 @@ def test_frozen_server_keeps_callers_waiting_and_loses_none(case: Case) -> None:
     """A request that comes while the server is frozen waits, and is answered afterwards."""
     daemon = case.daemon()
     daemon.start()
-    daemon.wait_ready(timedelta(seconds=20))
+    daemon.wait_ready(timedelta(seconds=PATIENCE))
     answers: list[bytes] = []
 
     def ask() -> None:
-        with socket.create_connection((case.host.host, case.host.port), timeout=20) as connection:
+        with socket.create_connection((case.host.host, case.host.port), timeout=PATIENCE) as connection:
             connection.sendall(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answers.append(connection.recv(100))
 
@@ -208,7 +208,7 @@ def test_frozen_server_keeps_callers_waiting_and_loses_none(case: Case) -> None:
         asking.start()
         time.sleep(0.3)
         assert answers == []
-    asking.join(timeout=20)
+    asking.join(timeout=PATIENCE)
 
     assert answers[0].startswith(b"HTTP/1.1 200")
 

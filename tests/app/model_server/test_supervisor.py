@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ from jobs.telemetry.cold_starts import read_cold_starts
 from jobs.telemetry.container_time import metered, say_warming
 from jobs.weights.removal import remove
 from tests.support.models_directory import put, sample, weights_at
+from tests.support.moved_clock import MovedClock
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi, running_with
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LLAMA, OTHER = sample("llama3.2", b"llama" * 1000), sample("other", b"other" * 1000)
 
@@ -73,25 +74,9 @@ class Volume:
             target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.hardlink_to(path)
 
 
-class Ahead(SystemClock):
-    """The machine's clock, moved ahead by a test's hand."""
-
-    def __init__(self) -> None:
-        self._by = 0.0
-
-    def tick(self, time: timedelta) -> None:
-        self._by += time.total_seconds()
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(seconds=self._by)
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self._by
-
-
 class Case:
     def __init__(self, folder: Path, store: Store) -> None:
-        self.clock = Ahead()
+        self.clock = MovedClock()
         self.folder = folder
         self.facts = store.facts
         self.volume = Volume(folder, folder / "mount")
@@ -110,7 +95,7 @@ class Case:
             tier="a10g",
             gpu_promised=gpu,
             environ={"OLLAMA_KEEP_ALIVE": "-1"},
-            startup=timedelta(seconds=20),
+            startup=timedelta(seconds=PATIENCE),
             warmed=tuple(map(ModelName.parse, warmed)),
             probe_every=timedelta(seconds=every),
             readers_ahead=4,
@@ -144,7 +129,7 @@ class Case:
 
     def ask(self, path: str, body: Any = None, **options: Any) -> Any:
         method = "GET" if body is None else "POST"
-        answer = httpx.request(method, f"{self.host.url}{path}", json=body, timeout=20, **options)
+        answer = httpx.request(method, f"{self.host.url}{path}", json=body, timeout=PATIENCE, **options)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
@@ -266,7 +251,7 @@ def silence(case: Case) -> list[float]:
         [child] = case.children()
         assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         frozen.append(limit.total_seconds())
-        case.clock.tick(limit)
+        case.clock.tick(limit.total_seconds())
 
     case.volume.silent = wait
     return frozen
@@ -287,15 +272,15 @@ def test_a_reload_that_is_not_answered_freezes_the_server_for_seconds(case: Case
     for _ in range(3):
         server.check()
     assert len(frozen) == 1
-    case.clock.tick(timedelta(minutes=2))
+    case.clock.tick(120)
     for _ in range(3):
         server.check()
     assert len(frozen) == 2
     case.volume.silent = None
-    case.clock.tick(timedelta(minutes=3))
+    case.clock.tick(180)
     server.check()
     assert case.report()["generation"] == 1  # the second rest is longer
-    case.clock.tick(timedelta(minutes=1))
+    case.clock.tick(60)
     for _ in range(3):
         server.check()
 
@@ -309,7 +294,7 @@ def test_a_pause_ends_with_a_reload_that_is_not_answered(case: Case) -> None:
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
     server.check()
-    case.clock.tick(OVERDUE)
+    case.clock.tick(OVERDUE.total_seconds())
     case.chat("llama3.2")
     frozen = silence(case)
 
@@ -325,7 +310,7 @@ def test_request_in_flight_is_never_disturbed(case: Case) -> None:
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         case.publish(OTHER, generation=2)
@@ -408,7 +393,7 @@ def test_death_takes_the_container_out(case: Case) -> None:
     [child] = case.children()
     os.kill(child, signal.SIGKILL)
 
-    assert case.taken_out.wait(20)
+    assert case.taken_out.wait(PATIENCE)
     assert (case.report()["state"], case.report()["why"]) == ("failed", "ollama ended by itself with -9")
 
 
@@ -443,7 +428,7 @@ def test_model_on_the_cpu_takes_the_container_out(case: Case) -> None:
     case.start(gpu=True, every=0.2)
     case.chat("llama3.2")
 
-    assert case.taken_out.wait(20)
+    assert case.taken_out.wait(PATIENCE)
     assert case.report()["why"] == "llama3.2:latest runs on the CPU, though a GPU was promised"
 
 
@@ -487,7 +472,7 @@ def test_a_start_that_is_taken_away_was_not_refused(case: Case, taken: type[Base
     case.publish(LLAMA, generation=1)
     gone = threading.Event()
 
-    class Leaving(Ahead):
+    class Leaving(MovedClock):
         def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
             if not gone.is_set() and case.children():
                 gone.set()
@@ -565,7 +550,7 @@ def test_a_server_in_steady_use_takes_in_new_weights(case: Case) -> None:
         case.chat("llama3.2")
         server.check()
     assert case.listed() == ["llama3.2:latest"]
-    case.clock.tick(OVERDUE)
+    case.clock.tick(OVERDUE.total_seconds())
     case.chat("llama3.2")
 
     server.check()
@@ -589,7 +574,7 @@ def test_nobody_is_held_back_while_models_are_loaded_again(case: Case, monkeypat
     monkeypatch.setattr(WeightsReload, "load", watched)
     case.publish(OTHER, generation=2)
     server.check()
-    case.clock.tick(OVERDUE)
+    case.clock.tick(OVERDUE.total_seconds())
     case.chat("llama3.2")
     server.check()
     assert told == [(2, None)]
@@ -603,9 +588,9 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
     server.check()
-    case.clock.tick(OVERDUE)
+    case.clock.tick(OVERDUE.total_seconds())
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         check = threading.Thread(target=server.check)
@@ -613,7 +598,7 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
         until(lambda: asks_for_a_pause(case))
         assert case.volume.reloads == 1
         assert '"done":true' in list(lines)[-1].replace(" ", "")
-    check.join(timeout=30)
+    check.join(timeout=PATIENCE)
     assert not check.is_alive()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
@@ -628,16 +613,16 @@ def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> No
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
     server.check()
-    case.clock.tick(OVERDUE)
+    case.clock.tick(OVERDUE.total_seconds())
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello " * 24}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         check = threading.Thread(target=server.check)
         check.start()
         until(lambda: asks_for_a_pause(case))
-        case.clock.tick(FIRST_PAUSE)
-        check.join(timeout=30)
+        case.clock.tick(FIRST_PAUSE.total_seconds())
+        check.join(timeout=PATIENCE)
         assert not check.is_alive()
         assert not asks_for_a_pause(case)
         assert case.volume.reloads == 1
@@ -654,12 +639,12 @@ def test_a_connection_that_carries_nothing_does_not_keep_new_weights_out(case: C
     case.publish(OTHER, generation=2)
     with socket.create_connection((case.host.host, case.host.port)):
         server.check()
-        case.clock.tick(OVERDUE)
+        case.clock.tick(OVERDUE.total_seconds())
         check = threading.Thread(target=server.check)
         check.start()
         until(lambda: asks_for_a_pause(case))
-        case.clock.tick(timedelta(seconds=20))
-        check.join(timeout=30)
+        case.clock.tick(20)
+        check.join(timeout=PATIENCE)
         assert not check.is_alive()
         assert case.report()["generation"] == 2
     assert case.listed() == ["llama3.2:latest", "other:latest"]

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from app.accounting.archive import archive_at
 from app.fleet.schema import declared
 from app.scheduler import absence, runs
 from app.scheduler.alert_check import check
+from jobs.archive.archive import archive_at
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import isoformat
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
-from jobs.store.jsonl_archive import Archive
 from tests.support.checkout import ROOT
 from tests.support.stores import Store
 
@@ -49,7 +50,9 @@ def forget(store: Store) -> None:
 
 def told(store: Store) -> Mapping[str, Any]:
     """What is open of it: message and hint."""
-    cases = check(store.ledger().reader, store.facts, FLEET, store.clock.now()).open
+    cases = check(
+        look_and_remember(store.ledger().reader, store.facts, store.clock.now()), store.facts, FLEET, store.clock.now()
+    ).open
     return {case.incident.message: case.incident.hint for case in cases if case.incident.subject == absence.ABSENCE}
 
 

@@ -22,6 +22,7 @@ from jobs.core.progress import Reading
 from jobs.home.home import Stack, home_of
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.incidents import cases
@@ -40,8 +41,9 @@ def fleet_with(**tables: Any) -> Fleet:
     return parse(document, "test")
 
 
-def looked(store: Store, fleet: Fleet = FLEET) -> AlertsChecked:
-    return check(store.ledger().reader, store.facts, fleet, store.clock.now())
+def looked(store: Store, fleet: Fleet = FLEET, *, rented: bool = True) -> AlertsChecked:
+    now = store.clock.now()
+    return check(look_and_remember(store.ledger().reader, store.facts, now), store.facts, fleet, now, rented=rented)
 
 
 def wrong(store: Store, fleet: Fleet = FLEET) -> dict[str, str]:
@@ -69,7 +71,7 @@ def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
     assert looked(store) == AlertsChecked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
-    assert [*store.facts.keys()] == [keys.NIGHTS_SINCE]
+    assert {*store.facts.keys()} == {keys.DEAD_LETTERS, keys.NIGHTS_SINCE}
 
 
 def test_a_dead_job_is_an_incident(store: Store) -> None:
@@ -91,7 +93,7 @@ def test_a_dead_job_says_what_can_be_done_with_it(store: Store, rented: bool, ty
     """Its story, to try it again, or to hear no more of it: each in a command of the place."""
     ended(store, "m:latest", Ending("failed", "network", "cut short"))
     id = store.ledger().reader.jobs()[0].id
-    (case,) = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented).open
+    (case,) = looked(store, rented=rented).open
     commands = re.findall("`([^`]*)`", case.incident.hint)
     assert commands == [typed.format(verb, id) for verb in ("job", "retry", "dismiss")]
 
@@ -162,7 +164,7 @@ def test_a_server_of_no_declared_tier_is_watched_on_one_machine(store: Store, *,
     report = Report("local", "local", "serving", store.clock.now())
     store.facts.put(report.key, report.as_json())
     store.clock.wait(1_800)
-    found = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented)
+    found = looked(store, rented=rented)
     lost = [case.incident.key for case in found.open if case.incident.kind == "tier"]
     assert lost == ([] if rented else ["tier/local"])
 

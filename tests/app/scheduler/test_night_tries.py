@@ -19,6 +19,7 @@ from app.scheduler.night_plan import Actual
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home.home import Stack, home_of
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.night_tries import LONGEST, MOST, Tries, last_tries
 from jobs.telemetry.nightly_report import lines, report
@@ -96,7 +97,9 @@ class Platform:
         return list(lines(report(entries, self.post.ledger.reader.jobs()), now))
 
     def incidents(self) -> dict[str, str]:
-        found = check(self.post.ledger.reader, self.store.facts, FLEET, self.store.clock.now()).open
+        now = self.store.clock.now()
+        jobs = look_and_remember(self.post.ledger.reader, self.store.facts, now)
+        found = check(jobs, self.store.facts, FLEET, now).open
         return {case.incident.key: case.incident.message for case in found if case.incident.kind == "nightly"}
 
 

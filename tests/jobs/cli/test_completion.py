@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.local_stack import COMMAND
+from tests.support.waiting import PATIENCE
 
 
 def ollama_modal(home: Path, *words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "HOME": str(home), "OLLAMA_MODAL_HOME": str(home / "stack"), **environ}
-    return subprocess.run([*COMMAND, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*COMMAND, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from jobs.testing.models import SimModel, find
 from jobs.weights.manifest import Manifest
 from tests.support.local_stack import COMMAND, Shell, Up, both, up
 from tests.support.stores import Store, ended_job
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LEASE = timedelta(seconds=30)
 
@@ -211,7 +211,7 @@ def test_interrupting_leaves_the_job(shell: Shell) -> None:
     id = first.split("posted job ")[1].split(":")[0]
     until(lambda: shell.ask("job", id)["state"] == "running")
     following.send_signal(signal.SIGINT)
-    _, said = following.communicate(timeout=30)
+    _, said = following.communicate(timeout=PATIENCE)
     assert following.returncode == 130
     assert f"job {id} goes on without you" in said
     assert f"`ollama-modal job {id} --follow`" in said
@@ -234,7 +234,7 @@ def test_a_bulk_retry_asks_on_a_terminal(
         [*COMMAND, "retry", "--all"], env=quiet.environ, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs
     )
     os.write(ours, answer.encode())
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=PATIENCE) == code
     seen = os.read(ours, 65_536).decode()
     os.close(theirs)
     os.close(ours)
@@ -298,8 +298,8 @@ def test_a_terminal_gets_a_bar(shell: Shell) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    process.communicate(timeout=60)
-    reader.join(timeout=10)
+    process.communicate(timeout=PATIENCE)
+    reader.join(timeout=PATIENCE)
     os.close(ours)
     text = seen.decode(errors="replace")
     assert process.returncode == 0
@@ -411,7 +411,7 @@ def test_a_reader_that_leaves_is_no_failure(quiet: Shell, quiet_store: Store) ->
         env=quiet.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.stdout.startswith("JOB")
@@ -450,7 +450,7 @@ def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
         env=quiet.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1
@@ -461,7 +461,7 @@ def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
         env=quiet.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     ).stdout.strip()
 
@@ -474,7 +474,7 @@ def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
         env=quiet.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

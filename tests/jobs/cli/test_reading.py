@@ -17,6 +17,7 @@ from jobs.testing.models import find
 from tests.support.local_stack import COMMAND, Shell
 from tests.support.models_directory import lay
 from tests.support.stores import ended_job
+from tests.support.waiting import PATIENCE
 
 FLEET = str(Path("app/fleet.toml").absolute())
 READING = (
@@ -92,7 +93,7 @@ def test_a_home_that_cannot_be_written_is_read(left: Shell) -> None:
         listed, posted = (
             subprocess.run(
                 [sys.executable, "-c", WITHOUT_PRIVILEGE, *COMMAND[1:], *words],
-                env=left.environ, capture_output=True, text=True, timeout=60, check=False,
+                env=left.environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
             )
             for words in (["jobs"], ["pull", "c", "--no-wait"])
         )  # fmt: skip

@@ -40,7 +40,7 @@ from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
 from tests.support.processes import free_port
 from tests.support.pull_setup import MODEL, Scene, working
 from tests.support.stores import LEASE, claimed
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 NAME = str(MODEL.name)
 
@@ -82,7 +82,7 @@ def ledger(api: OpsApi) -> Ledger:
 
 def test_a_pull_from_elsewhere_is_followed_to_its_end(api: OpsApi, home: Path, remote: Shell) -> None:
     """Posted, followed and concluded in the words of the local command, with its JSON and exit code."""
-    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+    with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
         scene = Scene(home / "scene", registry.url)
         scene.weights().prepare()
         with working(api.store(), scene.context(client)):
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote:
     for _ in ("posted", "queued"):
         process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert f"job {job.id} goes on without you" in said
     assert f"`ollama-modal job --url {url} {job.id} --follow`" in said

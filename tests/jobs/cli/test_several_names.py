@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.local_stack import COMMAND, Shell, Up, up
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SLOW = ("--rate-limit", "1MB")
 
@@ -85,7 +85,7 @@ def test_one_typo_refuses_all(shell: Shell, words: list[str], said: str) -> None
 
 def test_an_alias_is_no_model(stack: Up, shell: Shell) -> None:
     """A job about another name is refused with the model behind it, here as at a gateway; to pull it is no remedy."""
-    answer = httpx.post(f"{stack.url}/api/copy", json={"source": "tiny", "destination": "other-name"})
+    answer = httpx.post(f"{stack.url}/api/copy", json={"source": "tiny", "destination": "other-name"}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     before = ids(shell)
     for kind in ("delete", "warm", "verify", "rollback"):
@@ -162,8 +162,8 @@ def test_a_terminal_gets_a_bar_each_and_interrupting_leaves_all(stack: Up) -> No
     until(lambda: all(f"pull {name}" in last_bars(seen) for name in ("llama3.2:latest", "llama3.2:1b")))
     running = {job["id"]: job["state"] for job in shell.ask("jobs") if job["state"] in {"queued", "running"}}
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    reader.join(timeout=10)
+    process.communicate(timeout=PATIENCE)
+    reader.join(timeout=PATIENCE)
     os.close(ours)
     assert process.returncode == 130
     assert len(running) == 2

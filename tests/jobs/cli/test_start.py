@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.local_stack import COMMAND, Shell, Up, up
+from tests.support.waiting import PATIENCE
 
 HEAVY = {
     "httpx", "loguru", "rich", "pydantic", "fastapi", "uvicorn", "modal", "prometheus_client", "asyncio",
@@ -40,7 +41,7 @@ def test_what_only_reads_imports_little(stack: Up, line: str) -> None:
     """No HTTP client but the standard library's, no validator, no logger, no event loop: it is to feel instant."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "app.local", *line.split()],
-        env=stack.shell.environ, capture_output=True, text=True, timeout=60, check=False,
+        env=stack.shell.environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     imported = imported_by(done.stderr)
@@ -58,7 +59,7 @@ def test_a_plan_by_a_fleet_file_imports_what_checks_it_and_no_more(stack: Up, tm
     fleet.write_text(re.sub(r"\[\[models\]\]\n(?:\w.*\n)+", "", Path("app/fleet.toml").read_text("utf-8")))
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "app.local", "plan", "--fleet", str(fleet)],
-        env=stack.shell.environ, capture_output=True, text=True, timeout=60, check=False,
+        env=stack.shell.environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     imported = imported_by(done.stderr)
@@ -84,7 +85,7 @@ def interrupted_at(folder: Path, at: int, command: list[str]) -> "subprocess.Com
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(INTERRUPTING.format(at=at))
     environ = {**Shell(folder).environ, "PYTHONPATH": str(folder)}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize("line", ["app.local jobs", "app.local up --port 0", "jobs jobs"])
@@ -118,7 +119,7 @@ def test_ctrl_c_in_the_first_half_second_is_quiet(tmp_path: Path, line: str) -> 
         )  # fmt: skip
         time.sleep(began + seconds)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
         if str(ROOT) in said and not BEFORE_US.search(said):
             pytest.fail(f"after {seconds} s it shows {said}")
         assert process.returncode in {130, 0, 1, -signal.SIGINT}
@@ -138,5 +139,7 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path: Path) -> None:
         INTERRUPTING.format(at=30).replace("count = 0", "signal.signal(signal.SIGINT, signal.SIG_IGN); count = 0")
     )
     environ = {**Shell(tmp_path).environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([*COMMAND, "jobs"], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [*COMMAND, "jobs"], env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "no jobs\n")

@@ -15,6 +15,7 @@ from jobs.core.errors import BadRequest, Refused, StoreUnavailable
 from jobs.core.retention import RetentionRules
 from jobs.home.home import Home, LocalServer, Stack, home_of
 from jobs.testing.clock import HandClock
+from tests.support.waiting import PATIENCE
 
 HOLD = "import sys, time; from pathlib import Path; from jobs.home.home import Home\n"
 HOLD += "from jobs.core.clock import SystemClock\n"
@@ -85,7 +86,7 @@ with home.held(SystemClock()):
 def modes(home: Path, umask: str) -> dict[str, str]:
     """What is there while somebody uses the home, and how open it is."""
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(home), umask], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", USE, str(home), umask], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())

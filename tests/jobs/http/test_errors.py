@@ -11,6 +11,7 @@ import pytest
 from jobs.core.errors import CutShort, NetworkTrouble, Stalled, Trouble, Unreachable
 from jobs.http.errors import MEANING, meaning, translated
 from jobs.testing.ollama.server import OllamaDouble
+from tests.support.waiting import PATIENCE
 
 
 def _below(kind: type[Exception]) -> set[type[Exception]]:
@@ -51,7 +52,7 @@ def test_no_proxy_stands_before_loopback(host: str, tmp_path: Path) -> None:
             env={"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.stdout.strip().endswith("simulator"), done.stderr

@@ -121,7 +121,7 @@ def test_a_superseded_delete_is_refused(store: Store, kind: str) -> None:
 def test_an_archived_delete_is_refused(store: Store) -> None:
     """What came after an archived delete may be archived as well, so it is posted only anyway."""
     first = failed(store, "a:latest", kind="delete")
-    store.ledger().retire(first.id)
+    store.ledger().retire(first)
     with pytest.raises(Refused, match="is archived"):
         store.ledger().again(first, by="test")
     assert not store.ledger().again(first, by="test", anyway=True).attached
@@ -171,7 +171,7 @@ def test_what_was_dismissed_is_cleared_with_its_job(store: Store) -> None:
     job = failed(store, "a:latest")
     ledger = store.ledger()
     ledger.dismiss(job.id, by="test")
-    ledger.retire(job.id)
+    ledger.retire(job)
     clear(store.facts, store.clock.now() + timedelta(hours=2))
     assert store.facts.get(keys.dismissed(job.id)) is None
 

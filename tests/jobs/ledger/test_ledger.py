@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from jobs.cli.job_commands import JobCommands
-from jobs.core.errors import BadRequest, Fenced, NotFound, Refused
+from jobs.core.errors import BadRequest, Fenced, NotFound, Refused, StoreTrouble
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
 from jobs.ledger.expiry import clear
@@ -17,7 +17,9 @@ from jobs.ledger.job import Ending, JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from tests.support.stores import Store
+from tests.support.failing_stores import TroubledQueue, While
+from tests.support.stores import Store, ended_job
+from tests.support.waiting import PATIENCE
 
 LEASE = timedelta(seconds=30)
 
@@ -424,7 +426,7 @@ def test_a_waiting_worker_takes_the_id(live_store: Store) -> None:
     thread.start()
     time.sleep(0.05)  # real threads: the getter has to be waiting
     id = post(live_store.ledger())
-    thread.join(timeout=20)
+    thread.join(timeout=PATIENCE)
     assert heard == [id]
 
 
@@ -433,22 +435,21 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     them, and its line goes on."""
     id = post(ledger)
     with pytest.raises(Refused, match="is queued; only an ended job is retired"):
-        ledger.retire(id)
+        ledger.retire(ledger.reader.get(id))
     ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
     for _ in range(2):
-        ledger.retire(id)
+        ledger.retire(ledger.reader.get(id))
     assert (ledger.reader.jobs(), ledger.reader.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
     assert ledger.reader.get(id).state is JobState.SUCCEEDED
 
     store.clock.wait(3601)
-    assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [2, 0]
+    assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [3, 0]
     with pytest.raises(NotFound):
         ledger.reader.get(id)
     assert ledger.sweep().enqueued == ()
     after = ledger.post("pull", "llama3.2:latest", {}, by="test")
     assert not after.attached
     assert after.job.id == f"{id[:-1]}2"
-    ledger.retire(id)
 
 
 def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
@@ -456,7 +457,7 @@ def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
     id = post(ledger)
     ledger.end(claimed(ledger, id), Ending("failed", "network", "cut"), Reading())
     job = ledger.reader.get(id)
-    ledger.retire(id)
+    ledger.retire(ledger.reader.get(id))
     again = ledger.again(job, by="somebody")
     assert (again.attached, again.job.request, again.job.attempts_allowed) == (False, job.request, 3)
 
@@ -555,3 +556,46 @@ def test_a_look_tells_what_a_reading_tells(ledger: Ledger, clock: HandClock) -> 
             look_after(lambda: ledger.cancel(id, by="me"))
         look_after(lambda claim=claim, ending=ending: ledger.end(claim, ending, Reading(3, 10)))  # type: ignore[misc]
     assert [job.state for job in seen][-1] is JobState.CANCELLED
+
+
+# -- several posts at once
+
+
+def test_several_are_posted_as_each_by_itself(store: Store) -> None:
+    """Of several posts those that are new are queued in their order; one whose subject has a live job attaches to it,
+    one that comes twice to itself, and one whose last job has ended is the next of its line."""
+    ledger = store.ledger()
+    alive = ledger.post("pull", "alive:latest", {"model": "alive"}, by="test").job
+    ended = ended_job(store, "ended:latest")
+    store.empty_queue()
+    subjects = ["b:latest", "alive:latest", "a:latest", "ended:latest", "b:latest"]
+
+    posted = ledger.post_all([("pull", subject, {"model": subject}) for subject in subjects], by="night")
+
+    assert [each.attached for each in posted] == [False, True, False, False, True]
+    assert [each.job.subject for each in posted] == subjects
+    assert posted[1].job.id == alive.id
+    assert posted[3].job.id == ended.id.replace("-1", "-2")
+    assert posted[4].job.id == posted[0].job.id
+    waiting = [ledger.next_id("weights", timedelta()) for _ in range(3)]
+    assert waiting == [posted[index].job.id for index in (0, 2, 3)]
+    for each in posted:
+        assert ledger.reader.get(each.job.id) == each.job
+    assert all(ledger.claim(id, worker="w", lease=timedelta(minutes=1)) for id in waiting if id)
+
+
+def test_a_queue_that_takes_none_of_several_loses_none(store: Store) -> None:
+    """What the queue had no room for is put in by a sweep, when it has."""
+    wanted = [("pull", f"m{number}:latest", {"model": f"m{number}"}) for number in range(3)]
+    away = While(lambda doing: doing == "enqueue", StoreTrouble("away"))
+    away.begin()
+    posted = Ledger(TroubledQueue(store.queue, away), store.facts, store.clock).post_all(wanted, by="night")
+    assert sorted(store.ledger().sweep().enqueued) == sorted(each.job.id for each in posted)
+
+
+def test_a_kind_that_nobody_knows_posts_none_of_several(store: Store) -> None:
+    """One wrong kind among several is refused before any is posted."""
+    ledger = store.ledger()
+    with pytest.raises(BadRequest):
+        ledger.post_all([("pull", "a:latest", {"model": "a"}), ("polish", "b:latest", {})], by="night")
+    assert ledger.reader.jobs() == []

@@ -1,6 +1,7 @@
 """The ledger in every order of steps, as far as a suite has time for it; `scripts/prove` goes further."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,17 @@ def test_a_worker_and_those_around_him_keep_every_promise(sweepers: int, lost_re
         found = Search(scenario(workers=1, sweepers=sweepers, lost_replies=lost_replies)).run(switches=1)
     assert found.is_complete
     assert found.states > 5_000
+
+
+@pytest.mark.parametrize(("sweepers", "posts"), [(0, 2), (1, 1)])
+def test_who_posts_several_at_once_keeps_every_promise(sweepers: int, posts: int) -> None:
+    """P1 to P4 hold in each state where the same job is posted by itself and as one of several, in all orders with one
+    switch in the midst of somebody's."""
+    tried = scenario(workers=0, sweepers=sweepers, posts=posts, lost_replies=0, together=True)
+    with quiet():
+        found = Search(tried).run(switches=1)
+    assert found.is_complete
+    assert found.states > 10_000
 
 
 def test_everybody_together_keeps_every_promise_at_first() -> None:
@@ -68,7 +80,7 @@ class _ForgetfulEnds(Attempts):
 class _DoublePosts(Ledger):
     """Each post begins a line of its own."""
 
-    def _line(self, kind: str, subject: str) -> tuple[str, int]:
+    def _line(self, kind: str, subject: str, pointer: Mapping[str, Any] | None) -> tuple[str, int]:
         return f"line-{secrets.token_hex(8)}", 1
 
 

@@ -111,7 +111,7 @@ class World:
         for _ in range(3):
             for job in ledger.reader.jobs():
                 if job.has_ended:
-                    ledger.retire(job.id)
+                    ledger.retire(job)
             clear(facts, self.clock.now())
 
     def check_publisher_not_ended(self, id: str, n: int) -> None:
@@ -285,7 +285,7 @@ def finish(world: World, *, then_wait: float = 0) -> None:
     for job in ledger.reader.jobs():
         assert job.has_ended, str(job)
         world.ended.add(job.id)
-        ledger.retire(job.id)
+        ledger.retire(job)
     for wait in (3601, then_wait):
         world.clock.tick(wait)
         clear(world.facts, world.clock.now())
@@ -304,7 +304,8 @@ def test_a_sleeper_wakes_in_another_age(steps: int, actor: str) -> None:
         for _ in range(steps):
             sleeper.step()
         finish(world)
-        assert {key.partition("/")[0] for key in world.facts.keys()} == {*("job", "gone", "live", "open_complete")}  # noqa: SIM118
+        left = {key.partition("/")[0] for key in world.facts.keys()}  # noqa: SIM118 - no dict
+        assert left == {"job", "gone", "live", "open_complete", "cleared"}
         second = world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED)
         assert not second.attached
         published = len(world.published)
@@ -328,7 +329,7 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
                 others = Ledger(queue, self, clock)
                 clock.tick(31)
                 others.sweep()
-                others.retire(job.id)
+                others.retire(others.reader.get(job.id))
                 clock.tick(3601)
                 clear(self, clock.now())
             return super().get(key, default)
@@ -353,7 +354,7 @@ def test_an_id_is_given_up_at_last() -> None:
         first = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
         world.watcher.cancel(first, by="test")
         finish(world, then_wait=31 * 86_400)
-        assert sorted(world.facts.keys()) == ["live/pull/m", "open_complete"]
+        assert sorted(world.facts.keys()) == ["cleared", "live/pull/m", "open_complete"]
         line, _, generation = first.rpartition("-")
         assert world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id == f"{line}-{int(generation) + 1}"
 

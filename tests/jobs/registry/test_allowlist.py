@@ -19,6 +19,7 @@ from jobs.tasks.context import TaskContext
 from jobs.tasks.pull import pull
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import ADMIN_KEY, ops_api, served
+from tests.support.waiting import PATIENCE
 
 LISTED = Registries.of([*USUAL, "lan.example:5000", "http://plain.example"], "list it there")
 
@@ -176,7 +177,7 @@ def test_it_is_checked_where_jobs_are_posted(tmp_path: Path) -> None:
 
         with (
             served(here.app(ops_context)) as url,
-            httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as client,
+            httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}, timeout=PATIENCE) as client,
         ):
             assert "nothing is pulled from '169.254.169.254'" in refused(client, "/api/pull", elsewhere)
             assert "list it there" in refused(client, "/ops/v1/jobs", {"kind": "pull", **elsewhere})

@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from jobs.registry.bulk_transport import PIECE, Bulk
+from tests.support.processes import free_port
+from tests.support.waiting import PATIENCE
 
 Script = list[list[bytes]]
 """For each connection in turn, what it answers to each request; then it is closed."""
@@ -37,13 +39,13 @@ def serving(script: Script) -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", seen
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(transport=Bulk(ssl.create_default_context()), timeout=5) as client:
+    with httpx.Client(transport=Bulk(ssl.create_default_context()), timeout=PATIENCE) as client:
         yield client
 
 
@@ -60,6 +62,17 @@ def test_a_connection_is_used_again(client: httpx.Client) -> None:
     assert bodies == [b"one", b"", b"three"]
     assert [each.split(b"\r\n")[0] for each in seen] == [b"GET /%d?q=%%20 HTTP/1.1" % n for n in range(3)]
     assert all(each.lower().count(b"\r\nhost: 127.0.0.1:") == 1 and b"Range: bytes=0-2" in each for each in seen)
+
+
+def test_what_is_given_back_after_the_end_is_closed() -> None:
+    """An answer that is read to its end when its transport is closed already leaves no connection open."""
+    with serving([[answer(b"one")]]) as (url, _), Bulk(ssl.create_default_context()) as bulk:
+        response = bulk.handle_request(httpx.Request("GET", url))
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        bulk.close()
+        assert b"".join(response.stream) == b"one"
+        response.close()
+    assert response.stream._connection.sock is None  # type: ignore[attr-defined]
 
 
 def test_a_closed_connection_is_noticed(client: httpx.Client) -> None:
@@ -111,8 +124,7 @@ def test_silence_ends_at_the_timeout(client: httpx.Client) -> None:
 
 def test_nobody_there_is_a_connect_error(client: httpx.Client) -> None:
     """A closed port and a name that nobody has are told as httpx tells them; other verbs are refused."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     for url in (f"http://127.0.0.1:{port}", "http://name.invalid"):
         with pytest.raises(httpx.ConnectError):
             client.get(url)
@@ -134,4 +146,4 @@ def test_https_is_checked(client: httpx.Client) -> None:
         thread.start()
         with pytest.raises(httpx.ConnectError):
             client.get(f"https://127.0.0.1:{plain.getsockname()[1]}")
-        thread.join(10)
+        thread.join(PATIENCE)

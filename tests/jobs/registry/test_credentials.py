@@ -26,6 +26,7 @@ from jobs.testing.models import SimModel, arbitrary
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.tls import self_signed, tls_before
+from tests.support.waiting import PATIENCE
 
 TOKEN = "hf_aSecretOfTheOperator"
 HOSTS = ("hf.test", "cdn.test")
@@ -162,7 +163,7 @@ def answering(status: int, body: bytes, headers: str = "") -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 OCI = json.dumps({"errors": [{"code": "DENIED", "message": "requested access is denied"}]}).encode()

@@ -16,7 +16,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
 from jobs.registry.client import Registry
 from jobs.testing.models import MANIFEST_TYPE, SimModel, arbitrary
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 PROGRAM = shutil.which("docker-registry") or shutil.which("registry")
 
@@ -59,7 +59,7 @@ def _address(server: subprocess.Popen[bytes], log: Path) -> str:
 
 def push(url: str, model: SimModel) -> None:
     base = f"{url}/v2/{model.name.repository}"
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         for digest, layer in model.blobs.items():
             begun = client.post(f"{base}/blobs/uploads/").raise_for_status()
             location = begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": digest})

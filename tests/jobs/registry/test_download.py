@@ -23,6 +23,7 @@ from jobs.registry.shared_rate import SharedRate
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimLayer, weights
 from jobs.weights.manifest import Layer
+from tests.support.waiting import PATIENCE
 
 CLOCK = SystemClock()
 
@@ -145,7 +146,32 @@ def test_a_check_that_raises_ends_the_fetch_and_keeps_what_came(tmp_path: Path) 
         limited.run(cancel)
     assert threading.active_count() == before
     had = journal.resume(tmp_path / layer(blob).hex, layer(blob))
-    assert source.served - source.chunk <= sum(stop - start for start, stop in had) <= source.served
+    assert sum(stop - start for start, stop in had) == source.served
+
+
+def test_what_came_while_a_fetch_was_stopped_is_kept(tmp_path: Path) -> None:
+    """Bytes that one connection has in hand as another one's trouble ends the fetch are written, and vouched for."""
+    blob = weights("late", 8_000)
+    left, in_hand = threading.Event(), threading.Event()
+
+    class Late(MemorySource):
+        def _chunks(self, body: bytes) -> Iterator[bytes]:
+            if body != blob.read(0, 4_000):
+                assert in_hand.wait(PATIENCE)
+                raise ServerTrouble("gone")
+            for piece in super()._chunks(body):
+                in_hand.set()
+                assert left.wait(PATIENCE)
+                yield piece
+
+        def hang_up(self) -> None:
+            left.set()
+
+    source = Late(blob)
+    with pytest.raises(ServerTrouble, match="gone"):
+        fetch(source, tmp_path, range_bytes=4_000, connections=2).run(go_on)
+    assert journal.resume(tmp_path / layer(blob).hex, layer(blob)) == [(0, source.chunk)]
+    assert source.served == source.chunk
 
 
 def test_bytes_beyond_what_was_asked_for_are_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from jobs.registry.egress import Egress, flaw, is_public
 from jobs.testing.clock import HandClock
 from jobs.weights.manifest import Layer
 from tests.support.models_directory import sample
+from tests.support.waiting import PATIENCE
 
 MODEL = sample("walnut")
 NAME = MODEL.name
@@ -71,11 +72,11 @@ class Raw:
                 self.stopping.set()
                 acceptor.join()
                 for thread in threads:
-                    thread.join(20)
+                    thread.join(PATIENCE)
                 assert not [thread for thread in threads if thread.is_alive()]
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         with connection, suppress(OSError):
             head = b""
             while b"\r\n\r\n" not in head:
@@ -123,8 +124,8 @@ def redirect(location: str) -> bytes:
     return answer(b"", f"Location: {location}", status=b"HTTP/1.1 307 Temporary Redirect\r\n")
 
 
-BOMB = gzip.compress(gzip.compress(bytes(256 << 20), 9), 9)
-"""1 kB that stands for 256 MB."""
+BOMB = gzip.compress(gzip.compress(bytes(64 << 20), 9), 9)
+"""1 kB that stands for 64 MB."""
 
 TWICE = "Content-Encoding: gzip, gzip"
 
@@ -182,7 +183,7 @@ CASES = (
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_odd_answer_is_trouble_with_a_name(case: Case, client: str) -> None:
     """Never a bug, never more than a bound in memory, and in its message no character that could do anything."""
-    with Raw(case.script).answering() as double, httpx.Client() as plain_client:
+    with Raw(case.script).answering() as double, httpx.Client(timeout=PATIENCE) as plain_client:
         more: dict[str, Any] = {"client": plain_client} if client == "httpx" else {}
         with pytest.raises(case.trouble, match=case.says) as raised:
             registry_of(double.url, **more).manifest(NAME)
@@ -193,7 +194,7 @@ def test_an_odd_answer_is_trouble_with_a_name(case: Case, client: str) -> None:
 
 
 def test_an_encoded_answer_is_not_decoded() -> None:
-    """A kilobyte that stands for 256 MB takes no more memory than any other kilobyte."""
+    """A kilobyte that stands for 64 MB takes no more memory than any other kilobyte."""
     with Raw(sends(answer(BOMB, TWICE))).answering() as double:
         tracemalloc.start()
         try:
@@ -295,7 +296,7 @@ def test_a_name_that_leads_there_is_found_out_before_a_byte_is_sent(name: str, c
         location = f"http://{name}:{inside.port}/secret"
         with socket.create_server(("127.0.0.2", 0)) as other:
             target = location if name == "127.1" else f"http://{name}:{other.getsockname()[1]}/secret"
-            with Raw(sends(redirect(target))).answering() as double, httpx.Client() as plain_client:
+            with Raw(sends(redirect(target))).answering() as double, httpx.Client(timeout=PATIENCE) as plain_client:
                 more: dict[str, Any] = {"client": plain_client} if client == "httpx" else {}
                 with pytest.raises(Unsupported, match="is no public address"):
                     registry_of(double.url, **more).manifest(NAME)

@@ -19,6 +19,7 @@ from jobs.testing.models import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, SimLayer
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Layer
 from tests.support.pull_setup import MODEL, Scene, post, worked
+from tests.support.waiting import PATIENCE
 
 OCI = "application/vnd.oci.image."
 CONFIG = b'{"model_format":"gguf","model_family":"llama"}'
@@ -219,7 +220,7 @@ def pulled(tmp_path: Path) -> Callable[[SimModel], Pulled]:
     """A pull of a model that is all that a registry has."""
 
     def pull(model: SimModel) -> Pulled:
-        with RegistryDouble([model]) as registry, httpx.Client() as client:
+        with RegistryDouble([model]) as registry, httpx.Client(timeout=PATIENCE) as client:
             scene = Scene(tmp_path, registry.url)
             store = scene.store()
             try:

@@ -1,6 +1,6 @@
 """Promises of the dicts of which each holds one sort of entries, and of the move to them from one that held all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +36,10 @@ class Part:
     def pop(self, key: Any, default: Any = None) -> Any:
         self.asked.append(f"pop {key}")
         return self.kept.pop(key, default)
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self.asked.append(f"update {' '.join(other)}")
+        self.kept.update(other)
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         self.asked.append("keys")
@@ -189,3 +193,19 @@ def test_a_listing_reads_what_it_is_asked_for_on_one_machine(store: Store) -> No
     }
     assert sorted(store.facts.keys("\U0010ffff")) == ["\U0010ffff", "\U0010ffff\U0010ffffa"]
     assert len([*store.facts.keys("", "job/")]) == 9
+
+
+def test_several_entries_go_to_the_dict_of_each() -> None:
+    """Written at once, each entry lands with its sort, by one round trip a dict; what an older version left is gone."""
+    parts = Parts()
+    parts.old.kept[keys.open("a-1")] = "old"
+    facts = parts.opened()
+    facts.update({keys.open("a-1"): 1, keys.open("b-1"): 2, keys.job("a-1"): 3})
+    assert parts.sorts["open"].kept == {keys.open("a-1"): 1, keys.open("b-1"): 2}
+    assert parts.old.kept == {keys.job("a-1"): 3}
+    assert facts.get(keys.open("a-1")) == 1
+
+    moved = parts.moved()
+    parts.sorts["open"].asked.clear()
+    moved.update({keys.open("c-1"): 4, keys.open("d-1"): 5})
+    assert parts.sorts["open"].asked == ["update open/c-1 open/d-1"]

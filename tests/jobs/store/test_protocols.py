@@ -124,6 +124,14 @@ def test_an_empty_queue_says_so_twice(pair: StorePair, key: str) -> None:
         pair.queue.get(timeout=0.05, partition=key)
 
 
+def test_several_items_come_in_their_order(pair: StorePair, key: str) -> None:
+    """Several items put at once come behind those that wait, in their order, and in no other partition."""
+    pair.queue.put("first", partition=key)
+    pair.queue.put_many(["second", "third"], block=False, partition=key)
+    assert pair.queue.len(partition=key) == 3
+    assert [pair.queue.get(block=False, partition=key) for _ in range(4)] == ["first", "second", "third", None]
+
+
 def test_a_full_partition_says_so(pair: StorePair, key: str) -> None:
     """The 5,001st item is refused with `queue.Full`, and there is room again when one was taken."""
     pair.fill(5_000, key)
@@ -200,6 +208,14 @@ def test_put_overwrites_unless_told_not_to(pair: StorePair, key: str) -> None:
     assert pair.facts.put(key, 2) is True
     assert pair.facts.put(key, 3, skip_if_exists=True) is False
     assert pair.facts.get(key) == 2
+
+
+def test_several_entries_are_written_at_once(pair: StorePair, key: str) -> None:
+    """Several entries are written whatever stood there, and no other one."""
+    pair.facts.put(f"{key}/a", 1)
+    pair.facts.put(f"{key}/c", 1)
+    pair.facts.update({f"{key}/a": 2, f"{key}/b": {"n": 3}})
+    assert [pair.facts.get(f"{key}/{name}") for name in "abc"] == [2, {"n": 3}, 1]
 
 
 def test_keys_and_items_tell_all(pair: StorePair, key: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from jobs.core.errors import Bug, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
 from jobs.store.sqlite import SqliteDict, SqliteQueue, store_trouble
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
+from tests.support.waiting import PATIENCE
 
 OURS = {
     sqlite3.SQLITE_MISUSE,
@@ -130,15 +131,15 @@ def test_a_call_that_hangs_holds_others_up_for_a_while(path: Path) -> None:
 
         def __conform__(self, _: object) -> str:
             hangs.set()
-            go_on.wait(20)
+            go_on.wait(PATIENCE)
             return str(self)
 
     with closing(SqliteDict(path, busy_seconds=0.05)) as facts:
         thread = threading.Thread(target=facts.get, args=(Slow("k"),), daemon=True)
         thread.start()
-        assert hangs.wait(20)
+        assert hangs.wait(PATIENCE)
         with pytest.raises(StoreUnavailable, match="has not answered another thread"):
             facts.get("other")
         go_on.set()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert facts.get("other") is None

@@ -19,6 +19,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.pull_setup import MODEL, Scene, post, worked
+from tests.support.waiting import PATIENCE
 
 LOCAL = TierCapacity("local", None, gpu_promised=False)
 
@@ -33,7 +34,7 @@ class Bench:
         closing.callback(self.store.close)
         self.lets_in = closing.enter_context(RegistryDouble([MODEL]))
         self.server = closing.enter_context(OllamaDouble(folder / "server", registry=self.lets_in.url))
-        self._client = closing.enter_context(httpx.Client())
+        self._client = closing.enter_context(httpx.Client(timeout=PATIENCE))
         self._ollama = closing.enter_context(OllamaClient(self.server.url, policy=NEVER))
 
     def pull(self, model: str = str(MODEL.name), way: str = "auto", **more: Any) -> Job:

@@ -40,6 +40,7 @@ from tests.support.crash_points import READ_ONLY, refusing
 from tests.support.ollama_servers import serving, simulator_command
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, post, snapshot, worked
 from tests.support.stores import Store
+from tests.support.waiting import PATIENCE
 
 ALLOWED = 3
 STALL = 0.8
@@ -60,6 +61,14 @@ class Case:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def stall(self) -> float:
+        """Seconds without a byte that end a pull: few where a case waits for them, else more than a machine is busy."""
+        kinds = {*(each.kind for each in self.faults), *(each.kind for each in self.server)}
+        if kinds & {"silent", "hang"} and self.attempts == THRICE:
+            return STALL
+        return 3.0 if kinds & {"hang", "crawl", "slow"} else PATIENCE
+
 
 @dataclass
 class Bench:
@@ -69,10 +78,11 @@ class Bench:
     server: OllamaDouble
     client: httpx.Client
     ollama: OllamaClient
+    stall: float
 
     def context(self, **more: Any) -> TaskContext:
         servers = {"local": self.ollama}
-        usual = {"stall": STALL, "policy": NEVER, "servers": servers, "tiers": (LOCAL,)}
+        usual = {"stall": self.stall, "policy": NEVER, "servers": servers, "tiers": (LOCAL,)}
         return self.scene.context(self.client, **{**usual, **more})
 
     def pull(self, way: str, **more: Any) -> Job:
@@ -81,22 +91,24 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         yield client
 
 
 @pytest.fixture
-def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
+def bench(tmp_path: Path, client: httpx.Client, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    of_case: Case | None = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    stall = of_case.stall if of_case else PATIENCE
     with (
         RegistryDouble([MODEL]) as registry,
         OllamaDouble(tmp_path / "server", registry=registry.url, retry_seconds=0.001) as server,
         OllamaClient(
-            server.url, policy=NEVER, stall=timedelta(seconds=STALL), verify_budget=timedelta(seconds=2 * STALL)
+            server.url, policy=NEVER, stall=timedelta(seconds=stall), verify_budget=timedelta(seconds=2 * stall)
         ) as ollama,
     ):
         scene = Scene(tmp_path, registry.url)
         store = scene.store()
-        yield Bench(scene, store, registry, server, client, ollama)
+        yield Bench(scene, store, registry, server, client, ollama, stall)
         store.close()
         registry.stopping.set()  # or the server would wait for what never comes
 
@@ -346,7 +358,7 @@ def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_
         OllamaClient(mortal.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama,
     ):
         bench.ollama = ollama
-        httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1})
+        httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1}, timeout=PATIENCE)
         job = bench.pull("server")
     check(Case("", THRICE, says=(mortal.url, "Connection refused", REACH)), job)
     with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:

@@ -30,6 +30,7 @@ from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, publish, sample, weights_at
 from tests.support.pull_setup import snapshot
 from tests.support.stores import open_store
+from tests.support.waiting import PATIENCE
 
 TINY = ModelName.parse("tiny")
 OLD, NEW, NEWEST = (
@@ -112,7 +113,7 @@ Make = Callable[[str], RollbackSetup]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    with httpx.Client() as client, ExitStack() as closing:
+    with httpx.Client(timeout=PATIENCE) as client, ExitStack() as closing:
         yield lambda name: RollbackSetup(tmp_path / name, client, closing)
 
 

@@ -25,7 +25,7 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.pull_setup import MODEL, Scene, post, worked, working
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 def known(name: str) -> SimModel:
@@ -45,7 +45,7 @@ class Bench:
 
     @contextmanager
     def context(self, **more: Any) -> Iterator[TaskContext]:
-        with httpx.Client() as client, OllamaClient(self.server.url, policy=NEVER) as ollama:
+        with httpx.Client(timeout=PATIENCE) as client, OllamaClient(self.server.url, policy=NEVER) as ollama:
             yield self.scene.context(client, **{"servers": {A10G.name: ollama}, "tiers": (A10G,)} | more)
 
 
@@ -103,7 +103,7 @@ def test_a_model_is_warmed_with_the_context_that_is_set_for_it(bench: Bench, mod
     with bench.context(settings=lambda _: ModelSettings(context=1024)) as context:
         worked(bench.store, context, post(bench.store, "pull", model=name))
         job = worked(bench.store, context, post(bench.store, "warm", model=name))
-        (loaded,) = httpx.get(f"{bench.server.url}/api/ps").json()["models"]
+        (loaded,) = httpx.get(f"{bench.server.url}/api/ps", timeout=PATIENCE).json()["models"]
 
     assert (job.state, loaded["context_length"]) == (JobState.SUCCEEDED, 1024)
 

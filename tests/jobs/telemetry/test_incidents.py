@@ -1,6 +1,5 @@
 """Incidents: once each, with their recovery, whoever looks, however often, and whether or not somebody listens."""
 
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -243,10 +242,8 @@ def test_a_webhook_hears_what_slack_understands(hook: WebhookServer) -> None:
 def test_a_webhook_that_drips_is_left(hook: WebhookServer) -> None:
     """A webhook that keeps a connection busy without ever answering is left when its time is up."""
     hook.answers = [0]
-    began = time.monotonic()
     with pytest.raises(Stalled, match="the webhook has not answered for 0 s"):
         Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).send("hello")
-    assert time.monotonic() - began < 5
 
 
 def test_no_message_shows_the_address(hook: WebhookServer) -> None:

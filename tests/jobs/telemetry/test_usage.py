@@ -20,7 +20,7 @@ from jobs.telemetry.usage import Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
 from tests.support.call_counts import uncollected
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ class Shaky:
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
         assert not skip_if_exists
-        self.held.wait(20)
+        self.held.wait(PATIENCE)
         if self.fails == "before":
             raise ConnectionError("not written")
         self.entries[key] = value
@@ -166,7 +166,8 @@ def test_all_uses_between_two_flushes_are_counted(store: Store) -> None:
     assert not usage_recorder.flush()
     for number in range(25_000):
         usage_recorder.add(use(model=f"m{number % 7}", prompt_tokens=1))
-    assert [len(sums) for sums in (*usage_recorder._new.values(), *usage_recorder._pending.values())] == [7, 7]
+    new, pending = usage_recorder._new.values(), usage_recorder._pending.values()
+    assert [*map(len, new), *map(len, pending)] == [7, 7]
     facts.fails = ""
 
     assert usage_recorder.flush()

@@ -14,6 +14,7 @@ from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.removal import remove
+from tests.support.file_modes import modes_obeyed
 from tests.support.models_directory import (
     CONFIG,
     digest_of,
@@ -518,11 +519,10 @@ def test_a_file_in_the_directorys_place_is_not_writable(tmp_path: Path) -> None:
         weights.prepare()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes whatever the mode says; the translation has its own test")
 def test_a_directory_of_another_user_is_not_ours(tmp_path: Path) -> None:
     """Folders that cannot be written are told before anything is fetched."""
     weights = weights_at(tmp_path)
     weights.prepare()
     weights.layout.blobs.chmod(0o555)
-    with pytest.raises(NotWritable, match="cannot be written by user"):
+    with modes_obeyed(), pytest.raises(NotWritable, match="cannot be written by user"):
         weights.prepare()

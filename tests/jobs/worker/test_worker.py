@@ -1,4 +1,4 @@
-"""What a worker promises: real threads on a real store, with leases of tenths of a second."""
+"""What a worker promises: real threads on a real store, and leases that run out only where a test is about that."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,8 @@ from jobs.ledger.job import JobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store
-from tests.support.waiting import until
-from tests.support.workers import AT_ONCE, Work, ended
-
-QUICK = Timing(
-    lease=timedelta(seconds=1),
-    beat=timedelta(seconds=0.05),
-    sweep=timedelta(seconds=0.1),
-    poll=timedelta(seconds=0.05),
-    grace=timedelta(seconds=2),
-)
+from tests.support.waiting import PATIENCE, until
+from tests.support.workers import AT_ONCE, QUICK, Work, ended
 
 
 def worker(store: Store, work: Work, *, concurrency: int = 2, timing: Timing = QUICK) -> Worker:
@@ -50,7 +42,7 @@ def working(*workers: Worker) -> Iterator[threading.Event]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(timeout=20)
+            thread.join(timeout=PATIENCE)
         assert not any(thread.is_alive() for thread in threads)
 
 
@@ -157,7 +149,7 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
     go_on, fenced = threading.Event(), threading.Event()
 
     def stubborn(run: RunningAttempt) -> Mapping[str, Any]:
-        go_on.wait(20)
+        go_on.wait(PATIENCE)
         try:
             run.hold()
         except Fenced:
@@ -171,7 +163,7 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
         stop.set()
     assert live_store.ledger().reader.get(id).state is JobState.WAITING
     go_on.set()
-    assert fenced.wait(20)
+    assert fenced.wait(PATIENCE)
     assert live_store.ledger().reader.get(id).state is JobState.WAITING
 
 
@@ -185,7 +177,7 @@ def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
         with lock:
             at_once += 1
             most = max(most, at_once)
-        together.wait(20)
+        together.wait(PATIENCE)
         with lock:
             at_once -= 1
         return {}

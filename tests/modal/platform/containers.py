@@ -26,6 +26,7 @@ from tests.modal.platform.named import new_id
 from tests.modal.platform.packages import Environment, built, declared
 from tests.modal.platform.volumes import View, Volumes
 from tests.modal.platform.wire import ModalService, Wakeup, caller, not_found
+from tests.support.waiting import PATIENCE
 
 #: Longer than any line a program may print in one piece.
 LINE_LIMIT = 1 << 20
@@ -48,13 +49,13 @@ class Settings:
     """So many containers in a row may fail to start before the waiting inputs are given back as failed."""
     commit_seconds: float = 5.0
     """The pause between background commits."""
-    grace_seconds: float = 30.0
+    grace_seconds: float = PATIENCE
     """From SIGINT or SIGTERM to SIGKILL."""
     namespaces: bool = field(default_factory=lambda: bool(unshare()))
     """Whether volumes are mounted where they belong; never set it where the kernel refuses."""
     mount_variables: dict[str, str] = field(default_factory=dict)
     """Without namespaces, variables by which a container learns where it finds what belongs at a mount path."""
-    client_seconds: float = 90.0
+    client_seconds: float = PATIENCE
     """An ephemeral app is stopped when its client was silent for so long."""
 
 
@@ -194,7 +195,7 @@ class Containers:
         finally:
             commits.cancel()
             self.kill(container)
-            await asyncio.wait(pumps, timeout=5)
+            await asyncio.wait(pumps, timeout=PATIENCE)
 
     def _isolated(self, container: Container, inside: list[str], binds: list[Bind]) -> list[str]:
         if not self.settings.namespaces:
@@ -320,7 +321,7 @@ class Containers:
         lives = list(self._lives)
         for life in lives:
             if not life.done():
-                await asyncio.wait([life], timeout=10)
+                await asyncio.wait([life], timeout=PATIENCE)
 
     def alive(self, functions: Iterable[str] | None = None) -> list[Container]:
         return [

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(sys.base_prefix, "bin", f"python{RUNNING}")
 """The interpreter below the virtual environment that the tests run in."""
@@ -55,7 +57,11 @@ def _version(path: Path) -> str:
         return ""
     try:
         said = subprocess.run(
-            [path, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, timeout=20, check=False
+            [path, "-c", "import sys; print(sys.version)"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 #: Fills the empty directory $ROOT with what stands in the machine's own root.
 FURNISH = r"""
 set -e
@@ -46,7 +48,7 @@ def unshare() -> tuple[str, ...]:
     trial = f"mount -t tmpfs tmpfs /mnt && mount -o remount,bind,ro /mnt && {CHROOT} / true"
     for command in (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount")):
         try:
-            found = subprocess.run([*command, "sh", "-c", trial], capture_output=True, timeout=10, check=False)
+            found = subprocess.run([*command, "sh", "-c", trial], capture_output=True, timeout=PATIENCE, check=False)
         except FileNotFoundError:
             return ()
         if found.returncode == 0:
@@ -60,7 +62,7 @@ def has_networks() -> bool:
     if not unshare():
         return False
     trial = [*unshare(), "--net", "sh", "-c", OWN_NETWORK]
-    return subprocess.run(trial, capture_output=True, timeout=10, check=False).returncode == 0
+    return subprocess.run(trial, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
 
 def isolated(inside: Sequence[str], binds: Iterable[Bind], root: Path, *, own_network: bool = False) -> list[str]:

@@ -27,12 +27,11 @@ from tests.modal.platform.queues import Queues
 from tests.modal.platform.volumes import Volume, Volumes
 from tests.modal.platform.wire import ModalService
 from tests.modal.platform.workspace import Workspace
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 T = TypeVar("T")
 TOKEN = ("ak-none", "as-none")
 #: How long a test waits for a container to do what it should, before that counts as never.
-PATIENCE = 60.0
 
 
 class Platform:

@@ -98,11 +98,11 @@ def test_a_line_with_a_public_key_lets_its_owner_in() -> None:
     keys = Keys.parse(f"bob {proof_of(OPENSSH)} admin")
     authorization = signed(f"DELETE,/api/delete?ts={TS}").encode()
 
-    caller = keys.identify([(b"authorization", authorization)], NOW, asked("DELETE", "/api/delete"))
+    caller = keys.identify([(b"authorization", authorization)], NOW, lambda: asked("DELETE", "/api/delete"))
 
     assert (caller.name, caller.scopes) == ("bob", frozenset({"admin"}))
     with pytest.raises(Unauthorized):
-        keys.identify([(b"authorization", f"Bearer {PUBLIC}".encode())], NOW, asked("DELETE", "/api/delete"))
+        keys.identify([(b"authorization", f"Bearer {PUBLIC}".encode())], NOW, lambda: asked("DELETE", "/api/delete"))
 
 
 def test_an_unknown_key_that_signs_is_refused() -> None:
@@ -110,4 +110,4 @@ def test_an_unknown_key_that_signs_is_refused() -> None:
     keys = Keys.parse(f"alice sha256:{'0' * 64}")
 
     with pytest.raises(Unauthorized, match="not known"):
-        keys.identify([(b"authorization", signed(f"GET,/?ts={TS}").encode())], NOW, asked("GET", "/"))
+        keys.identify([(b"authorization", signed(f"GET,/?ts={TS}").encode())], NOW, lambda: asked("GET", "/"))

@@ -33,6 +33,7 @@ from jobs.weights.layout import Layout
 from tests.support.models_directory import lay, publish, sample, weights_at
 from tests.support.ollama_servers import Server, serving, simulator_command
 from tests.support.stores import NoFacts, Store
+from tests.support.waiting import PATIENCE
 
 SMALL = tuple(model for model in LIBRARY if model.size < 5_000_000)
 
@@ -91,7 +92,7 @@ class Beside:
     known_state: KnownState
 
     def asked(self, path: str, body: Any = None) -> Any:
-        answer = httpx.request("GET" if body is None else "POST", self.server.url + path, json=body, timeout=30)
+        answer = httpx.request("GET" if body is None else "POST", self.server.url + path, json=body, timeout=PATIENCE)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

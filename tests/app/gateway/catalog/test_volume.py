@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.accounting.archive import archive_at, archive_jobs
 from app.gateway.catalog.volume import VolumeModels
+from jobs.archive.archive import archive_at, archive_jobs
 from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
 from tests.support.models_directory import put, put_manifest, sample, weights_at

@@ -34,21 +34,21 @@ def known() -> dict[str, Any]:
 
 def test_they_are_listed_with_their_medians(known: dict[str, Any]) -> None:
     """The newest first, of the last week, each with its sum and rate; what makes no sense is left out."""
-    told = ColdResponse.model_validate(Cold(HandClock(NOW), lambda: known).as_json(ANYONE, None))
+    told = ColdResponse.model_validate(Cold(HandClock(NOW)).as_json(ANYONE, None, known))
 
     assert [(each.n, each.total_seconds, each.bytes_per_second) for each in told.starts] == [
         (1, 8.0, GB), (2, 8.0, GB), (3, 14.0, GB),
     ]  # fmt: skip
     (tier,) = told.tiers
     assert (tier.starts, tier.loads, tier.median_seconds["engine"]) == (2, 1, 5.0)
-    longer = Cold(HandClock(NOW), lambda: known).as_json(ANYONE, NOW - timedelta(days=10))
+    longer = Cold(HandClock(NOW)).as_json(ANYONE, NOW - timedelta(days=10), known)
     assert len(longer["starts"]) == 4
 
 
 def test_a_key_for_some_models_sees_theirs(known: dict[str, Any]) -> None:
     """Nothing tells it that there are others."""
     caller = Caller("alice", frozenset({"chat"}), ("llama*",))
-    told = Cold(HandClock(NOW), lambda: known).as_json(caller, None)
+    told = Cold(HandClock(NOW)).as_json(caller, None, known)
 
     assert {each["model"] for each in told["starts"]} == {"llama3.2:latest"}
     assert (told["older"], told["tiers"][0]["loads"]) == (0, 0)
@@ -57,7 +57,7 @@ def test_a_key_for_some_models_sees_theirs(known: dict[str, Any]) -> None:
 def test_an_answer_has_an_end() -> None:
     """Of very many the newest come, and how many more there are; the medians are of all."""
     many = entries(*(ColdStart("a10g", f"ta-{n}", n, "load", NOW, "m", None, {"memory": 1}) for n in range(MOST + 7)))
-    told = Cold(HandClock(NOW), lambda: many).as_json(ANYONE, None)
+    told = Cold(HandClock(NOW)).as_json(ANYONE, None, many)
 
     assert (len(told["starts"]), told["older"], told["tiers"][0]["loads"]) == (MOST, 7, MOST + 7)
 
@@ -65,7 +65,7 @@ def test_an_answer_has_an_end() -> None:
 def test_costs_tell_what_was_waited_for(known: dict[str, Any]) -> None:
     """Rented or not, the estimate has the phases of its days, and so do its lines; one of an older gateway has none."""
     for fleet in (load(), None):
-        told = Costs(HandClock(NOW), lambda: known, fleet).as_json(ANYONE, None)
+        told = Costs(HandClock(NOW), fleet).as_json(ANYONE, None, known)
         assert [(each["tier"], each["starts"], each["loads"]) for each in told["cold"]] == [("a10g", 2, 1)]
         assert any("a10g: 2 cold, 1 of a load alone" in line for line in Cost.from_json(told).lines(None))
         del told["cold"]

@@ -42,7 +42,7 @@ def entries(store: Store) -> dict[str, Any]:
 
 def test_what_was_spent_is_shared_by_use(entries: dict[str, Any]) -> None:
     """An hour of a container costs its tier's hour; its serving is shared by model and key, with the prices' date."""
-    found = CostResponse.model_validate(Costs(HandClock(NOW), lambda: entries, load()).as_json(ANYONE, None))
+    found = CostResponse.model_validate(Costs(HandClock(NOW), load()).as_json(ANYONE, None, entries))
 
     assert (found.is_estimate, round(found.dollars, 2)) == (True, 1.42)
     assert found.prices.as_of == "2026-09-15"
@@ -50,13 +50,13 @@ def test_what_was_spent_is_shared_by_use(entries: dict[str, Any]) -> None:
         ("llama3.2:latest", "alice", 0.355),
         ("llama3.2:latest", "root", 0.355),
     ]
-    later = Costs(HandClock(NOW), lambda: entries, load()).as_json(ANYONE, NOW - timedelta(minutes=90))
+    later = Costs(HandClock(NOW), load()).as_json(ANYONE, NOW - timedelta(minutes=90), entries)
     assert round(later["dollars"], 2) == 0.71
 
 
 def test_others_uses_are_told_to_administrators_only(entries: dict[str, Any]) -> None:
     """A key of scope chat sees what the tiers cost, and of the uses its own, at their true share."""
-    found = Costs(HandClock(NOW), lambda: entries, load()).as_json(ALICE, None)
+    found = Costs(HandClock(NOW), load()).as_json(ALICE, None, entries)
 
     assert [(use["key"], round(use["dollars"], 3)) for use in found["uses"]] == [("alice", 0.355)]
     assert round(found["dollars"], 2) == 1.42
@@ -64,7 +64,7 @@ def test_others_uses_are_told_to_administrators_only(entries: dict[str, Any]) ->
 
 def test_where_nothing_is_rented_there_are_uses_and_no_dollars(entries: dict[str, Any]) -> None:
     """A machine of one's own costs nothing by the second, and says so."""
-    found = Costs(HandClock(NOW), lambda: entries).as_json(ANYONE, None)
+    found = Costs(HandClock(NOW)).as_json(ANYONE, None, entries)
 
     assert (found["dollars"], found["tiers"], len(found["uses"])) == (0, [], 2)
     assert found["prices"]["source"] == "this machine is yours"
@@ -80,7 +80,7 @@ def test_where_nothing_is_rented_there_are_uses_and_no_dollars(entries: dict[str
 )
 def test_a_year_is_the_most(since: datetime, told: datetime) -> None:
     """Nobody can have years added up by one request, nor the future; the answer says from when on it tells."""
-    assert Costs(HandClock(NOW), dict, load()).as_json(ANYONE, since)["since"] == isoformat(told)
+    assert Costs(HandClock(NOW), load()).as_json(ANYONE, since, {})["since"] == isoformat(told)
 
 
 @pytest.fixture
@@ -91,7 +91,11 @@ def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
 
 def test_it_is_part_of_the_ops_api(somewhere: OpsApi, entries: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
-    client = TestClient(create(somewhere.ops_context(), more=(router(Costs(HandClock(NOW), lambda: entries, load())),)))
+
+    async def read() -> dict[str, Any]:
+        return entries
+
+    client = TestClient(create(somewhere.ops_context(), more=(router(Costs(HandClock(NOW), load()), read),)))
 
     assert client.get("/ops/v1/cost").status_code == 401
     for key, uses in ((ADMIN_KEY, 2), (CHAT_KEY, 1)):

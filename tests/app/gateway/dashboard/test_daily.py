@@ -1,7 +1,6 @@
 """The last weeks by day: requests, cost and health, from facts as they lie in the ledger's dict or its archive."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,8 @@ def container(name: str, began: str, hours: float, tier: str = "a10g") -> Metere
     return Metered(tier, name, started_at, started_at + timedelta(hours=hours), {"serving": hours * 3600})
 
 
-def days(entries: Mapping[str, Any], **changes: Any) -> Days:
-    return replace(Days(HandClock(NOW), lambda: entries, FLEET), **changes)
-
-
 def told(entries: Mapping[str, Any], since: date | None = None, caller: Caller = ANYONE) -> dict[str, Any]:
-    return days(entries).as_json(caller, since)
+    return Days(HandClock(NOW), FLEET).as_json(caller, since, entries)
 
 
 @pytest.fixture
@@ -122,7 +117,7 @@ def test_no_cost_is_lost_between_the_days(lives: list[tuple[float, float]]) -> N
 
 def test_without_prices_no_cost_is_made_up(used: dict[str, Any]) -> None:
     """On one machine nothing is priced, so cost is absent, not nought; the rest is told."""
-    found = days(used, fleet=None).as_json(ANYONE, None)
+    found = Days(HandClock(NOW)).as_json(ANYONE, None, used)
 
     assert (found["cost"], found["month_dollars"], found["budget_dollars"]) == (None, None, None)
     assert found["requests"]
@@ -170,7 +165,12 @@ def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
 def test_it_is_part_of_the_ops_api(somewhere: OpsApi, used: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
     entries = used | entries_of(turn(1, "2026-09-15T01:00:00Z", "lost"), container("c1", "2026-09-13T22:00:00Z", 4))
-    client = TestClient(create(somewhere.ops_context(), more=(router(days(entries)),)))
+
+    async def read() -> dict[str, Any]:
+        return entries
+
+    more = (router(Days(HandClock(NOW), FLEET), read),)
+    client = TestClient(create(somewhere.ops_context(), more=more))
 
     assert client.get("/ops/v1/days").status_code == 401
     for key, requests in ((ADMIN_KEY, 5), (CHAT_KEY, 3)):

@@ -15,6 +15,7 @@ from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.nightly_report import line, lines, report
 from jobs.testing.clock import HandClock
@@ -67,7 +68,8 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     end(store, "verify", Ending("succeeded", result={"models": [str(HERE)], "bytes": size}))
     end(store, "warm", Ending("failed", "refused", "tier 'a10g' was not woken", "raise own_wakes_per_day"))
     store.clock.wait(600)
-    alert_check.check(store.ledger().reader, store.facts, FLEET, store.clock.now())
+    now = store.clock.now()
+    alert_check.check(look_and_remember(store.ledger().reader, store.facts, now), store.facts, FLEET, now)
 
     found = told(store)
 

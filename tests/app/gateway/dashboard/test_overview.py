@@ -43,14 +43,14 @@ def serving(tier: str = "a10g", container: str = "c1", *, at: datetime = NOW, do
     return Report(tier, container, "serving", at, loaded=loaded, in_flight=1, dollars_per_hour=dollars)
 
 
-def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Overview:
-    found = Overview(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=FLEET)
+def board(*reports: Report, **changes: Any) -> Overview:
+    found = Overview(HandClock(NOW), lambda: reports, fleet=FLEET)
     return replace(found, **changes)
 
 
 def test_a_sleeping_tier_costs_nothing_now() -> None:
     """A tier that nobody is heard of costs nothing at this moment, and its price while awake is told."""
-    told = board().as_json(ANYONE)["tiers"]
+    told = board().as_json(ANYONE, {})["tiers"]
 
     assert (told["a10g"]["dollars_now"], told["a10g"]["dollars_per_hour"]) == (0, 1.42)
     assert told["h100"]["gpu"] == "H100"
@@ -62,7 +62,7 @@ def test_each_container_that_is_up_is_paid() -> None:
     gone = serving(container="c3", at=NOW - REPORT_STALE - timedelta(seconds=1))
     ended = replace(serving(container="c4"), state="ended")
 
-    told = board(serving(), serving(container="c2", dollars=1.5), gone, ended).as_json(ANYONE)["tiers"]["a10g"]
+    told = board(serving(), serving(container="c2", dollars=1.5), gone, ended).as_json(ANYONE, {})["tiers"]["a10g"]
 
     assert told["dollars_now"] == 2.92
     assert [each["container"] for each in told["containers"]] == ["c1", "c2"]
@@ -71,7 +71,7 @@ def test_each_container_that_is_up_is_paid() -> None:
 
 def test_without_a_fleet_nothing_is_made_up() -> None:
     """On one machine no price, no pin and no run is declared, so none is told; its servers are."""
-    told = board(serving("local", dollars=None), fleet=None, quota_bytes=5).as_json(ANYONE)
+    told = board(serving("local", dollars=None), fleet=None, quota_bytes=5).as_json(ANYONE, {})
 
     assert told["tiers"]["local"]["dollars_now"] is None
     assert (told["prices"], told["models"], told["next"], told["quota_bytes"]) == (None, {}, [], 5)
@@ -81,7 +81,7 @@ def test_servers_of_ones_own_cost_nothing_now() -> None:
     """With a fleet file on one machine its pins, nights, windows and prices are told, but nothing is spent."""
     windows = fleet(windows=[WORK_HOURS])
 
-    told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE)
+    told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE, {})
 
     tier = told["tiers"]["a10g"]
     assert (told["rented"], tier["dollars_per_hour"], tier["dollars_now"]) == (False, 1.42, None)
@@ -95,7 +95,7 @@ def test_servers_of_ones_own_cost_nothing_now() -> None:
 
 def test_what_is_declared_is_told_by_the_name_in_full() -> None:
     """Pins and tiers are those of the fleet, under the names that the list of models has in small letters."""
-    told = board().as_json(ANYONE)
+    told = board().as_json(ANYONE, {})
 
     assert told["models"]["llama3.2:latest"] == {"tier": "a10g", "pinned": True, "warmed": True}
     assert told["prices"]["as_of"] == "2026-09-15"
@@ -104,7 +104,7 @@ def test_what_is_declared_is_told_by_the_name_in_full() -> None:
 
 def test_a_model_that_nobody_declared_has_its_tier() -> None:
     """Of a model that is here but not declared, the tier that answers for it is told, and that nothing pins it."""
-    told = board(routes=lambda: {"llama3.2:latest": "h100", "phi3:mini": "a10g"}).as_json(ANYONE)["models"]
+    told = board(routes=lambda: {"llama3.2:latest": "h100", "phi3:mini": "a10g"}).as_json(ANYONE, {})["models"]
 
     assert told["phi3:mini"] == {"tier": "a10g", "pinned": False, "warmed": False}
     assert told["llama3.2:latest"]["tier"] == "a10g"  # as declared
@@ -114,13 +114,13 @@ def test_a_key_hears_only_of_models_it_may_use() -> None:
     """When a model was last used is told to keys that may use it, and to every admin."""
     used = {"llama3.2:latest": NOW, "phi3:mini": NOW}
 
-    assert set(board(used=used).as_json(CHAT)["last_used"]) == {"llama3.2:latest"}
-    assert set(board(used=used).as_json(ANYONE)["last_used"]) == set(used)
+    assert set(board().as_json(CHAT, used)["last_used"]) == {"llama3.2:latest"}
+    assert set(board().as_json(ANYONE, used)["last_used"]) == set(used)
 
 
 def test_remedies_fit_a_page() -> None:
     """There is a remedy for each class of failure, with nothing in it that only a program could fill in."""
-    told = board().as_json(ANYONE)["remedies"]
+    told = board().as_json(ANYONE, {})["remedies"]
 
     assert set(told) == {*REMEDIES, *("/".join(each) for each in REMEDIES_OF_KINDS)}
     for text in told.values():
@@ -179,7 +179,11 @@ def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
 
 def test_it_is_part_of_the_ops_api(somewhere: OpsApi) -> None:
     """Whoever has a key is told, in the documented shape, who he is by it; without one nobody is."""
-    app = create(somewhere.ops_context(), more=(router(board(serving())),))
+
+    async def last_used() -> dict[str, datetime]:
+        return {}
+
+    app = create(somewhere.ops_context(), more=(router(board(serving()), last_used),))
     client = TestClient(app)
 
     assert client.get("/ops/v1/board").status_code == 401

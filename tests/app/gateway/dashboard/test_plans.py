@@ -16,10 +16,9 @@ from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
-from tests.support.gateways import PATIENCE
 from tests.support.local_stack import Shell
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, ops_api, served
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 NOTHING = Survey((), (), (), (), (), 0)
 
@@ -62,7 +61,7 @@ def test_a_plan_for_nobody_keeps_no_place(tmp_path: Path) -> None:
         return pruning()
 
     headers = {"x-api-key": ADMIN_KEY}
-    with ops_api(tmp_path) as somewhere, httpx.Client() as client:
+    with ops_api(tmp_path) as somewhere, httpx.Client(timeout=PATIENCE) as client:
         app = create(somewhere.ops_context(), more=(router(Plans(slow, prune), 1),))
         with served(app) as url:
 

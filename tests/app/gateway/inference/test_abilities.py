@@ -18,10 +18,11 @@ from jobs.testing.models import text
 from jobs.weights.layout import Layout
 from tests.app.gateway.catalog.test_ollama_lists import THINKS, TOOLS, made
 from tests.support.dialects import whole_answer
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, gateway, model
 from tests.support.models_directory import lay
 from tests.support.ollama_servers import failed_to_load, serving, simulator_command
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 GENERATE, CHAT, EMBED = "/api/generate", "/api/chat", "/api/embed"
 COMPLETIONS, OPENAI, RESPONSES, ANTHROPIC = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"

@@ -22,10 +22,10 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.context import prompt_length
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, gateway, model
 from tests.support.ops_api import ENDED_REQUEST
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SHORT, LONG = "word " * 100, "word " * 1024
 

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from tests.support.dialects import ANTHROPIC, DIALECTS, OLLAMA, OPENAI, TALK, Dialect, each_dialect, whole_answer
-from tests.support.gateways import CLOCK, PATIENCE, ModelList, RunningGateway, asked, caller_of, gateway, model
+from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, caller_of, gateway, is_whole, model
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,12 @@ def shared(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def raw(running: RunningGateway, request: bytes) -> bytes:
-    """What comes back for these bytes, until the connection ends or says no more for a while."""
-    with socket.create_connection(("127.0.0.1", running.port), timeout=1) as caller:
+    """What comes back for these bytes, until an answer is whole or the gateway ends the connection."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) as caller:
         caller.sendall(request)
         got = b""
-        try:
-            while piece := caller.recv(65536):
-                got += piece
-        except TimeoutError:
-            pass
+        while not is_whole(got) and (piece := caller.recv(65536)):
+            got += piece
         return got
 
 
@@ -192,7 +189,7 @@ def test_connections_are_kept_on_both_sides(tmp_path: Path) -> None:
     with (
         ScriptedServer(whole_answer) as scripted,
         gateway(tmp_path, {"a10g": scripted.url}) as running,
-        httpx.Client() as client,
+        httpx.Client(timeout=PATIENCE) as client,
     ):
         for dialect in DIALECTS * 3:
             assert client.post(running.url + dialect.path, json=dialect.body).content == b"".join(dialect.pieces)
@@ -259,7 +256,7 @@ def test_two_hundred_leave(tmp_path: Path) -> None:
             CLOCK.wait(0.02)
 
     with ScriptedServer(script, opening=opening) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
-        assert httpx.get(f"{running.url}/healthz").status_code == 200
+        assert httpx.get(f"{running.url}/healthz", timeout=PATIENCE).status_code == 200
         descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the number is all that is asked for
 
         callers = []
@@ -594,9 +591,9 @@ def test_what_is_refused_by_name(shared: RunningGateway, server: ScriptedServer)
     """Encoded bodies, rendered prompts, and names that are not here never reach a server; near names are told."""
     before = len(server.heard)
     post = f"{shared.url}/api/chat"
-    assert httpx.post(post, content=CHAT, headers={"content-encoding": "zstd"}).status_code == 400
-    assert httpx.post(post, json={"model": "llama3.2", "_debug_render_only": True}).status_code == 403
-    unknown = httpx.post(post, json={"model": "llama3.1"})
+    assert httpx.post(post, content=CHAT, headers={"content-encoding": "zstd"}, timeout=PATIENCE).status_code == 400
+    assert httpx.post(post, json={"model": "llama3.2", "_debug_render_only": True}, timeout=PATIENCE).status_code == 403
+    unknown = httpx.post(post, json={"model": "llama3.1"}, timeout=PATIENCE)
     assert unknown.status_code == 404
     assert "llama3.2:latest" in unknown.json()["error"]
     assert "ollama-modal pull llama3.1" in unknown.json()["error"]
@@ -665,13 +662,13 @@ def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
         assert "www-authenticate" in unknown.headers
         forbidden = post(OPENAI, bob)
         assert (forbidden.status_code, forbidden.json()["error"]["type"]) == (403, "permission_error")
-        assert httpx.get(f"{running.url}/nowhere").status_code == 401
-        assert httpx.get(f"{running.url}/nowhere", headers=bob).status_code == 404
-        pull = httpx.post(f"{running.url}/api/pull", json={"model": "x"}, headers=bob)
+        assert httpx.get(f"{running.url}/nowhere", timeout=PATIENCE).status_code == 401
+        assert httpx.get(f"{running.url}/nowhere", headers=bob, timeout=PATIENCE).status_code == 404
+        pull = httpx.post(f"{running.url}/api/pull", json={"model": "x"}, headers=bob, timeout=PATIENCE)
         assert pull.status_code == 403
         carol = {"x-api-key": "omk_c"}
         assert post(OLLAMA, carol).status_code == 403  # who administers need not be allowed to infer
-        assert httpx.get(f"{running.url}/api/tags", headers=carol).status_code == 200
+        assert httpx.get(f"{running.url}/api/tags", headers=carol, timeout=PATIENCE).status_code == 200
         assert not scripted.heard
 
         assert [post(OLLAMA, alice).status_code for _ in range(2)] == [200, 200]

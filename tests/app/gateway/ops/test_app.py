@@ -44,6 +44,7 @@ from tests.support.ops_api import (
     served,
 )
 from tests.support.stores import claimed
+from tests.support.waiting import PATIENCE
 
 LEASE = timedelta(seconds=30)
 
@@ -585,7 +586,10 @@ def test_no_trouble_shows_a_key(api: OpsApi) -> None:
 
 def test_it_is_served_on_a_socket(api: OpsApi) -> None:
     """Under uvicorn it answers as it does in tests, sixty thousand deep body included."""
-    with served(api.app()) as url, httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as ask:
+    with (
+        served(api.app()) as url,
+        httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}, timeout=PATIENCE) as ask,
+    ):
         assert ask.get("/healthz").status_code == 200
         assert ask.get("/ops/v1/tiers").json() == {"tiers": TIERS}
         deep = ask.post("/ops/v1/jobs", content=b"[" * 60_000, headers={"content-type": "application/json"})

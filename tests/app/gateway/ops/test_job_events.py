@@ -23,7 +23,7 @@ from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from tests.support.ops_api import CHAT_KEY, OpsApi, ops_api, served
 from tests.support.stores import claimed
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LEASE = timedelta(seconds=60)
 ENDS = ("retry", "lost", "succeeded", "failed", "cancelled")
@@ -144,7 +144,7 @@ def events(lines: Iterator[str], count: int | None = None) -> list[dict[str, Any
 
 def follow(url: str, id: str, after: str | None = None) -> Any:
     headers = {"x-api-key": CHAT_KEY} | ({"last-event-id": after} if after else {})
-    return httpx.stream("GET", f"{url}/ops/v1/jobs/{id}/events", headers=headers, timeout=20)
+    return httpx.stream("GET", f"{url}/ops/v1/jobs/{id}/events", headers=headers, timeout=PATIENCE)
 
 
 def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(api: OpsApi, ledger: Ledger) -> None:

@@ -1,6 +1,7 @@
 """`/api/pull` and `/api/delete` as Ollama's own clients use them, over a real ledger, worker and registry."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from loguru import logger
 
 from app.gateway.auth.keys import ANYONE, hash_of
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -26,10 +28,9 @@ from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.tasks.context import TaskContext
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.gateways import PATIENCE
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
 from tests.support.pull_setup import MODEL, Scene, working
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LEASE = timedelta(seconds=60)
 NAME = str(MODEL.name)
@@ -54,7 +55,7 @@ class Commands:
         return client
 
     def ask(self, method: str, path: str, key: str = ADMIN_KEY, **how: Any) -> httpx.Response:
-        return httpx.request(method, f"{self.url}{path}", headers={"x-api-key": key}, timeout=30, **how)
+        return httpx.request(method, f"{self.url}{path}", headers={"x-api-key": key}, timeout=PATIENCE, **how)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
 @contextmanager
 def worked(commands: Commands) -> Iterator[Scene]:
     """A registry with one model, a models directory, and workers that pull from the one to the other."""
-    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+    with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
         scene = Scene(commands.api.folder, registry.url)
         scene.weights().prepare()
         with working(commands.api.store(), scene.context(client)):
@@ -112,7 +113,7 @@ def test_a_pull_without_a_stream_is_one_answer(commands: Commands) -> None:
 
 def test_our_own_client_of_ollama_pulls_through_it(commands: Commands) -> None:
     """Whoever watches a pull as strictly as we do ourselves finds nothing to complain about."""
-    with worked(commands), httpx.Client(headers={"x-api-key": ADMIN_KEY}) as client:
+    with worked(commands), httpx.Client(headers={"x-api-key": ADMIN_KEY}, timeout=PATIENCE) as client:
         progress = Progress(SystemClock())
         OllamaClient(commands.url, client=client).pull(NAME, progress=progress)
         assert progress.read().completed == progress.read().total > 0
@@ -185,7 +186,9 @@ def test_a_wrong_pull_is_refused_before_it_is_a_job(commands: Commands, body: by
 def test_insecure_only_permits(commands: Commands) -> None:
     """Open WebUI sends it with every pull: over https it changes nothing, and is no reason to refuse one."""
     body = {"model": "hf.co/x/y", "insecure": True, "stream": True}
-    with httpx.stream("POST", f"{commands.url}/api/pull", headers={"x-api-key": ADMIN_KEY}, json=body) as answer:
+    with httpx.stream(
+        "POST", f"{commands.url}/api/pull", headers={"x-api-key": ADMIN_KEY}, json=body, timeout=PATIENCE
+    ) as answer:
         assert json.loads(next(answer.iter_lines())) == MANIFEST
     (job_id,) = commands.ledger.reader.ids()
     assert "insecure" not in commands.ledger.reader.get(job_id).request
@@ -198,6 +201,7 @@ def test_a_password_never_reaches_the_ledger(commands: Commands) -> None:
         f"{commands.url}/api/pull",
         headers={"x-api-key": ADMIN_KEY},
         json={"Model": NAME, "username": "me", "password": "hunter2"},
+        timeout=PATIENCE,
     )
     with stream as answer:
         assert json.loads(next(answer.iter_lines())) == MANIFEST
@@ -260,7 +264,10 @@ def test_a_delete_is_not_waited_for_for_ever(commands: Commands) -> None:
 
 def test_a_delete_that_fails_says_why(commands: Commands) -> None:
     """500 with the reason of the job's last attempt."""
-    with httpx.Client() as client, working(commands.api.store(), TaskContext(SystemClock(), Registry(client=client))):
+    with (
+        httpx.Client(timeout=PATIENCE) as client,
+        working(commands.api.store(), TaskContext(SystemClock(), Registry(client=client))),
+    ):
         answer = commands.ask("DELETE", "/api/delete", json={"model": NAME})
     assert answer.status_code == 500
     assert "no Ollama server is part of this stack" in answer.json()["error"]
@@ -277,17 +284,18 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
     with (
         ops_api(tmp_path) as api,
         served(api.app(api.ops_context(keys), followers=1)) as url,
-        httpx.Client() as client,
+        httpx.Client(timeout=PATIENCE) as client,
     ):
+        moments = itertools.accumulate(itertools.repeat(0.5))  # until one is long enough for the machine as it is
 
         def leaves() -> bool:
             try:
                 answer = client.request(
                     method, f"{url}{path}", headers={"x-api-key": ADMIN_KEY}, json=body,
-                    timeout=httpx.Timeout(PATIENCE, read=0.5),
+                    timeout=httpx.Timeout(PATIENCE, read=next(moments)),
                 )  # fmt: skip
             except httpx.ReadTimeout:  # he was let in, and waited
-                return True
+                return bool(api.ledger().reader.jobs())
             assert answer.status_code == 429
             return False
 
@@ -295,6 +303,29 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
         until(leaves, "room for another")
         (job,) = api.ledger().reader.jobs()
         assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
+
+
+def test_who_leaves_before_his_body_was_read_is_no_mistake_of_ours(tmp_path: Path) -> None:
+    """Nothing is posted for him, and no error is logged."""
+    errors: list[str] = []
+    sink = logger.add(lambda message: errors.append(str(message)), level="WARNING")
+    headers = [(b"host", b"127.0.0.1"), (b"x-api-key", ADMIN_KEY.encode()), (b"content-length", b"99")]
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "DELETE", "path": "/api/delete", "raw_path": b"/api/delete",
+        "query_string": b"", "headers": headers, "client": ("127.0.0.1", 9), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        pass
+
+    with ops_api(tmp_path) as api:
+        asyncio.run(api.app()(scope, receive, send))
+        assert not list(api.ledger().reader.jobs())
+    logger.remove(sink)
+    assert errors == []
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from starlette.types import Message
 from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
 from tests.support.dialects import OLLAMA
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 MIB = 1 << 20
 KEYS = f"ann {hash_of('omk_a')} chat\nbob {hash_of('omk_b')} chat"
@@ -269,7 +269,7 @@ def test_a_large_body_arrives_whole_at_a_server_that_reads_slowly(tmp_path: Path
         body = large()
         caller = begun(running, body)
         until(running.open_exchanges, "the request")
-        assert httpx.get(f"{running.url}/healthz").status_code == 200
+        assert httpx.get(f"{running.url}/healthz", timeout=PATIENCE).status_code == 200
         assert running.composed.budget.taken == len(body)
         go_on.set()
         assert caller.recv(100).startswith(b"HTTP/1.1 200 ")

@@ -20,9 +20,10 @@ from tests.doubles.test_ollama_requests import NULLS, USER, WRONG_OPTIONS, WRONG
 from tests.support import tiny_llama
 from tests.support.deep_bodies import deep_bodies
 from tests.support.dialects import DIALECTS, whole_answer
-from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.gateways import ModelList, RunningGateway, gateway, model
 from tests.support.ollama_servers import failed_to_load, serving, simulator_command
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 MODEL = next(each for each in LIBRARY if str(each.name) == "qwen3:0.6b")
 NAME = str(MODEL.name)

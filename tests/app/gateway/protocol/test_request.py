@@ -8,13 +8,13 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.types import Message
 
 from app.gateway.auth.keys import Caller
-from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.exchange import CallerConnection, Exchange
 from app.gateway.protocol.request import SMALL, InferenceRequest, read_request
 from app.gateway.protocol.routes import find
 from jobs.core.errors import BadRequest, Refused, Trouble
@@ -52,6 +52,7 @@ def exchange_of(case: Case) -> Exchange:
         at=datetime(2026, 1, 1, tzinfo=UTC),
         began=0.0,
         send=_nowhere,
+        connection=cast("CallerConnection", None),  # nothing is said to it
     )
 
 

@@ -14,8 +14,9 @@ from app.gateway.protocol.routes import TABLE, RouteEntry, clean, find, speech_o
 from jobs.testing.ollama.http import ROUTES
 from tests.support.checkout import ROOT
 from tests.support.dialects import TALK
-from tests.support.gateways import PATIENCE, gateway
+from tests.support.gateways import gateway
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 README = ROOT / "app" / "README.md"
 

@@ -22,9 +22,9 @@ from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
 from jobs.telemetry.cold_starts import PHASES, Phase, Progress, read_cold_starts
 from tests.support.dialects import OLLAMA, OPENAI, whole_answer
-from tests.support.gateways import CLOCK, PATIENCE, ModelList, RunningGateway, asked, gateway, model, tier_entry
+from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, gateway, model, tier_entry
 from tests.support.scripted_server import Connection, HeardRequest, HeldServer, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 GB = 1_000_000_000
 LLAMA = "llama3.2:latest"
@@ -85,7 +85,7 @@ def test_each_phase_is_told_in_the_stream_and_to_the_page(tmp_path: Path, pool: 
     phases are a fact, add up to what was waited, and are counted."""
     held_server, lines = HeldServer(awake=False), list[str]()
     with ScriptedServer(whole_answer, opening=held_server) as server, remote(tmp_path, server) as running:
-        client = httpx.Client()  # to make one takes longer than what is measured
+        client = httpx.Client(timeout=PATIENCE)  # to make one takes longer than what is measured
         answer = pool.submit(streamed, running, lines, client)
         told: tuple[tuple[Phase, str], ...] = (
             ("weights", "a10g looks at the weights for llama3.2"),
@@ -109,9 +109,9 @@ def test_each_phase_is_told_in_the_stream_and_to_the_page(tmp_path: Path, pool: 
         assert start.total <= took
         assert start.total == pytest.approx(took, rel=0.02, abs=0.1)  # the client's own time is in it
         assert tier_entry(running)["coming"] is None
-        metrics = httpx.get(f"{running.url}/metrics").text
+        metrics = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
         assert 'ollama_modal_cold_seconds_count{phase="bytes",tier="a10g"} 1.0' in metrics
-        listed = httpx.get(f"{running.url}/ops/v1/cold").json()
+        listed = httpx.get(f"{running.url}/ops/v1/cold", timeout=PATIENCE).json()
         assert [each["total_seconds"] for each in listed["starts"]] == [pytest.approx(start.total, abs=0.002)]
         assert listed["tiers"][0]["median_seconds"].keys() == set(PHASES)
 

@@ -20,7 +20,6 @@ from jobs.models.placement import TierCapacity
 from tests.support.dialects import DIALECTS, OLLAMA, OPENAI, Dialect, whole_answer
 from tests.support.gateways import (
     CLOCK,
-    PATIENCE,
     QUICK,
     ModelList,
     RunningGateway,
@@ -32,7 +31,7 @@ from tests.support.gateways import (
     tier_entry,
 )
 from tests.support.scripted_server import Connection, HeardRequest, HeldServer, Script, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 GB = 1_000_000_000
 
@@ -244,7 +243,7 @@ def test_a_load_in_another_container(tmp_path: Path, reported: tuple[bool, ...])
             assert another.loading.wait(PATIENCE)
         assert running.row().about.ending == "client_gone"
         assert detached(running) == 1
-        assert "ollama_modal_lingering_requests 1.0" in httpx.get(f"{running.url}/metrics").text
+        assert "ollama_modal_lingering_requests 1.0" in httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
         assert not another.aborted.wait(0.05)
         another.loaded.set()
         until(lambda: not detached(running) and not running.open_exchanges())
@@ -539,13 +538,16 @@ READ_PATHS = (
 def test_looking_wakes_nobody(tmp_path: Path) -> None:
     """Ten minutes of a monitoring tool, asking every list, health and metrics route each ten seconds, wake no tier."""
     with ScriptedServer(whole_answer, asleep=10_000) as server, gateway(tmp_path, {"a10g": server.url}) as running:
-        with httpx.Client(base_url=running.url) as client:
+        with httpx.Client(base_url=running.url, timeout=PATIENCE) as client:
             for _ in range(60):
                 for path in READ_PATHS:
                     assert client.get(path).status_code == 200, path
         assert server.heard == []
         assert running.composed.metrics.wakes() == 0
-        assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics").text
+        assert (
+            'ollama_modal_wakes_total{cause="request",tier="a10g"} 0.0'
+            in httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
+        )
         assert tier_entry(running)["state"] == "asleep"
 
 

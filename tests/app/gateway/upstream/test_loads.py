@@ -18,9 +18,9 @@ from app.gateway.upstream.loads import LoadLimits, Loads, TooManyLoads
 from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, whole_answer
-from tests.support.gateways import PATIENCE, QUICK, ModelList, RunningGateway, asked, gateway, held_callers, model
+from tests.support.gateways import QUICK, ModelList, RunningGateway, asked, gateway, held_callers, model
 from tests.support.scripted_server import HeldServer, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ABORTED = 3000
 

@@ -15,7 +15,8 @@ import pytest
 from app.gateway.upstream.upstream_client import Patience
 from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import OPENAI, Dialect, each_dialect, error_of
-from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, dead_port, gateway, model
+from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, gateway, model
+from tests.support.processes import free_port
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import until
 
@@ -49,7 +50,7 @@ class Trial:
 
 def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
     """Trials in one gateway; each brings its own server to the port that the gateway knows."""
-    port, source = dead_port(), ModelList([])
+    port, source = free_port(), ModelList([])
     with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, source=source, comment_seconds=9, **how) as running:
 
         def trial() -> Trial:

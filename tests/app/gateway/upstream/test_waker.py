@@ -11,8 +11,9 @@ from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from jobs.testing.clock import HandClock
 from tests.support.dialects import whole_answer
-from tests.support.gateways import PATIENCE, QUICK
+from tests.support.gateways import QUICK
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 
 class WatchedClock(HandClock):

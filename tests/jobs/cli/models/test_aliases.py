@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.local_stack import Shell, Up, up
 from tests.support.person import terminal
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 FLEET = Path("app/fleet.toml").read_text("utf-8")
 SET = """
@@ -30,7 +30,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     fleet.write_text(FLEET.replace('name = "llama3.2"\n', set_for_it) + SET)
     with up(shell, "--simulate", "--fleet", str(fleet)) as running:
         shell.ask("pull", "llama3.2")
-        made = httpx.post(f"{running.url}/api/copy", json={"source": "llama3.2", "destination": "mine"})
+        made = httpx.post(
+            f"{running.url}/api/copy", json={"source": "llama3.2", "destination": "mine"}, timeout=PATIENCE
+        )
         assert made.status_code == 200, made.text
         until(lambda: shell.run("route", "mine").returncode == 0)
         yield running

@@ -16,7 +16,7 @@ from tests.support.local_stack import Shell
 from tests.support.ops_api import CHAT_KEY, KEYS
 from tests.support.person import terminal
 from tests.support.scripted_server import Connection, HeardRequest, HeldServer, ScriptedServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LAST = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "eval_count": 2}
 
@@ -86,7 +86,7 @@ def test_a_cold_start_is_told_while_it_lasts(tmp_path: Path) -> None:
         assert process.stderr is not None
         line = process.stderr.readline()
         held.awake.set()
-        out, rest = process.communicate(timeout=60)
+        out, rest = process.communicate(timeout=PATIENCE)
     assert re.fullmatch(r"waiting for llama3\.2:latest for 3(\.\d)? s: tier a10g is waking, .+\n", line)
     assert (process.returncode, out) == (0, "begun quick\n")
     assert all(each.startswith("waiting for ") for each in rest.splitlines())

@@ -3,14 +3,15 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.accounting.archive import (
+from app.model_server.report import Report
+from jobs.archive.archive import (
     AFTER,
     REPORTS,
     archive_at,
@@ -19,12 +20,11 @@ from app.accounting.archive import (
     archived_facts,
     archived_jobs,
 )
-from app.model_server.report import Report
+from jobs.archive.archive_files import Archive
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.clock import isoformat
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
-from jobs.store.jsonl_archive import Archive
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.usage import UsageRecorder, Use, last_used
@@ -104,10 +104,9 @@ class Watched(SqliteDict):
 
     said: Callable[[str], object]
 
-    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        if key.startswith("gone/"):
-            self.said("retired")
-        return super().put(key, value, skip_if_exists=skip_if_exists)
+    def add_all(self, entries: Mapping[str, Any]) -> None:
+        self.said(f"retired {len(entries)}")
+        super().add_all(entries)
 
 
 def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
@@ -133,7 +132,7 @@ def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
     monkeypatch.setattr(os, "fsync", lambda file: did.append(Path(f"/proc/self/fd/{file}").readlink().name))
     archive_jobs(ledger, facts, at, store.clock.now(), lambda: did.append("committed"))
     facts.close()
-    assert did == [tmp_path.name, "jobs.jsonl", "ops", "committed", "retired"]
+    assert did == [tmp_path.name, "jobs.jsonl", "ops", "committed", "retired 1"]
     assert [each.id for each in archived_jobs(at, LONG_AGO)] == [job.id]
 
 
@@ -153,10 +152,10 @@ def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
     pass_days(store, 1)
     archive(store, tmp_path)
     kinds = {key.partition("/")[0] for key in store.facts.keys()}  # noqa: SIM118 - no dict
-    assert kinds == {"job", "gone", "live"}
+    assert kinds == {"job", "gone", "live", "cleared"}
     pass_days(store, 31)
     archive(store, tmp_path)
-    assert [*store.facts.keys()] == ["live/pull/m:latest"]
+    assert sorted(store.facts.keys()) == ["cleared", "live/pull/m:latest"]
 
 
 def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
@@ -228,6 +227,7 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
         "incident/quota/volume/2",
         "last_used",
         "recovered/quota/volume/1",
+        "still_open",
         "window/a10g",
     ]
     assert {sort: [*archived_facts(archive, sort)] for sort in ("health", "meters", "wakes", "usage")} == {

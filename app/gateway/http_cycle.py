@@ -1,0 +1,203 @@
+"""One request and its answer, as the gateway's server hands it to the application: uvicorn's, with fewer steps.
+
+The head of an answer waits for the first piece of its body, but never beyond the turn of the event loop in which it was
+said: a short answer is written at once with its head, and so is the beginning of a stream that is there already.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+CALLER = "ollama_modal.caller"
+"""The extension of an ASGI scope that holds the cycle of a request."""
+
+_NO_BODY = frozenset({204, 304})
+
+
+class HttpCycle(RequestResponseCycle):
+    """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
+
+    def __init__(self, protocol: HttpToolsProtocol, *, is_old: bool) -> None:
+        """
+        Args:
+            protocol: of the connection, which has just read the head.
+            is_old: the request is of HTTP/1.0, which has no chunks: what has no length ends with the connection.
+
+        """
+        super().__init__(
+            scope=protocol.scope,
+            transport=protocol.transport,
+            flow=protocol.flow,
+            logger=protocol.logger,
+            access_logger=protocol.access_logger,
+            access_log=False,
+            default_headers=protocol.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=protocol.expect_100_continue,
+            keep_alive=not is_old and protocol.parser.should_keep_alive(),
+            on_response=protocol.on_response_complete,
+        )
+        self.task: asyncio.Task[None] | None = None
+        self._loop = protocol.loop
+        self._tasks = protocol.tasks
+        self._is_old = is_old
+        self._is_unframed = False
+        self._has_no_body = protocol.scope["method"] == "HEAD"
+        self._head = b""
+        self._call_when_gone: Callable[[], None] | None = None
+
+    # What the application may ask beside ASGI
+
+    def take(self) -> bytearray | None:
+        """The body, if all of it has come; else None, and it is there for `receive`."""
+        if self.more_body or self.disconnected:
+            return None
+        body, self.body = self.body, bytearray()
+        self.message_event.clear()
+        return body
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Have this called, once, if the caller leaves before the end of the answer."""
+        if self.disconnected:
+            self._loop.call_soon(call)
+            return
+        self._call_when_gone = call
+        self.flow.resume_reading()  # else nothing would be heard of it
+
+    def write(self, piece: bytes, *, is_last: bool = False) -> None:
+        """A piece of the body of an answer that has begun; where `is_full`, wait for room before."""
+        if not self.disconnected:
+            self._write(piece, is_last=is_last)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the caller does not take what was written, and more should wait for `room`."""
+        return self.flow.write_paused and not self.disconnected
+
+    async def room(self) -> None:
+        """Wait until the caller takes more, or leaves."""
+        await self.flow.drain()
+
+    # What the connection does with it
+
+    async def run(self, app: Any) -> None:
+        """Have it answered. An answer that was begun and not ended takes its connection with it."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException:
+            self.logger.exception("Exception in ASGI application")
+        try:
+            if not self.response_started:
+                await self.send_500_response()
+            elif not self.response_complete and not self.disconnected:
+                self._send_head()
+                self.transport.close()
+        finally:
+            self.on_response = _nothing
+            if self.task is not None:
+                self._tasks.discard(self.task)
+
+    def lost(self) -> None:
+        """The caller has left."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        if self._call_when_gone is not None:
+            self._call_when_gone()
+
+    @property
+    def is_answer_sent(self) -> bool:
+        """Whether a client has all of the answer already, by its length, though its end was not noted here yet."""
+        is_all = not self.chunked_encoding and not self._is_unframed and self.expected_content_length == 0
+        return self.response_started and is_all and not self._head
+
+    # ASGI
+
+    async def send(self, message: Any) -> None:
+        """As ASGI has it."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if self.response_complete or (message["type"] == "http.response.start") is self.response_started:
+            raise RuntimeError(f"ASGI message {message['type']!r} came where it may not")
+        if self.response_started:
+            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+        else:
+            self._begin(message["status"], message.get("headers", ()))
+
+    def _begin(self, status: int, headers: Any) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        lines = [*self.default_headers, *[(name.lower(), value) for name, value in headers]]
+        if HEADER_RE.search(b"".join([name for name, _ in lines])):
+            raise RuntimeError("Invalid HTTP header name.")
+        if HEADER_VALUE_RE.search(b"".join([value for _, value in lines])):
+            raise RuntimeError("Invalid HTTP header value.")
+        closes = False
+        for name, value in lines:
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                self.expected_content_length = 0
+                self.chunked_encoding = True
+            elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
+                self.keep_alive, closes = False, True
+        if not self.keep_alive and not closes:
+            lines.append((b"connection", b"close"))
+        if self.chunked_encoding is None and self._is_old:
+            self.chunked_encoding, self._is_unframed = False, True
+        elif self.chunked_encoding is None and not self._has_no_body and status not in _NO_BODY:
+            self.chunked_encoding = True
+            lines.append((b"transfer-encoding", b"chunked"))
+        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join([b"%b: %b\r\n" % line for line in lines]))
+        self._loop.call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        """Send a head that no piece of a body took along."""
+        if self._head and not self.disconnected:
+            self.transport.write(self._head)
+        self._head = b""
+
+    def _write(self, body: bytes, *, is_last: bool) -> None:
+        head = self._head
+        if self._has_no_body:
+            self.expected_content_length = 0
+            said = head
+        elif self.chunked_encoding:
+            said = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
+            if is_last:
+                said += b"0\r\n\r\n"
+        else:
+            if not self._is_unframed:
+                self._count(len(body), is_last=is_last)
+            said = head + body if head else body
+        self._head = b""
+        if said:
+            self.transport.write(said)
+        if is_last:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    def _count(self, size: int, *, is_last: bool) -> None:
+        if size > self.expected_content_length:
+            raise RuntimeError("Response content longer than Content-Length")
+        self.expected_content_length -= size
+        if is_last and self.expected_content_length:
+            raise RuntimeError("Response content shorter than Content-Length")
+
+
+def _nothing() -> None:
+    """In place of what a connection does after an answer, once that was done."""

@@ -1,0 +1,218 @@
+"""What it costs to show how all of it stands, counted: what the page, the commands and the checks ask of a deployment's
+stores, at N jobs that have ended and at 2N, and for one viewer and for fifty.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.fleet.schema import load
+from app.gateway.auth.keys import Keys
+from app.gateway.catalog.state import KnownState
+from app.gateway.compose import Composed, GatewayParts
+from app.gateway.http_cycle import CALLER
+from app.gateway.inference.routing import Router
+from jobs.core.clock import SystemClock
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Ledger
+from jobs.store import keys
+from jobs.telemetry.usage import UsageRecorder, Use
+from jobs.testing.clock import HandClock
+from tests.support.counting_stores import CountingStore, Trips
+from tests.support.gateways import ModelList
+
+N = 40
+LEASE = timedelta(minutes=5)
+FLEET = load()
+PAGE = ("board", "night", "tiers", "jobs/summary", "jobs?limit=20&folded=true", "models", "health", "days")
+"""All that the page asks, as it asks it when somebody comes back to it."""
+
+
+class Past:
+    """A deployment with so many jobs behind it, the last of which ended hours ago, some of them failed for good."""
+
+    def __init__(self, ended: int) -> None:
+        self.clock = HandClock()
+        self.store = CountingStore(self.clock)
+        self.number = 0
+        ledger = self.ledger()
+        ledger.sweep()
+        for number in range(ended):
+            self.ended(ledger, "failed" if number % 10 == 0 else "succeeded")
+        usage_recorder = UsageRecorder(self.store.facts, self.clock, "gateway-1")
+        usage_recorder.add(Use(self.clock.now(), "m1:latest", "key", "a10g", "success"))
+        usage_recorder.flush()
+        self.clock.tick(3 * 3600)
+        for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
+            self.store.facts.pop(key)
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.store.queue, self.store.facts, self.clock)
+
+    def ended(self, ledger: Ledger, outcome: str = "succeeded") -> str:
+        self.number += 1
+        model = f"m{self.number}"
+        id = ledger.post("pull", f"{model}:latest", {"model": model}, by="test").job.id
+        claim = ledger.claim(id, worker="w", lease=LEASE)
+        assert claim is not None
+        ending = Ending("failed", "network", "cut") if outcome == "failed" else Ending("succeeded", result={"size": 1})
+        ledger.end(claim, ending, Reading())
+        self.store.queue.lanes["weights"].clear()
+        return id
+
+    def composed(self) -> Composed:
+        known_state = KnownState(self.store.facts, ModelList(), SystemClock())
+        known_state.refresh()
+        return Composed(
+            GatewayParts(
+                upstreams={},
+                known_state=known_state,
+                router=Router(known_state, FLEET.catalog_tiers()),
+                keys=Keys.parse(""),
+                facts=self.store.facts,
+                open_ledger=self.ledger,
+                clock=SystemClock(),
+                writer="test",
+                version="0.0.1",
+                fleet=FLEET,
+            )
+        )
+
+
+class Ask:
+    """Asks a gateway; what is not answered well ends the test."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def __call__(self, path: str) -> httpx.Response:
+        return self._good(await self._client.get(f"/ops/v1/{path}"))
+
+    async def post(self, path: str, body: object = None) -> httpx.Response:
+        return self._good(await self._client.post(f"/ops/v1/{path}", json=body))
+
+    def _good(self, answer: httpx.Response) -> httpx.Response:
+        assert answer.is_success, answer.text
+        return answer
+
+
+Work = Callable[[Ask], Awaitable[object]]
+
+
+class HandLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time can be moved."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
+    """The application between its start and its end, and how it is asked."""
+    events: asyncio.Queue[Message] = asyncio.Queue()
+    said: asyncio.Queue[Message] = asyncio.Queue()
+    living = asyncio.create_task(_live(app, events, said))
+    await events.put({"type": "lifespan.startup"})
+    await said.get()
+
+    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "extensions": {CALLER: None}}, receive, send)  # nothing asked here needs the connection
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asked), base_url="http://gateway") as client:
+        yield Ask(client)
+    await events.put({"type": "lifespan.shutdown"})
+    await living
+
+
+async def _live(app: ASGIApp, events: asyncio.Queue[Message], said: asyncio.Queue[Message]) -> None:
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}}, events.get, said.put)
+
+
+def counted(past: Past, work: Work, before: Work | None = None) -> Trips:
+    """What is asked of the stores while this is done, by a gateway whose page was asked for a few seconds ago."""
+
+    async def run() -> None:
+        async with serving(past.composed().app) as ask:
+            await look(ask)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, HandLoop)
+            loop.ahead += 10
+            await asyncio.sleep(0)  # what was shared is let go
+            await asyncio.sleep(0)
+            if before is not None:
+                await before(ask)
+            past.store.trips.begin()
+            await work(ask)
+
+    with asyncio.Runner(loop_factory=HandLoop) as runner:
+        runner.run(run())
+    return past.store.trips
+
+
+async def look(ask: Ask) -> None:
+    for path in PAGE:
+        await ask(path)
+
+
+def asking(path: str) -> Work:
+    return lambda ask: ask(path)
+
+
+LISTS = ("jobs/summary", "jobs?limit=20", "jobs?limit=20&q=m1&state=failed", "jobs?dead=true&folded=true")
+
+READERS: dict[str, tuple[Work, int]] = {
+    "the page": (look, 6),
+    **{path: (asking(path), 2) for path in LISTS},
+    **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
+    **{path: (asking(path), 1) for path in ("cost?since=7d", "usage")},
+    **{path: (asking(path), 0) for path in ("tiers", "models")},
+}
+"""What somebody looks at, and the most round trips of it."""
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_look_keeps_to_its_budget(reader: str) -> None:
+    """Each thing that is shown costs no more round trips than its budget says, and no more with twice the past."""
+    work, most = READERS[reader]
+    few, many = (counted(Past(size), work) for size in (N, 2 * N))
+    assert len(few) <= most, few.asked
+    assert (len(few), few.listed) == (len(many), many.listed)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_fifty_viewers_cost_as_much_as_one(reader: str) -> None:
+    """Fifty who look within the same seconds ask the stores what one does."""
+    work, _ = READERS[reader]
+
+    async def fifty(ask: Ask) -> None:
+        await asyncio.gather(*(work(ask) for _ in range(50)))
+
+    one, all_of_them = counted(Past(N), work), counted(Past(N), fifty)
+    assert len(all_of_them) <= len(one) + 1, all_of_them.asked  # whether the ledger answers, where all come at once
+    assert all_of_them.listed <= one.listed
+
+
+def test_who_changes_something_is_shown_it_at_once() -> None:
+    """A post, a dismissal and a retry are in the next list of whoever made them, though one was shown a moment ago."""
+    past = Past(N)
+
+    async def act(ask: Ask) -> None:
+        async def listed(path: str) -> list[str]:
+            return [job["subject"] for job in (await ask(path)).json()["jobs"]]
+
+        dead = (await ask("jobs?dead=true")).json()["jobs"]
+        await ask.post("jobs", {"kind": "pull", "model": "brand-new"})
+        assert "brand-new:latest" in await listed("jobs?limit=20")
+        await ask.post(f"jobs/{dead[0]['id']}/dismiss")
+        await ask.post(f"jobs/{dead[1]['id']}/retry")
+        assert await listed("jobs?dead=true") == [job["subject"] for job in dead[2:]]
+
+    counted(past, act)
