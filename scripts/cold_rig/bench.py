@@ -8,8 +8,8 @@ The first is a real llama.cpp on a volume as slow as a network's; the second, th
 
 The volume is a view by FUSE with a latency for each request, a rate for each stream and a rate in all; it is mounted
 anew for each start, so that nothing of it is in the page cache. The model has random weights, and the engine is the
-wheel `xllamacpp` in an environment of its own, on the processor. Each way runs once in a round, so that a busy machine
-is busy for all; figures are medians over rounds. Seconds count from the engine's first line; the floor is bytes / rate.
+wheel `xllamacpp` in an environment of its own, on the processor. Each way runs once before any runs again, so that
+a busy machine is busy for all; figures are medians. Seconds count from the engine's first line; the floor is bytes / rate.
 """
 
 import argparse
@@ -124,11 +124,11 @@ class Rig:
     python: Path
     model: Path
 
-    def starts(self, speed: VolumeSpeed, rounds: int) -> dict[Way, list[Start]]:
-        """Each way once in each round, each on a volume of its own."""
+    def starts(self, speed: VolumeSpeed, runs: int) -> dict[Way, list[Start]]:
+        """Each way as often, in turn, each on a volume of its own."""
         starts: dict[Way, list[Start]] = {way: [] for way in WAYS}
         with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
-            for way in WAYS * rounds:
+            for way in WAYS * runs:
                 with mounted(self.program, self.model.parent, Path(scratch, "volume"), speed) as volume:
                     starts[way].append(start(self.python, volume / self.model.name, way))
                 print(f"  {way.name}: {starts[way][-1].first_token:.2f} s", file=sys.stderr, flush=True)

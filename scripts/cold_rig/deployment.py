@@ -6,12 +6,12 @@ from typing import Any
 
 import httpx
 
-from jobs.telemetry.cold_starts import ColdStart, cold_starts
+from jobs.telemetry.cold_starts import ColdStart, Phase, cold_starts
 
 FLOOR_BYTES_PER_SECOND = 2.5e9
 """What the platform says of its volumes at their best."""
 
-OWN = ("weights", "handover")
+OWN: tuple[Phase, ...] = ("weights", "handover")
 """The phases that have nothing but our own code and what it asks of the platform in them."""
 
 

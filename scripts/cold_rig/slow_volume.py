@@ -43,9 +43,9 @@ def build(folder: Path) -> Path:
         NoRig: something that it needs is not installed.
 
     """
-    for program, package in ((COMPILER, "a C compiler"), ("fusermount3", "fuse3")):
-        if shutil.which(program) is None:
-            raise NoRig(f"there is no `{program}`: install {package}")
+    for needed, package in ((COMPILER, "a C compiler"), ("fusermount3", "fuse3")):
+        if shutil.which(needed) is None:
+            raise NoRig(f"there is no `{needed}`: install {package}")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise NoRig("/dev/fuse cannot be opened: this machine lets nobody mount")
     program = folder / "slow_volume"

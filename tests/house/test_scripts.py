@@ -130,7 +130,7 @@ def cold_part(name: str, tmp_path: Path) -> Any:
     environ = {key: os.environ[key] for key in os.environ if key in {"PATH", "HOME", "TMPDIR", "LANG"}}
     done = subprocess.run(
         [ROOT / "scripts/bench_cold", *COLD[name], "--json", file],
-        env=environ, capture_output=True, text=True, timeout=170, check=False,
+        env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(ROOT.iterdir()) == before

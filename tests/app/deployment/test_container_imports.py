@@ -11,6 +11,7 @@ from app.fleet.schema import declared
 from app.model_server.settings import TierSettings
 from app.resources import SERVERS
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 IN_A_CONTAINER = """
 import sys
@@ -36,7 +37,7 @@ def test_a_container_imports_only_what_starts_its_engine() -> None:
     """No validator, no HTTP client, nothing of the gateway; the fleet was checked where it was deployed."""
     done = subprocess.run(
         [sys.executable, "-c", IN_A_CONTAINER],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     imported = set(done.stdout.split())
