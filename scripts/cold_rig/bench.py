@@ -9,7 +9,8 @@ The first is a real llama.cpp on a volume as slow as a network's; the second, th
 The volume is a view by FUSE with a latency for each request, a rate for each stream and a rate in all; it is mounted
 anew for each start, so that nothing of it is in the page cache. The model has random weights, and the engine is the
 wheel `xllamacpp` in an environment of its own, on the processor. Each way runs once before any runs again, so that
-a busy machine is busy for all; figures are medians. Seconds count from the engine's first line; the floor is bytes / rate.
+a busy machine is busy for all; figures are medians. Seconds count from the engine's first line; the floor is
+bytes / rate.
 """
 
 import argparse

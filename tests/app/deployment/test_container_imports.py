@@ -37,8 +37,13 @@ def test_a_container_imports_only_what_starts_its_engine() -> None:
     """No validator, no HTTP client, nothing of the gateway; the fleet was checked where it was deployed."""
     done = subprocess.run(
         [sys.executable, "-c", IN_A_CONTAINER],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     imported = set(done.stdout.split())
 
