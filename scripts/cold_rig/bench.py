@@ -8,8 +8,9 @@ The first is a real llama.cpp on a volume as slow as a network's; the second, th
 
 The volume is a view by FUSE with a latency for each request, a rate for each stream and a rate in all; it is mounted
 anew for each start, so that nothing of it is in the page cache. The model has random weights, and the engine is the
-wheel `xllamacpp` in an environment of its own, on the processor. Each way runs once in a round, so that a busy machine
-is busy for all; figures are medians over rounds. Seconds count from the engine's first line; the floor is bytes / rate.
+wheel `xllamacpp` in an environment of its own, on the processor. Each way runs once before any runs again, so that
+a busy machine is busy for all; figures are medians. Seconds count from the engine's first line; the floor is
+bytes / rate.
 """
 
 import argparse
@@ -60,13 +61,11 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Start:
-    """One start: seconds to the engine's readiness and to its first token, bytes that the readers ahead had brought by
-    then, and the engine's own page faults that had to wait for the volume."""
+    """One start: seconds to the engine's readiness, to its first token, and what the readers ahead had done by then."""
 
     ready: float
     first_token: float
     read_ahead: int
-    major_faults: int
 
 
 def environment() -> Path:
@@ -115,7 +114,7 @@ def start(python: Path, model: Path, way: Way) -> Start:
     if engine.returncode:
         raise RuntimeError(f"the engine ended with {engine.returncode}: {err.strip()[-500:]}")
     told = json.loads(out.splitlines()[-1])
-    return Start(told["ready"], told["first_token"], ahead.progress().done, told["major_faults"])
+    return Start(told["ready"], told["first_token"], ahead.progress().done)
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,11 @@ class Rig:
     python: Path
     model: Path
 
-    def starts(self, speed: VolumeSpeed, rounds: int) -> dict[Way, list[Start]]:
-        """Each way once in each round, each on a volume of its own."""
+    def starts(self, speed: VolumeSpeed, runs: int) -> dict[Way, list[Start]]:
+        """Each way as often, in turn, each on a volume of its own."""
         starts: dict[Way, list[Start]] = {way: [] for way in WAYS}
         with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
-            for way in WAYS * rounds:
+            for way in WAYS * runs:
                 with mounted(self.program, self.model.parent, Path(scratch, "volume"), speed) as volume:
                     starts[way].append(start(self.python, volume / self.model.name, way))
                 print(f"  {way.name}: {starts[way][-1].first_token:.2f} s", file=sys.stderr, flush=True)
@@ -161,7 +160,6 @@ def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, 
             "ready": round(statistics.median(one.ready for one in each), 3),
             "first_token": round(statistics.median(one.first_token for one in each), 3),
             "read_ahead": round(statistics.median(one.read_ahead for one in each)),
-            "major_faults": round(statistics.median(one.major_faults for one in each)),
         }
         for way, each in starts.items()
     }

@@ -1,8 +1,7 @@
 """One start of a real llama.cpp, by the wheel `xllamacpp`: prints seconds until it is ready, and to its first token.
 
 Runs in the rig's own environment:  python engine.py FILE mmap|none|dio
-The seconds count from the process's first line; what the import costs is told as well, and how many page faults had to
-wait for the volume.
+The seconds count from the process's first line; what the import costs is told as well.
 """
 
 import time
@@ -10,7 +9,6 @@ import time
 _BEGAN = time.monotonic()
 
 import json  # noqa: E402 - the clock comes first
-import resource  # noqa: E402
 import sys  # noqa: E402
 
 import xllamacpp  # noqa: E402
@@ -31,9 +29,7 @@ def main(path: str, mode: str) -> None:
     ready = time.monotonic() - _BEGAN
     server.handle_completions({"prompt": "hello", "n_predict": 1})
     first_token = time.monotonic() - _BEGAN
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-    told = {"imported": imported, "ready": ready, "first_token": first_token, "major_faults": faults}
-    print(json.dumps(told), flush=True)
+    print(json.dumps({"imported": imported, "ready": ready, "first_token": first_token}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Stands for `ollama serve` where only what lies around it is measured: it answers after so many seconds, loads any
-model in so many, and writes the time of each step into a file.
+model in so many, and writes the time of each step into a file. That it began, whoever starts it has written.
 
 Run by a plain Python, by what COLD_RIG_SCRIPT in its environment says: FILE,SECONDS TO ANSWER,SECONDS OF A LOAD.
 """
 
+import json
 import os
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 FILE, ANSWERS_IN, LOADS_IN = os.environ["COLD_RIG_SCRIPT"].split(",")
 
@@ -17,14 +21,6 @@ def note(step: str) -> None:
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
-
-if __name__ == "__main__":
-    note("began")
-
-import json  # noqa: E402 - the clock comes first; from here on it is the script's own time
-import threading  # noqa: E402
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # noqa: E402
-from typing import Any, ClassVar  # noqa: E402
 
 MOMENT = "2126-01-01T00:00:00Z"
 LOAD = 'level=INFO source=server.go:1 msg="starting llama-server" cmd="llama-server --model /models/blobs/sha256-{}"'

@@ -5,20 +5,23 @@ Modal's own entrypoint, and the engine is `scripted_engine`, which says when it 
 what the platform took until the container's first line and what the engine's script takes, is our own share. Its parts:
 
     asked      from the caller's request until the platform begins to start a container
-    container  from the first line of our code there until the engine is started
+    container  from the first line of our code there until the engine is started, less the reload of the volume
     noticed    from the engine's first answer until it is asked to load the model
     serves     from the model's being in memory until the platform knows that the server is ready
     handover   from then until the caller's own request reaches the engine
     answered   from then until the caller has the first byte
 """
 
+import asyncio
+import functools
 import os
 import shlex
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +31,15 @@ import httpx
 
 from cold_rig.needs import NoRig
 from cold_rig.processor import imports_cost
+from jobs.core.clock import SystemClock, isoformat
+from jobs.store import keys
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, publish, with_secrets
+from tests.modal.platform.wire import caller
+from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, publish, with_secrets
 from tests.support.processes import free_port, nvidia_smi
 from tests.support.waiting import until
 
@@ -42,7 +48,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "str
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
 PARTS = ("asked", "container", "noticed", "serves", "handover", "answered")
 WITHIN = 120.0
-STORE_CALLS = ("DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents")
+STORE_CALLS = ("DictGetOrCreate", "DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents")
 
 
 @dataclass(frozen=True)
@@ -70,26 +76,35 @@ class Wake:
         return sum(self.parts.values())
 
 
-class SlowDicts:
-    """Stands before the control plane's dicts and takes its time over each entry, as a store far away does."""
+class FarStore:
+    """Stands before the control plane's dicts and volumes: takes its time over each entry, as a store far away does,
+    and notes how long the platform took over each container's reload of its volume."""
 
-    def __init__(self, dicts: object, script: Script) -> None:
-        import asyncio  # noqa: PLC0415 - only where a store is slow
+    def __init__(self, platform: Platform, script: Script) -> None:
+        #: By container. The control plane's loop writes, the benchmark reads.
+        self.reloads: defaultdict[str, float] = defaultdict(float)
+        self._script = script
+        self._reload = platform.wire.method("VolumeReload")
+        for name in ("dict_get_or_create", "dict_get", "dict_update", "dict_pop", "dict_contains"):
+            setattr(self, name, functools.partial(self._late, getattr(platform.dicts, name)))
 
-        async def late(work: Callable[[Any], Any], request: Any) -> Any:
-            await asyncio.sleep(script.store)
-            return await work(request)
+    async def _late(self, work: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+        await asyncio.sleep(self._script.store)
+        return await work(request)
 
-        for name in ("dict_get", "dict_update", "dict_pop", "dict_contains"):
-            work = getattr(dicts, name)
-            setattr(self, name, lambda request, work=work: late(work, request))
+    async def volume_reload(self, request: Any) -> Any:
+        began = time.time()
+        try:
+            return await self._reload(request)
+        finally:
+            self.reloads[caller.get()] += time.time() - began
 
 
 class Plane:
     """A deployment on the control plane, whose servers can be put to sleep and woken."""
 
-    def __init__(self, platform: Platform, url: str, steps: Path) -> None:
-        self._platform, self._url, self._steps = platform, url, steps
+    def __init__(self, platform: Platform, url: str, steps: Path, store: FarStore) -> None:
+        self._platform, self._url, self._steps, self._store = platform, url, steps, store
         self._http = httpx.Client(timeout=WITHIN)
         #: When each container asked the ledger, and when it was ready. Written by the control plane's loop.
         self._store_calls: dict[str, list[float]] = {}
@@ -138,10 +153,10 @@ class Plane:
                 at.setdefault(step, float(moment))
         # Python reads our first file when it begins with us; the file was new, so the kernel notes that.
         first_line = (server.home / "fs/root/app/endpoint.py").stat().st_atime
-        ready = self._ready_at[server.id]
+        ready, reload = self._ready_at[server.id], self._store.reloads[server.id]
         parts = {
             "asked": server.enqueued_at - began,
-            "container": at["began"] - first_line,
+            "container": at["began"] - first_line - reload,
             "noticed": at["load"] - at["answers"],
             "serves": ready - at["loaded"],
             "handover": at["asked"] - ready,
@@ -149,7 +164,7 @@ class Plane:
         }
         return Wake(
             waited=first - began,
-            platform=first_line - server.enqueued_at,
+            platform=first_line - server.enqueued_at + reload,
             script=at["answers"] - at["began"] + at["loaded"] - at["load"],
             parts=parts,
             trips=sum(moment <= ready for moment in self._store_calls.get(server.id, ())),
@@ -171,7 +186,8 @@ def deployed(script: Script) -> Iterator[Plane]:
         programs.mkdir()
         steps.touch()
         engine = shlex.join([sys.executable, "-S", "-E", str(Path(__file__).with_name("scripted_engine.py"))])
-        (programs / "ollama").write_text(f"#!/bin/sh\nexec {engine}\n")
+        began = f'printf "%s began %s\\n" "$MODAL_TASK_ID" "$EPOCHREALTIME" >>{shlex.quote(str(steps))}'
+        (programs / "ollama").write_text(f"#!/bin/bash\n{began}\nexec {engine}\n")
         (programs / "ollama").chmod(0o755)
         nvidia_smi(programs, "echo 'NVIDIA A10G, 23028'")
         ollama, gateway = free_port(), free_port()
@@ -196,9 +212,10 @@ def deployed(script: Script) -> Iterator[Plane]:
             [id_, secret] = TOKEN.values()
             platform.open_server(APP, SERVER, port=ollama, token=(id_, secret))
             platform.wait_ready(platform.start_server(APP, "Gateway"))
-            if script.store:
-                platform.wire.families = [SlowDicts(platform.dicts, script), *platform.wire.families]
-            plane = Plane(platform, url, steps)
+            deployed_facts(client).put(keys.SORTS_MOVED, {"v": 1, "at": isoformat(SystemClock().now())})
+            store = FarStore(platform, script)
+            platform.wire.families = [store, *platform.wire.families]
+            plane = Plane(platform, url, steps, store)
             try:
                 yield plane
             finally:

@@ -12,6 +12,7 @@ from app.model_server.process import environ
 from jobs.ollama.host import OllamaHost
 from tests.support import tiny_llama
 from tests.support.ollama_servers import has_runner, serving
+from tests.support.waiting import PATIENCE
 
 BINARY = Path(os.environ.get("OLLAMA_BIN", ""))
 NAME = "noise"
@@ -59,7 +60,7 @@ def test_the_runner_of_a_real_ollama_is_told(tmp_path: Path) -> None:
     tiny_llama.put(tmp_path / "models", NAME)
     told = of_the_engine({}, "dio", tmp_path)
     with serving([str(BINARY)], tmp_path, is_real=True, **told) as server:
-        loaded = httpx.post(f"{server.url}/api/generate", json={"model": NAME}, timeout=120)
+        loaded = httpx.post(f"{server.url}/api/generate", json={"model": NAME}, timeout=PATIENCE)
         assert loaded.status_code == 200, loaded.text
         runners = list(variables_below(server.process.pid))
 
