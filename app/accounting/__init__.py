@@ -5,4 +5,5 @@ modal_prices  what Modal itself asks for at this moment
 spending      what the servers of a deployment have cost, from the Dict and the archive
 window_cost   what the declared windows cost, and from how many cold starts on they pay
 window_proposals  windows that would have paid, from when callers asked: pure
+window_suggestions  what `windows --suggest` says of them: pure
 """
