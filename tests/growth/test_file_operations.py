@@ -131,7 +131,9 @@ def throw(case: Case) -> Callable[[], object]:
 
 def roll_back(case: Case) -> Callable[[], object]:
     publish_next_version(case)()
-    case.clock.tick(1)  # the wait for a lock that another test holds would do it too: two in one moment cost a look more
+    case.clock.tick(
+        1
+    )  # the wait for a lock that another test holds would do it too: two in one moment cost a look more
 
     def work() -> None:
         folder = restore.newest_thrown(case.weights, sample("m1").name)
