@@ -21,6 +21,7 @@ from jobs.home.home import VARIABLE, Home
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember
+from jobs.store import keys
 from jobs.telemetry.nightly_report import OF_NIGHTS, report
 from jobs.testing.clock import HandClock
 from tests.support.counting_sqlite import Steps
@@ -147,6 +148,8 @@ class Deployed:
         for number in range(ended):
             self.ids.append(self._ended(ledger, number))
         look_and_remember(ledger.reader, self.store.facts, self.clock.now())  # as the last tick did
+        for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
+            self.store.facts.pop(key)
         self.clock.tick(300)
         fresh = Ledger(self.store.queue, self.store.facts, self.clock)
         self.commands = JobCommands(
