@@ -17,7 +17,7 @@ from typing import Any, Self
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
-from jobs.store.protocols import DictLike, ShrinkingDict
+from jobs.store.protocols import ShrinkingDict
 
 ORPHAN_AFTER = timedelta(hours=1)
 """A post that was announced so long ago and has not come was broken off."""
@@ -236,15 +236,16 @@ class JobChanges:
     job as an open one asks for it. Only of a dismissal nobody hears then, until all jobs are read again.
     """
 
-    def __init__(self, facts: DictLike, clock: Clock) -> None:
+    def __init__(self, facts: ShrinkingDict, clock: Clock) -> None:
         self._facts = facts
         self._clock = clock
 
     def say(self, job: Job) -> None:
-        self._put(job.id, {"job": job.as_json(), "lane": job.lane})
+        self._facts.put(keys.changed(job.id), self._said({"job": job.as_json(), "lane": job.lane}))
 
-    def say_retired(self, id: str) -> None:
-        self._put(id, {"job": None})
+    def say_retired(self, ids: Iterable[str]) -> None:
+        """By one write, however many they are."""
+        self._facts.update({keys.changed(id): self._said({"job": None}) for id in ids})
 
-    def _put(self, id: str, said: Mapping[str, Any]) -> None:
-        self._facts.put(keys.changed(id), {"v": 1, "at": isoformat(self._clock.now()), **said})
+    def _said(self, what: Mapping[str, Any]) -> dict[str, Any]:
+        return {"v": 1, "at": isoformat(self._clock.now()), **what}
