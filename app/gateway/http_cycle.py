@@ -102,6 +102,8 @@ class HttpCycle(RequestResponseCycle):
                 self.transport.close()
         finally:
             self.on_response = _nothing
+            self._call_when_gone = None  # the request and its scope refer to this: that were a circle
+            self.scope = {}
             if self.task is not None:
                 self._tasks.discard(self.task)
 

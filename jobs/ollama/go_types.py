@@ -5,6 +5,7 @@ that a struct does not have are not looked at, and those that it has are found i
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ CUT = "\x00cut"
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool", dict: "object"}
 _LITERALS = {"n": "null", "t": "true", "f": "false"}
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_PLAIN_BASE64 = re.compile("(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
+"""As nearly all is written: without line ends, and with its padding."""
 _NOTHING = "unexpected end of JSON input"
 _NO_OBJECT = "Value looks like object, but can't find closing '}' symbol"
 
@@ -199,7 +202,10 @@ def field(value: Any, name: str) -> Any:
     """The field of a struct in a JSON object, in any case; None where it is not, or nothing is there to have one."""
     if not isinstance(value, dict):
         return None
-    return next((value[key] for key in reversed(value) if key.lower() == name), None)
+    for key in reversed(value):
+        if key.lower() == name:
+            return value[key]
+    return None
 
 
 def kind_of(value: Any) -> str:
@@ -223,7 +229,7 @@ def _mismatch(value: Any, wanted: str, at: _Place) -> BadRequest:
 
 def base64_fault(text: str) -> str:
     """What Go's decoder of base64 says of this text; empty where it takes it, or only its beginning is at hand."""
-    if CUT in text:
+    if CUT in text or _PLAIN_BASE64.fullmatch(text):
         return ""
     raw = text.encode(errors="replace").decode("latin-1")
     significant = [at for at, char in enumerate(raw) if char not in "\r\n"]

@@ -57,7 +57,12 @@ def think_of_effort(effort: str) -> bool | str | None:
     if effort and effort not in _EFFORTS:
         quoted = ", ".join(f'"{word}"' for word in _EFFORTS[:-1])
         raise BadRequest(f'invalid reasoning value: {go_quoted(effort[:_MOST_SHOWN])} (must be {quoted}, or "none")')
-    return {"": None, "none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}.get(effort, effort)
+    return _THINKS.get(effort, effort)
+
+
+_THINKS: Mapping[str, bool | str | None] = {
+    "": None, "none": False, "minimal": "low", "xhigh": "max", "ultra": "max",
+}  # fmt: skip
 
 
 def go_quoted(text: str) -> str:

@@ -202,7 +202,8 @@ def _shortened(body: Body, start: int, end: int) -> bytes:
     """A text, quotes included; of a long one the beginning, of which nothing is half."""
     if end - start <= MOST_UNCUT:
         return bytes(body[start:end])
-    return bytes(body[start : start + _BEGINNING]).partition(b"\\")[0] + _CUT_TEXT
+    beginning = bytes(body[start : start + _BEGINNING]).partition(b"\\")[0]
+    return beginning.decode("utf-8", "ignore").encode() + _CUT_TEXT
 
 
 BodyEdit = tuple[ValueSpan, bytes]

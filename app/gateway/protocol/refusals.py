@@ -8,13 +8,14 @@ the server.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.json_fields import TOO_LONG, Fields
 from jobs.core.errors import BadRequest, Trouble
 from jobs.ollama import request_content as content
-from jobs.ollama.go_types import check, field
+from jobs.ollama.go_types import TEXT, TRUTH, check, field
 from jobs.ollama.request_types import BODIES, think_of_effort
 
 _MOST_SHOWN = 200
@@ -92,9 +93,9 @@ class Wants:
 NOTHING = Wants()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Verdict:
-    """What is said of a body that is not refused outright.
+    """What is said of a body that is not refused outright. Nobody changes one.
 
     Args:
         refusal: what Ollama refuses once it has found the model, and before or after it has loaded it.
@@ -119,12 +120,18 @@ def judge(found: Fields, path: str) -> Verdict:
     typed = _TYPED[path]
     for name in found.in_order():  # Go tells the first
         if (known := typed.get(name)) is not None:
+            kind = found.kind(name)
+            if _SCALARS.get(kind) is known[0]:  # as nearly all
+                continue
             value = body.value(name)
-            check(_OF_KIND[found.kind(name)] if value is TOO_LONG else value, *known)
+            check(_OF_KIND[kind] if value is TOO_LONG else value, *known)
     checks = _CHECKS.get(path)
     refusal = checks(body) if checks is not None else None
     return Verdict(refusal, _WANTS[path](body) if path in _WANTS else NOTHING)
 
+
+_SCALARS: Mapping[str, str] = {"string": TEXT, "bool": TRUTH}
+"""By kind, the type that takes all of it."""
 
 _OF_KIND: Mapping[str, Any] = {"array": [], "object": {}, "string": "", "number": 0, "bool": False, "null": None}
 
@@ -230,6 +237,8 @@ def _openai_chat(body: _Body) -> None:
 
 
 def _effort(body: _Body) -> str:
+    if body.found.span("reasoning") is None and body.found.span("reasoning_effort") is None:  # as nearly always
+        return ""
     reasoning = body.value("reasoning")
     return str((body.value("reasoning_effort") if reasoning is None else field(reasoning, "effort")) or "")
 
@@ -275,20 +284,24 @@ def _to_think(effort: str) -> bool:
     return bool(think_of_effort(effort))
 
 
+_wanted = lru_cache(64)(Wants)
+"""There are few, and to make one takes longer than to find it."""
+
+
 _WANTS: Mapping[str, Callable[[_Body], Wants]] = {
-    "/api/generate": lambda body: Wants(
+    "/api/generate": lambda body: _wanted(
         "generate", thinks=body.found.is_set("think"), inserts=body.found.is_set("suffix")
     ),
-    "/api/chat": lambda body: Wants("chat", thinks=body.found.is_set("think"), tools=body.found.is_set("tools")),
-    "/v1/completions": lambda body: Wants("generate", inserts=body.found.is_set("suffix")),
-    "/v1/chat/completions": lambda body: Wants(
+    "/api/chat": lambda body: _wanted("chat", thinks=body.found.is_set("think"), tools=body.found.is_set("tools")),
+    "/v1/completions": lambda body: _wanted("generate", inserts=body.found.is_set("suffix")),
+    "/v1/chat/completions": lambda body: _wanted(
         "chat", thinks=_to_think(_effort(body)), tools=body.found.is_set("tools")
     ),
-    "/v1/responses": lambda body: Wants(
+    "/v1/responses": lambda body: _wanted(
         "chat",
         thinks=_to_think(str(field(body.value("reasoning"), "effort") or "")),
         tools=content.response_tools(body.items("tools")) > 0,
     ),
     # Of a model that does not think, Ollama lets it pass here.
-    "/v1/messages": lambda body: Wants("chat", tools=body.found.is_set("tools")),
+    "/v1/messages": lambda body: _wanted("chat", tools=body.found.is_set("tools")),
 }

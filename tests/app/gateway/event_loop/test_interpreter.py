@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from app.gateway.event_loop.interpreter import SWITCH_SECONDS, THRESHOLDS, ServingInterpreter
+from app.gateway.http_cycle import HttpCycle
+from app.gateway.inference.proxy import _ProxiedRequest
+from app.gateway.protocol.exchange import Exchange
 from tests.support.call_counts import uncollected
 from tests.support.dialects import DIALECTS, Dialect, whole_answer
 from tests.support.gateways import RunningGateway, gateway
@@ -102,7 +105,7 @@ def test_a_request_leaves_no_circle(running: RunningGateway, dialect: Dialect) -
 
     def there() -> int:
         names = Counter(type(each).__qualname__ for each in gc.get_objects())
-        return names["_ProxiedRequest"] + names["Exchange"] + names["RequestResponseCycle"]
+        return names[_ProxiedRequest.__name__] + names[Exchange.__name__] + names[HttpCycle.__name__]
 
     gc.collect()
     with uncollected():

@@ -87,7 +87,7 @@ def test_what_sockets_bring_is_timed_too(tmp_path: Path) -> None:
         asked(found, OLLAMA)
     watch.tell_seen()
     seen = {block.what for block, _ in told}
-    assert {"StrictHttpProtocol.data_received", "Connection.data_received", "RequestResponseCycle.run_asgi"} <= seen
+    assert {"StrictHttpProtocol.data_received", "Connection.data_received", "HttpCycle.run"} <= seen
 
 
 def test_one_callback_is_told_of_now_and_then(clock: HandClock) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.exchange import CallerConnection, Exchange
-from app.gateway.protocol.request import SMALL, InferenceRequest, read_request
+from app.gateway.protocol.request import InferenceRequest, is_quick, read_request
 from app.gateway.protocol.routes import find
 from jobs.core.errors import BadRequest, Refused, Trouble
 from tests.support import go_answers
@@ -60,7 +60,7 @@ def read(case: Case) -> InferenceRequest | Trouble:
     """What the gateway makes of it."""
     reading = read_request(exchange_of(case))
     try:
-        if len(case.body) > SMALL:  # a thread reads it
+        if not is_quick(case.body):  # a thread reads it
             return asyncio.run(reading)
         reading.send(None)
     except StopIteration as done:
