@@ -4,34 +4,25 @@ Modal's proxy lets nobody in without a token, so an unauthorised request wakes n
 containers the first request is answered 503 at once, and whoever asks tries again. All the numbers stand in fleet.toml.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 
-from app.deploy_refusals import refusals_told
-from app.deployment.server_container import serve
-from app.fleet.schema import Fleet, declared
-from app.image_pinning import warn_unpinned
-from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights
+from app.deployment.server_container import CHECKED, checked_tiers, serve
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights, with_file
 
-with refusals_told():
-    _FLEET = declared()
-    _FLEET.expect_tiers(set(SERVERS))
-
-if modal.is_local():
-    warn_unpinned(OLLAMA_IMAGE)
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
 
 
-def server_options(fleet: Fleet, name: str) -> dict[str, Any]:
+def server_options(fleet: "Fleet", name: str) -> dict[str, Any]:
     """What is asked of Modal for the servers of a tier."""
     tier = fleet.tier(name)
     return {
-        "port": PORT,
-        "image": gpu_image,
+        **_mounted(gpu_image),
         "gpu": tier.gpu,
         "cpu": tier.cpu_cores,
         "memory": tier.memory_mib,
-        "volumes": {MODELS: weights.with_mount_options(read_only=True)},
         "min_containers": tier.min_containers,
         "max_containers": tier.max_containers,
         "buffer_containers": tier.buffer_containers,
@@ -42,7 +33,29 @@ def server_options(fleet: Fleet, name: str) -> dict[str, Any]:
     }
 
 
-@app.server(**server_options(_FLEET, "a10g"))
+def _mounted(image: modal.Image) -> dict[str, Any]:
+    """What a container has to say of itself again: the number of its parts is compared."""
+    return {"port": PORT, "image": image, "volumes": {MODELS: weights.with_mount_options(read_only=True)}}
+
+
+def _of_the_fleet() -> dict[str, dict[str, Any]]:
+    """What is asked of Modal, by tier, where somebody deploys: what checks is imported here, and in no container."""
+    from app.deploy_refusals import refusals_told  # noqa: PLC0415
+    from app.fleet.schema import declared  # noqa: PLC0415
+    from app.image_pinning import warn_unpinned  # noqa: PLC0415
+
+    with refusals_told():
+        fleet = declared()
+        fleet.expect_tiers(set(SERVERS))
+    warn_unpinned(OLLAMA_IMAGE)
+    image = with_file(gpu_image, f"/root/{CHECKED.name}", checked_tiers(fleet, SERVERS))
+    return {name: {**server_options(fleet, name), "image": image} for name in SERVERS}
+
+
+_OPTIONS = _of_the_fleet() if modal.is_local() else dict.fromkeys(SERVERS, _mounted(gpu_image))
+
+
+@app.server(**_OPTIONS["a10g"])
 class OllamaA10G:
     @modal.enter()
     def start(self) -> None:
@@ -53,7 +66,7 @@ class OllamaA10G:
         self.server.stop()
 
 
-@app.server(**server_options(_FLEET, "h100"))
+@app.server(**_OPTIONS["h100"])
 class OllamaH100:
     @modal.enter()
     def start(self) -> None:

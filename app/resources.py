@@ -110,15 +110,25 @@ def with_packages(image: modal.Image) -> modal.Image:
     return image.add_local_python_source("jobs")
 
 
+def with_file(image: modal.Image, path: str, text: str) -> modal.Image:
+    """The image with this file in its containers, where somebody deploys."""
+    return image.add_local_file(_passing(path.rpartition("/")[2], text), path)
+
+
 def _requirements() -> Path:
     """A file of a constant name and content, so that the layer is built once and then found again."""
     if not LOCK.exists():
         raise FileNotFoundError(f"{LOCK} is not there: deploy from a checkout, images are built from its pins")
+    return _passing("requirements.txt", runtime_part(LOCK.read_text("utf-8")))
+
+
+def _passing(name: str, text: str) -> Path:
+    """A file that is gone with this process."""
     folder = Path(tempfile.mkdtemp(prefix="ollama-modal-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    requirements = folder / "requirements.txt"
-    requirements.write_text(runtime_part(LOCK.read_text("utf-8")), "utf-8")
-    return requirements
+    file = folder / name
+    file.write_text(text, "utf-8")
+    return file
 
 
 cpu_image = with_packages(modal.Image.debian_slim(python_version=PYTHON))

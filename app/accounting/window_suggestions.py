@@ -5,7 +5,7 @@ It proposes; whoever runs the service decides, and writes them into the fleet fi
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import takewhile
 from statistics import median
 from typing import Any, Self
@@ -14,8 +14,13 @@ from app.accounting.window_proposals import LEAST_DAYS, Asked, Outcome, Proposal
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet
 from jobs.core.units import counted
+from jobs.telemetry.cold_starts import cold_starts
+from jobs.telemetry.usage import asked
 
 MONTH = timedelta(days=30)
+USUAL = timedelta(weeks=8)
+"""How far back is looked, unless somebody says otherwise."""
+
 WORTH = timedelta(hours=1)
 """So long a GPU may be awake for a cold start that nobody meets, unless somebody says otherwise."""
 
@@ -61,7 +66,7 @@ class Suggestion:
     def as_json(self) -> dict[str, Any]:
         return {
             "tier": self.tier,
-            "days": round(self.days, 1),
+            "days": round(self.days, 6),
             "dollars_per_hour": self.dollars_per_hour,
             "without": _outcome_json(self.without),
             "declared": _outcome_json(self.declared),
@@ -130,30 +135,50 @@ class Suggestion:
         return f"{counted(outcome.cold_starts, 'cold start')} at ${self.dollars(outcome):,.2f} a month"
 
 
-def suggestions(
-    fleet: Fleet, asked: Mapping[str, Asked], starts: Mapping[str, Sequence[float]], span: Span, worth: timedelta
-) -> list[Suggestion]:
+@dataclass(frozen=True)
+class Recorded:
+    """What suggestions are made from.
+
+    Args:
+        asked: when callers asked, tier by tier.
+        starts: seconds that starts of each tier took.
+        span: what is looked at; of a tier only from its first caller on.
+
+    """
+
+    asked: Mapping[str, Asked]
+    starts: Mapping[str, Sequence[float]]
+    span: Span
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any], since: datetime, now: datetime) -> Self:
+        """From entries of the ledger and its archive."""
+        starts: dict[str, list[float]] = {}
+        for each in cold_starts(entries, since):
+            if each.kind == "start":
+                starts.setdefault(each.tier, []).append(each.total)
+        return cls(asked(entries), starts, (since, now))
+
+
+def suggestions(fleet: Fleet, recorded: Recorded, worth: timedelta) -> list[Suggestion]:
     """For each tier that callers asked.
 
     Args:
         fleet: declares tiers, prices and windows.
-        asked: when callers asked, tier by tier.
-        starts: seconds that starts of each tier took.
-        span: what is looked at; of a tier only from its first caller on.
+        recorded: when callers asked, and how long starts took.
         worth: how long a GPU may be awake for a cold start that nobody meets.
 
     """
-    return [
-        _suggestion(fleet, name, asked[name], starts.get(name, ()), span, worth)
-        for name in fleet.tiers
-        if asked.get(name)
-    ]
+    found = ((name, _since(recorded.asked.get(name, {}), recorded.span[0])) for name in fleet.tiers)
+    return [_suggestion(fleet, name, times, recorded, worth) for name, times in found if times]
 
 
-def _suggestion(
-    fleet: Fleet, name: str, asked: Asked, starts: Sequence[float], span: Span, worth: timedelta
-) -> Suggestion:
-    config = fleet.tier(name)
+def _since(asked: Asked, since: datetime) -> Asked:
+    return {at: models for at, models in asked.items() if at >= since}
+
+
+def _suggestion(fleet: Fleet, name: str, asked: Asked, recorded: Recorded, worth: timedelta) -> Suggestion:
+    config, starts = fleet.tier(name), recorded.starts.get(name, ())
     tier = Tier(
         tail=timedelta(seconds=config.scaledown_window_seconds),
         cold=timedelta(seconds=median(starts) if starts else 0.0),
@@ -161,7 +186,7 @@ def _suggestion(
         most_models=config.ollama.max_loaded_models,
         most_openings=config.own_wakes_per_day,
     )
-    known = (max(span[0], min(asked)), span[1])
+    known = (max(recorded.span[0], min(asked)), recorded.span[1])
     proposals = propose(asked, tier, fleet.schedule.zone, known, worth)
     declared = [(window.start, window.hours) for window in fleet.windows if window.tier == name]
     proposed = [(each.start, each.hours) for each in proposals]

@@ -27,6 +27,7 @@ from jobs.core.since import parse_since
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import known_jobs
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import USUAL
 from jobs.store import keys
@@ -287,8 +288,9 @@ def modal_commands(
         except Trouble:  # an older deployment has no such Function; the job that is posted will say so
             return None
 
+    jobs = Ledger(queue, ledger, clock)
     commands = JobCommands(
-        Ledger(queue, ledger, clock),
+        jobs,
         clock,
         is_worked=launcher.is_worked,
         idle=IDLE,
@@ -296,6 +298,7 @@ def modal_commands(
         poll_every=POLL_EVERY,
         posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
+        dead=lambda: known_jobs(jobs.reader, ledger, clock.now()).dead,
         worded=worded,
         refusal=refusal,
     )

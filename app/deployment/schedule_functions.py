@@ -32,7 +32,7 @@ def deliver_alerts() -> None:
 def nightly() -> None:
     in_container(schedule="nightly")
     context = _context()
-    runs.nightly(context, lambda memory: actual(context.ledger.reader, context.fleet, memory, context.clock))
+    runs.nightly(context, lambda memory, jobs: actual(jobs, context.fleet, memory, context.clock))
 
 
 def _context() -> runs.ScheduleContext:

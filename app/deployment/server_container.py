@@ -1,20 +1,33 @@
-"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, how to end it."""
+"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, how to end it.
 
+The fleet is checked where somebody deploys; what it comes to for each tier goes along in a file. So a container that
+starts while somebody waits imports nothing that checks.
+"""
+
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from app.fleet.schema import Fleet, declared
+from app.fleet.file import FLEET_FILE
 from app.logs import in_container
-from app.model_server.settings import PROBE_EVERY, ServerHost, TierSettings
+from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.supervisor import ServerSupervisor
 from app.resources import MODELS, PORT, ledger, volume
 from jobs.core.clock import SystemClock
 from jobs.ollama.host import OllamaHost
+
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
+
+CHECKED = FLEET_FILE.parent.with_name("checked_tiers.json")
+"""In a container, beside the packages: what a deployment has put there."""
 
 _SPARE = timedelta(seconds=10)
 """Of the start-up time, so that what we say about a failure is heard before the platform ends the container."""
@@ -34,24 +47,42 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSuperviso
 
     """
     in_container(environ, tier=tier)
-    server = ServerSupervisor(tier_settings(declared(), tier, environ), _server_host(environ))
+    server = ServerSupervisor(_settings(tier, environ), _server_host(environ))
     server.start()
     return server
 
 
-def tier_settings(fleet: Fleet, name: str, environ: Mapping[str, str]) -> TierSettings:
+def _settings(tier: str, environ: Mapping[str, str]) -> TierSettings:
+    """As they were checked for this deployment; one that brought no such file reads the fleet."""
+    try:
+        document = json.loads(CHECKED.read_text("utf-8"))
+    except FileNotFoundError:
+        from app.fleet.schema import declared  # noqa: PLC0415 - a fifth of a second that most starts need not take
+
+        settings = tier_settings(declared(), tier)
+    else:
+        settings = TierSettings.from_json(document[tier])
+    every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
+    return replace(settings, probe_every=timedelta(seconds=float(every))) if every else settings
+
+
+def checked_tiers(fleet: "Fleet", names: Iterable[str]) -> str:
+    """What `CHECKED` says, where somebody deploys."""
+    return json.dumps({name: tier_settings(fleet, name).as_json() for name in names}, indent=1)
+
+
+def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
     """What a tier of the fleet asks of its server."""
     tier = fleet.tier(name)
-    every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
     return TierSettings(
         tier=name,
         gpu_promised=tier.gpu is not None,
         environ=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
+        readers_ahead=tier.readers_ahead,
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
         models=fleet.settings_by_model,
-        probe_every=timedelta(seconds=float(every)) if every else PROBE_EVERY,
     )
 
 

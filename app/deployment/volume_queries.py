@@ -4,6 +4,7 @@ For whoever mounts the volume; nothing here writes to it, and no server is asked
 """
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, models_in
+from jobs.ledger.job import Job
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors, tokens
@@ -62,7 +64,7 @@ def plan_prune(request: dict[str, Any]) -> PrunePlan:
     return plan_request(survey_volume(), use, declared().retention(), clock.now(), request)
 
 
-def actual(reader: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+def actual(jobs: Sequence[Job], fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
     registry = Registry(
         clock=clock,
@@ -71,12 +73,12 @@ def actual(reader: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> 
         registries=fleet.may_pull_from(),
         requests=NEVER,
     )
-    return actual_from(survey_volume(), reader, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
+    return actual_from(survey_volume(), jobs, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 
 def actual_from(
     surveyed: Survey,
-    reader: LedgerReader,
+    jobs: Sequence[Job],
     facts: DictLike,
     *,
     fleet: Fleet,
@@ -85,7 +87,6 @@ def actual_from(
     now: datetime,
 ) -> Actual:
     """What is found on a volume, beside what is known of it elsewhere."""
-    jobs = reader.jobs()
     return Actual(
         surveyed.known,
         upstream_tags(registry, asked_about(fleet, surveyed.known)),
@@ -98,8 +99,8 @@ def actual_from(
 def plan_night() -> Night:
     """What `nightly` would post now."""
     clock, fleet = SystemClock(), declared()
-    reader = LedgerReader.of(ledger, clock)
-    return night(fleet, actual(reader, fleet, recall(ledger, reader.jobs()), clock), clock.now())
+    jobs = LedgerReader.of(ledger, clock).jobs()
+    return night(fleet, actual(jobs, fleet, recall(ledger, jobs), clock), clock.now())
 
 
 def list_models() -> ModelsFound:

@@ -14,8 +14,11 @@ from app.fleet.schema import Fleet, OllamaSettings
 WEBHOOK = "alerts.webhook_secret"
 """It has a line of its own, since something else does the same."""
 
-NOT_SIMULATED = ("flash_attention", "load_timeout_seconds")
+NOT_SIMULATED = ("flash_attention", "load_timeout_seconds", "load_mode")
 """Of an Ollama's settings, those that the simulator does not know."""
+
+_ENGINES_OWN = {"load_mode": "LLAMA_ARG_LOAD_MODE"}
+"""What is told to the engine of an Ollama, by the engine's own name for it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def of_modal(fleet: Fleet, machine: OneMachine) -> str:
         parts.append(f"the kinds {', '.join(kinds)} of [alerts]")
     said = f"of the fleet file, this is Modal's and has no effect on one machine: {'; '.join(parts)}"
     if machine.simulated:
-        said += f"; and since servers are simulated, {', '.join(NOT_SIMULATED)} of their ollama"
+        ollama = {pattern.rpartition(".")[2] for pattern in set_keys(fleet)}
+        unknown = [key for key in NOT_SIMULATED if key in ollama]
+        said += f"; and since servers are simulated, {', '.join(unknown)} of their ollama"
     return said
 
 
@@ -128,7 +133,7 @@ def _of_environment(fleet: Fleet, machine: OneMachine) -> Iterator[str]:
         beaten = [
             f"tiers.{name}.ollama.{key} = {getattr(settings, key)}"
             for name, settings in declared.items()
-            if said and settings.environ()[variable] != said
+            if said and settings.environ().get(variable, said) != said
         ]
         if beaten:
             yield (
@@ -139,7 +144,7 @@ def _of_environment(fleet: Fleet, machine: OneMachine) -> Iterator[str]:
 
 def variable_of(key: str) -> str:
     """The variable by which an Ollama server is told what a key of `[tiers.X.ollama]` says."""
-    return f"OLLAMA_{key.removesuffix('_seconds').upper()}"
+    return _ENGINES_OWN.get(key) or f"OLLAMA_{key.removesuffix('_seconds').upper()}"
 
 
 def _of_alerts(fleet: Fleet) -> Iterator[str]:

@@ -62,6 +62,11 @@ class OllamaSettings(_Table):
     keep_alive_seconds: Annotated[int, Field(ge=-1, le=86_400)]
     """Negative: as long as the server lives."""
     load_timeout_seconds: Annotated[int, Field(ge=30, le=3600)]
+    load_mode: Literal["mmap", "none", "dio"] | None = None
+    """How the engine reads a model's file: mapped, by plain reads, or past the page cache. Left out, it chooses itself,
+    and maps where a GPU has memory of its own. By `use_mmap` of a request, a model would be loaded anew for each caller
+    that does not send it.
+    """
 
     @model_validator(mode="after")
     def _cache_fits(self) -> Self:
@@ -78,6 +83,8 @@ class OllamaSettings(_Table):
             "OLLAMA_KV_CACHE_TYPE": self.kv_cache_type,
             "OLLAMA_KEEP_ALIVE": str(self.keep_alive_seconds),
             "OLLAMA_LOAD_TIMEOUT": f"{self.load_timeout_seconds}s",
+            # Ollama hands its environment on to the engine, whose own name it is (llama.cpp, common/arg.cpp).
+            **({"LLAMA_ARG_LOAD_MODE": self.load_mode} if self.load_mode else {}),
         }
 
 
@@ -97,6 +104,8 @@ class TierConfig(_Table):
     exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
     own_wakes_per_day: Annotated[int, Field(ge=0, le=1000)]
     """How often the night and the windows together may wake it in a day."""
+    readers_ahead: Annotated[int, Field(ge=0, le=64)] = 32
+    """How many readers bring a model's blobs from the volume while the engine loads it; 0 leaves it to the engine."""
     ollama: OllamaSettings
 
     @property

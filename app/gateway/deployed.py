@@ -31,6 +31,7 @@ from app.gateway.event_loop.interpreter import ServingInterpreter
 from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
+from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
@@ -42,7 +43,9 @@ from jobs.ledger.ledger import Ledger
 
 PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"
-"""So that a trial run can have a port of its own."""
+OTHER_REFRESH = "OLLAMA_MODAL_REFRESH_SECONDS"
+OTHER_TRUST = "OLLAMA_MODAL_TRUST_SECONDS"
+"""So that a trial run can have a port of its own, and times of its own."""
 
 CPU_CORES = 0.25
 MEMORY_MIB = 512
@@ -133,6 +136,18 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
     }
 
 
+def refresh_every(environ: Mapping[str, str]) -> timedelta:
+    """How often the ledger is read; a trial run may be in more of a hurry."""
+    seconds = environ.get(OTHER_REFRESH)
+    return timedelta(seconds=float(seconds)) if seconds else REFRESH_EVERY
+
+
+def hold_timing(environ: Mapping[str, str]) -> HoldTiming:
+    """How callers are held; in a trial run a tier may count as asleep sooner after its last answer."""
+    seconds = environ.get(OTHER_TRUST)
+    return HoldTiming(trust_seconds=float(seconds)) if seconds else HoldTiming()
+
+
 class Service:
     """A gateway in its container, from its start to its end."""
 
@@ -144,7 +159,7 @@ class Service:
             resources.ledger,
             models,
             clock,
-            every=REFRESH_EVERY,
+            every=refresh_every(environ),
             aliases=fleet.named,
             learnt=self._interpreter.keep,
         )
@@ -166,6 +181,7 @@ class Service:
                 registries=fleet.may_pull_from(),
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
+                hold_timing=hold_timing(environ),
                 settings_in_manifests=True,
                 complaints=models.complaints,
                 thrown=models.thrown,

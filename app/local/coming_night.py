@@ -16,6 +16,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home, Stack
 from jobs.home.prune_preview import loaded
+from jobs.ledger.job import Job
 from jobs.registry.mirror import mirrors, tokens
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
@@ -23,7 +24,7 @@ from jobs.weights.prune_plan import plan
 from jobs.weights.survey import survey
 
 
-def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+def actual(stack: Stack, fleet: Fleet, memory: Memory, jobs: Sequence[Job], clock: Clock) -> Actual:
     """How it is on this machine: the directory, the ledger, the servers, and what the registries say.
 
     Raises:
@@ -32,8 +33,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     """
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
-    jobs, now = home.reader(clock).jobs(), clock.now()
-    found = survey(Layout(stack.models))
+    now, found = clock.now(), survey(Layout(stack.models))
     return Actual(
         found.known,
         _upstream(stack, fleet, asked_about(fleet, found.known), clock),
@@ -59,5 +59,5 @@ def _upstream(stack: Stack, fleet: Fleet, names: Sequence[ModelName], clock: Clo
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    memory = recall(home.read_facts(), home.reader(clock).jobs())
-    return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
+    jobs = home.reader(clock).jobs()
+    return night(fleet, actual(stack, fleet, recall(home.read_facts(), jobs), jobs, clock), clock.now())

@@ -76,7 +76,7 @@ class NightlyThread:
         self._is_fresh = False
         # The workers of this machine wait at the queue by themselves, and need not be sent for.
         context = runs.ScheduleContext(self._ledger, self._facts, self._fleet, self._clock, send_none)
-        runs.nightly(context, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
+        runs.nightly(context, lambda memory, jobs: actual(self._stack, self._fleet, memory, jobs, self._clock))
         self._done = began
 
     def post_warmups(self) -> None:

@@ -21,7 +21,6 @@ from loguru import logger
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.core.retry import NEVER
-from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 
 COMMAND = ("ollama", "serve")
@@ -92,7 +91,7 @@ class Daemon:
         clock: for waiting until it answers.
         on_death: called from another thread with the exit code when it ends without having been asked to.
         command: starts it.
-        loads: hears of each load.
+        loads: who hears of each load, in their order.
 
     """
 
@@ -104,7 +103,7 @@ class Daemon:
         *,
         on_death: Callable[[int], None],
         command: Sequence[str] = COMMAND,
-        loads: LoadListener | None = None,
+        loads: Sequence[LoadListener] = (),
     ) -> None:
         #: How many requests for inference it has answered, by its own log. Counted by the thread that reads its output;
         #: others only read it.
@@ -158,6 +157,8 @@ class Daemon:
             ServerTrouble: it ended, or did not answer in time; the message has its last lines.
 
         """
+        from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - imported while the server starts, not before
+
         deadline = self._clock.monotonic() + within.total_seconds()
         with OllamaClient(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
             while True:
@@ -237,13 +238,13 @@ class Daemon:
         if load := _LOADS.search(line):
             asked_off = _NO_LAYERS.search(load["command"])
             (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
-        if self._loads is not None:
+        for listener in self._loads:
             if load:
-                self._loads.load_began(load["blob"])
+                listener.load_began(load["blob"])
             elif _BYTES_READ.search(line):
-                self._loads.bytes_are_read()
+                listener.bytes_are_read()
             elif _IN_MEMORY.search(line):
-                self._loads.load_ended()
+                listener.load_ended()
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here

@@ -4,15 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from app.model_server.process import COMMAND
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.models.model_settings import ModelSettings
-from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 from jobs.store.protocols import DictLike
+
+if TYPE_CHECKING:
+    from jobs.ollama.client import OllamaClient
 
 PROBE_EVERY = timedelta(seconds=30)
 
@@ -51,8 +54,10 @@ class ServerHost:
     command: tuple[str, ...] = COMMAND
     began_ago: float = 0.0
 
-    def ollama(self) -> OllamaClient:
+    def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again."""
+        from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - as in `Daemon.wait_ready`
+
         return OllamaClient(self.address.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
 
 
@@ -69,3 +74,40 @@ class TierSettings:
     models: Mapping[ModelName, ModelSettings] = field(default_factory=dict)
     """What is set for models, by their names in small letters."""
     probe_every: timedelta = PROBE_EVERY
+    readers_ahead: int = 0
+    """How many read a model's blobs from the volume while the engine loads it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file that says it to a container, which then needs nothing that checks a fleet."""
+        return {
+            "tier": self.tier,
+            "gpu_promised": self.gpu_promised,
+            "environ": dict(self.environ),
+            "startup_seconds": self.startup.total_seconds(),
+            "dollars_per_hour": self.dollars_per_hour,
+            "warmed": [str(name) for name in self.warmed],
+            "models": [
+                {"name": str(name), "context": each.context, "parameters": each.parameters, "system": each.system}
+                for name, each in self.models.items()
+            ],
+            "probe_seconds": self.probe_every.total_seconds(),
+            "readers_ahead": self.readers_ahead,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """What `as_json` wrote; it was checked then."""
+        return cls(
+            tier=document["tier"],
+            gpu_promised=document["gpu_promised"],
+            environ=document["environ"],
+            startup=timedelta(seconds=document["startup_seconds"]),
+            dollars_per_hour=document["dollars_per_hour"],
+            warmed=tuple(map(ModelName.parse, document["warmed"])),
+            models={
+                ModelName.parse(each["name"]): ModelSettings(each["context"], each["parameters"], each["system"])
+                for each in document["models"]
+            },
+            probe_every=timedelta(seconds=document["probe_seconds"]),
+            readers_ahead=document["readers_ahead"],
+        )

@@ -7,6 +7,7 @@ the server cannot do its work any more, it ends the container. The platform is h
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from app.model_server.process import Daemon, environ
 from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.blob_readers import BlobReaders
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.phases import Phases
 from app.model_server.starting.start_reports import StartReports, Weights
@@ -59,6 +61,9 @@ class ServerSupervisor:
         self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
         home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
+        self._readers = BlobReaders(
+            host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes
+        )
         self._start_reports = StartReports(
             host.facts,
             host.clock,
@@ -66,7 +71,8 @@ class ServerSupervisor:
             host.container,
             tell=self._tell_progress,
             weights_of=self._weights_of,
-            bytes_read=lambda: None if self._daemon.group is None else bytes_read(self._daemon.group),
+            engines_bytes=self._engines_bytes,
+            read_ahead=self._readers.progress,
         )
         self._daemon = Daemon(
             environ(
@@ -76,7 +82,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
-            loads=self._start_reports,
+            loads=(self._readers, self._start_reports),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
         self._started_at = host.clock.now()
@@ -120,41 +126,64 @@ class ServerSupervisor:
 
         """
         phases = self._start_reports.begin_start(self._host.began_ago)
-        self._report(state="waking")
+        # What holds nothing up goes on beside it: the ledger is far away, and a driver may think for a second.
+        beside = ThreadPoolExecutor(3, thread_name_prefix="start")
+        waited_for = beside.submit(self._waited_for)
+        said = beside.submit(self._report, state="waking")
+        found = beside.submit(self._find_gpu)
+        names: list[ModelName] = []
+
+        def visible() -> None:
+            names.extend([*waited_for.result(), *self._settings.warmed])
+            self._readers.begin(names)
+
         try:
-            self._gpu = gpu.find() if self._settings.gpu_promised else None
-            logger.info("tier {}: {}", self._settings.tier, self._gpu or "no GPU promised")
-            self._weights_reload.prepare()
+            self._weights_reload.prepare(visible)
             phases.ended("weights")
             self._daemon.start()
+            self._gpu = found.result()
             self._version = self._daemon.wait_ready(self._settings.startup)
             phases.ended("engine")
-            self._load_first(phases)
-            self._require_gpu(self._running())
+            self._load_first(phases, names)
+            running = self._in_memory()
+            self._require_gpu(running)
+            said.result()  # before anything else is said
+            beside.submit(self._report, running, share="cold")
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
+            said.result()
             self._daemon.stop()
+            self._readers.stop()
             self._start_reports.stop()
             self._report(state="refused", why=str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
+            said.result()
             self._daemon.stop()
+            self._readers.stop()
             self._start_reports.stop()
             self._report(state="ended")
             raise
+        finally:
+            beside.shutdown(wait=False)
         logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
         self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
 
+    def _find_gpu(self) -> gpu.Gpu | None:
+        found = gpu.find() if self._settings.gpu_promised else None
+        logger.info("tier {}: {}", self._settings.tier, found or "no GPU promised")
+        return found
+
     # Which models come first
 
-    def _load_first(self, phases: Phases) -> None:
+    def _load_first(self, phases: Phases, wanted_names: list[ModelName]) -> None:
         """Have the first model in memory: what callers wait for comes before what is only likely to be asked for."""
-        names = self._weights_reload.served_of([*self._waited_for(), *self._settings.warmed])
+        names = self._weights_reload.served_of(wanted_names)
         first, self._others = names[:1], names[1:]
         for name in first:
             phases.of(str(name))
@@ -195,6 +224,9 @@ class ServerSupervisor:
         path = self._models_view.layout.blobs / blob
         return None if name is None else Weights(str(name), path.stat().st_size)
 
+    def _engines_bytes(self) -> int | None:
+        return None if self._daemon.group is None else bytes_read(self._daemon.group)
+
     def _tell_progress(self) -> None:
         self._report(self._last_running, state=None)
 
@@ -207,6 +239,7 @@ class ServerSupervisor:
         logger.info("ollama ended with {}", self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
+        self._readers.stop()
         self._start_reports.stop()
         self._report(state="ended")
 
@@ -337,10 +370,14 @@ class ServerSupervisor:
     # Checks and reports
 
     def _running(self) -> list[Running]:
-        with self._host.ollama() as ollama:
-            self._last_running = running = ollama.ps()
+        running = self._in_memory()
         self._report(running)
         return running
+
+    def _in_memory(self) -> list[Running]:
+        with self._host.ollama() as ollama:
+            self._last_running = ollama.ps()
+        return self._last_running
 
     def _server_view(self, running: list[Running]) -> ServerView:
         loaded = tuple(sorted((each.name, isoformat(each.expires_at)) for each in running))
@@ -374,11 +411,17 @@ class ServerSupervisor:
         return replace(Loaded.of(running), digest=self._models_view.published_digest(running.digest))
 
     def _report(
-        self, running: Sequence[Running] | None = None, *, state: str | None = "serving", why: str = ""
+        self,
+        running: Sequence[Running] | None = None,
+        *,
+        state: str | None = "serving",
+        why: str = "",
+        share: TimeShare | None = None,
     ) -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server.
 
-        Without a state only what is loaded and what goes on is news, and no time is counted.
+        Without a state only what is loaded and what goes on is news, and no time is counted. Without a share the time
+        since the last report went to whatever the server says it did.
         """
         report = Report(
             tier=self._settings.tier,
@@ -408,7 +451,7 @@ class ServerSupervisor:
             try:
                 self._host.facts.put(report.key, report.as_json())
                 if state is not None:
-                    self._meter.note(self._time_share())
+                    self._meter.note(share or self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 

@@ -9,9 +9,9 @@ has a file open, so that the volume cannot be reloaded.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -23,8 +23,10 @@ from app.model_server.settings import ServerHost
 from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
-from jobs.ollama.client import OllamaClient
 from jobs.store import keys
+
+if TYPE_CHECKING:
+    from jobs.ollama.client import OllamaClient
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
@@ -83,8 +85,11 @@ class WeightsReload:
     def wanted_generation(self) -> Any:
         return self._host.facts.get(keys.WEIGHTS_GENERATION)
 
-    def prepare(self) -> None:
-        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
+    def prepare(self, visible: Callable[[], None]) -> None:
+        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them.
+
+        `visible` is called as soon as they can be read.
+        """
         try:
             wanted = self.wanted_generation()
         except Exception as error:  # noqa: BLE001 - it serves what it has; the thread asks again
@@ -95,6 +100,7 @@ class WeightsReload:
             self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
+        visible()
         self._view.copy(None if wanted is _UNKNOWN else wanted)
 
     def refresh(self, wanted: Any, view: ServerView) -> None:
@@ -179,7 +185,7 @@ class WeightsReload:
         self._next_try_at = self._host.clock.monotonic() + pause
         logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", pause)
 
-    def _load(self, ollama: OllamaClient, name: ModelName) -> bool:
+    def _load(self, ollama: "OllamaClient", name: ModelName) -> bool:
         try:
             ollama.load(str(name), check=self._require_running)
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it

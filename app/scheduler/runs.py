@@ -30,6 +30,9 @@ from jobs.telemetry.night_tries import SILENT, Tries, tries_of, write_down
 from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
+ActualOf = Callable[[Memory, Sequence[Job]], Actual]
+"""How it is, by what is remembered and all jobs, which a night lists once."""
+
 
 @dataclass(frozen=True)
 class ScheduleContext:
@@ -140,7 +143,7 @@ def _send(context: ScheduleContext, posted: Sequence[NightJob]) -> None:
         logger.warning("night: the next tick sends for what could not be sent for now")
 
 
-def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
+def nightly(context: ScheduleContext, actual: ActualOf) -> None:
     """Post what this night is for, and write down how that went: a night that failed is tried again by others.
 
     On a clock that was set back there is an earlier night again, which was done long ago: nothing is done for it.
@@ -162,12 +165,12 @@ def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> Non
     write_down(context.facts, tries.ran())
 
 
-def _plan_and_post(context: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
+def _plan_and_post(context: ScheduleContext, actual: ActualOf, due: datetime, began: datetime) -> Ran:
     jobs = context.ledger.reader.jobs()
     _keep(context, jobs)
     memory = recall(context.facts, jobs)
     remember(context.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
-    plan = night(context.fleet, actual(memory), began)
+    plan = night(context.fleet, actual(memory, jobs), began)
     posted = post_night(context.ledger, plan)
     _send(context, posted)
     return Ran(due, began, tuple(posted), plan.notes, plan.share)

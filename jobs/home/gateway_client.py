@@ -233,6 +233,20 @@ class GatewayClient:
         """
         return self._document("/cold", params={"since": isoformat(since)})
 
+    def suggested_windows(self, since: datetime, worth: timedelta) -> dict[str, Any]:
+        """The windows that would have paid there since then.
+
+        Args:
+            since: from when on it is looked.
+            worth: how long a GPU may be awake for a cold start that nobody meets; whole minutes count.
+
+        Raises:
+            NotFound: the gateway is of an older version, or has no fleet.
+
+        """
+        minutes = int(worth.total_seconds() // 60)
+        return self._document("/windows", params={"since": isoformat(since), "worth": minutes})
+
     def ollama(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the gateway answers as an Ollama would, at a path of Ollama's.
 

@@ -109,9 +109,11 @@ class LedgerReader:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
-        gathered = _gathered(self._facts.items(*keys.OF_JOBS))
-        by_age = sorted(gathered.items(), key=_age, reverse=True)
-        return [self._folded(id, facts) for id, facts in by_age[:newest]]
+        return [self._folded(id, facts) for id, facts in self._by_age()[:newest]]
+
+    def _by_age(self) -> list[tuple[str, JobFacts]]:
+        """The facts of each job, newest first."""
+        return sorted(_gathered(self._facts.items(*keys.OF_JOBS)).items(), key=_age, reverse=True)
 
     def newest_first(self) -> Iterator[Job]:
         """All jobs, newest first. Where the store has them in that order, little more is read than is taken."""
@@ -265,7 +267,8 @@ class LedgerReader:
             opened = (self.find(id) for id in self.said_open())
             jobs: Iterable[Job] = sorted(filter(None, opened), key=lambda job: job.age, reverse=True)
         elif (kind or state or since) is None and in_order_of_posting(self._facts) is None:
-            return self.jobs(limit), self.count()
+            every = self._by_age()  # which a listing of the newest tells as well
+            return [self._folded(id, facts) for id, facts in every[:limit]], len(every)
         else:
             jobs = self.newest_first()
         if since is not None:

@@ -175,7 +175,7 @@ class _File:
                 self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a file that is made just now
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._connection.executescript(_SCHEMA + _indexes() + POSTED_INDEX)
+                self._connection.executescript(_SCHEMA + _indexes() + _INDEX_POSTED)
             except BaseException:
                 self._connection.close()
                 raise
@@ -335,8 +335,8 @@ class SqliteDict:
         return rows
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
-        rows, _ = self._file.run(POSTED_BEFORE, self._name, at, key, most)
-        return [(found, json.loads(value)) for found, value in rows]
+        rows, _ = self._file.run(*in_order_of_posting(self._name, at, key, most))
+        return [(found, json.loads(value)) for _, found, value in rows]
 
     def count_posted(self) -> int:
         rows, _ = self._file.run(COUNT_POSTED, self._name)
@@ -350,15 +350,24 @@ _POSTED_AT = "json_extract(value, '$.posted_at')"
 _REQUESTS = f"key >= '{names.JOB}' AND key < '{names.JOB.removesuffix('/')}0'"
 """In the words in which the index of them is declared: SQLite compares them as they are written."""
 
-POSTED_INDEX = f"""
-CREATE INDEX IF NOT EXISTS jobs_by_posting ON entries (dict, {_POSTED_AT}, key) WHERE {_REQUESTS};
+POSTED_INDEX = "jobs_by_posting"
+
+_INDEX_POSTED = f"""
+CREATE INDEX IF NOT EXISTS {POSTED_INDEX} ON entries (dict, {_POSTED_AT}, key) WHERE {_REQUESTS};
 """
 
-POSTED_BEFORE = (
-    f"SELECT key, value FROM entries WHERE dict = ? AND {_REQUESTS} AND ({_POSTED_AT}, key) < (?, ?)"  # noqa: S608
-    f" ORDER BY {_POSTED_AT} DESC, key DESC LIMIT ?"  # all of it constants of ours
-)
-COUNT_POSTED = f"SELECT count(*) FROM entries WHERE dict = ? AND {_REQUESTS}"  # noqa: S608 - likewise
+COUNT_POSTED = f"SELECT count(*) FROM entries WHERE dict = ? AND {_REQUESTS}"  # noqa: S608 - constants
+
+
+def in_order_of_posting(name: str, at: str, key: str, most: int, *, is_indexed: bool = True) -> tuple[Any, ...]:
+    """The statement for the requests before a moment and key, newest first, and its values: two ranges of the index.
+
+    A file that an older version left has none, until it is written again.
+    """
+    entries = f"entries INDEXED BY {POSTED_INDEX}" if is_indexed else "entries"  # SQLite would rather sort all of them
+    select = f"SELECT {_POSTED_AT}, key, value FROM {entries} WHERE dict = ? AND {_REQUESTS} AND {_POSTED_AT}"  # noqa: S608 - constants
+    sql = f"{select} = ? AND key < ? UNION ALL {select} < ? ORDER BY 1 DESC, 2 DESC LIMIT ?"
+    return sql, name, at, key, name, at, most
 
 
 def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.sqlite import BUSY_SECONDS, COUNT_POSTED, POSTED_BEFORE, listing, store_trouble
+from jobs.store.sqlite import BUSY_SECONDS, COUNT_POSTED, POSTED_INDEX, in_order_of_posting, listing, store_trouble
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -45,7 +45,9 @@ class SqliteReader:
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
-        return [(found, json.loads(value)) for found, value in self._rows(POSTED_BEFORE, self._name, at, key, most)]
+        is_indexed = bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = ?", POSTED_INDEX))
+        rows = self._rows(*in_order_of_posting(self._name, at, key, most, is_indexed=is_indexed))
+        return [(found, json.loads(value)) for _, found, value in rows]
 
     def count_posted(self) -> int:
         rows = self._rows(COUNT_POSTED, self._name)

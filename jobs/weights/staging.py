@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from stat import S_ISDIR
+from typing import TYPE_CHECKING
 
 from jobs.core.clock import moment_of
 from jobs.core.errors import Fenced
-from jobs.ledger.job import Job
 from jobs.weights.layout import bytes_on_disk, entries, make_folder, stat_file
 from jobs.weights.manifest import Layer, is_digest
+
+if TYPE_CHECKING:
+    from jobs.ledger.job import Job  # a server's container imports this file, and knows no jobs
 
 RANGES = ".ranges"
 """Suffix of the journal beside a staged blob; data without its journal is data nobody can vouch for."""
@@ -38,7 +41,7 @@ def slug(subject: str) -> str:
     return f"{readable}-{hashlib.sha256(subject.encode()).hexdigest()[:32]}"
 
 
-def staging_subject(job: Job) -> str:
+def staging_subject(job: "Job") -> str:
     """Under which name the bytes of a job are staged: the same for every attempt and for a retry."""
     return f"{job.kind} {job.subject}"
 

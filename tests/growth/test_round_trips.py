@@ -4,9 +4,10 @@ A round trip to Modal takes 10 to 50 ms. A listing is one, and streams what it l
 are counted, and neither may grow with the jobs that have ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
-from jobs.ledger.job import Ending
+from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -273,9 +274,9 @@ def fleet_of(models: int) -> Fleet:
     return FLEET.model_copy(update={"models": [some.model_copy(update={"name": f"p{n}"}) for n in range(models)]})
 
 
-def nothing_there(now: runs.ScheduleContext, memory: Memory) -> Actual:
+def nothing_there(now: runs.ScheduleContext, memory: Memory, jobs: Sequence[Job]) -> Actual:
     """As `volume_queries.actual` finds it on an empty volume."""
-    jobs, at = now.ledger.reader.jobs(), now.clock.now()
+    at = now.clock.now()
     use = memory.weights_use(jobs, loaded(now.facts))
     pruning = plan(Survey((), (), (), (), (), 0), use, FLEET.retention(), at)
     return Actual((), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, at))
@@ -341,7 +342,7 @@ def nights(scene: Scene, fleet: Fleet, count: int = 1) -> Trips:
             scene.work_off()
             scene.clock.tick(86_400)
         now = replace(context(scene), fleet=fleet)
-        trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))  # noqa: B023
+        trips = scene.counted(lambda: runs.nightly(now, partial(nothing_there, now)))  # noqa: B023
     return trips
 
 
@@ -355,6 +356,7 @@ def test_a_night_keeps_to_its_budget(steps: int, ended: int) -> None:
         trips = nights(scene, fleet_of(steps), count)
         assert sum(asked.startswith("put job/") for asked in trips.asked) == steps
         assert len(trips) <= 40 + each * steps, trips.asked
+        assert trips.asked.count("items of jobs") == 2  # the jobs, and what they are about
 
 
 @pytest.mark.parametrize("steps", [N, 2 * N])

@@ -38,9 +38,17 @@ def python_scripts() -> list[str]:
     )
 
 
+COLD = {
+    "ways": ("--only", "ways", "--gb", "0.2", "--runs", "1", "--background", "12"),
+    "wakes": ("--only", "wakes", "--wakes", "1", "--engine-seconds", "0.1", "--load-seconds", "0.1"),
+}
+"""The parts of `bench_cold`, which is no contest: it has tests of its own below."""
+
+
 def test_each_benchmark_is_run_here() -> None:
     """No benchmark is left out of this file."""
-    assert set(SMALLEST) == {name for name in python_scripts() if name.startswith("bench_")}
+    there = {path.name for path in (ROOT / "scripts").glob("bench_*") if path.is_file()}
+    assert {*SMALLEST, "bench_cold"} == there
 
 
 def test_scripts_are_checked_as_the_rest_is() -> None:
@@ -114,6 +122,47 @@ def test_the_gateway_is_measured_by_what_is_fast(tmp_path: Path) -> None:
     assert ours["bodies"]["cpu_us_each"] > 0
     assert ours["streams_100"]["pieces"] == 200
     assert ours["streams_100"]["cut"] == 0
+
+
+def cold_part(name: str, tmp_path: Path) -> Any:
+    """The figures of a part of `bench_cold`; where it cannot be measured, that it said why in one line."""
+    before, file = set(ROOT.iterdir()), tmp_path / "figures.json"
+    environ = {key: os.environ[key] for key in os.environ if key in {"PATH", "HOME", "TMPDIR", "LANG"}}
+    done = subprocess.run(
+        [ROOT / "scripts/bench_cold", *COLD[name], "--json", file],
+        env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(ROOT.iterdir()) == before
+    found = json.loads(file.read_text("utf-8")).get(name)
+    if found is None:
+        [line] = done.stdout.splitlines()
+        assert line.startswith(f"{name}: not measured here: ")
+        pytest.skip(line)
+    return found
+
+
+def test_readers_ahead_bring_the_bytes(tmp_path: Path) -> None:
+    """On a slow volume, where it can be mounted, a real llama.cpp starts in each way. With readers ahead these are who
+    brought the bytes by the first token: counted, by no clock."""
+    [found] = cold_part("ways", tmp_path)
+    alone, helped = found["medians"]["mmap"], found["medians"]["mmap, 16 readers ahead"]
+
+    assert len(found["medians"]) == 9
+    assert alone["read_ahead"] == 0
+    assert helped["read_ahead"] > 0.5 * found["bytes"]
+
+
+def test_our_share_of_a_wake_is_measured(tmp_path: Path) -> None:
+    """A sleeping tier is woken on the control plane, where one runs: what was waited is the platform's part, what the
+    script says, and our own share, each part of which is told."""
+    found = cold_part("wakes", tmp_path)
+    parts = sum(each["p50"] for each in found["parts"].values())
+
+    assert found["wakes"] == 1
+    assert parts == pytest.approx(found["own_share"]["p50"], abs=0.01)
+    assert min(each["p50"] for each in found["parts"].values()) >= 0
+    assert found["waited"]["p50"] > found["own_share"]["p50"] + found["platform"]["p50"]
 
 
 def test_a_load_at_its_limit_is_told() -> None:

@@ -14,6 +14,7 @@ import modal
 import pytest
 from modal.client import Client
 
+from app.gateway.inference.proxy import COMMENT_SECONDS
 from jobs.core.model_name import ModelName
 from jobs.telemetry.cold_starts import PHASES, ColdStart, Phase, read_cold_starts
 from jobs.testing.models import LIBRARY, find
@@ -177,7 +178,8 @@ def test_a_container_killed_on_the_way(case: Case, http: httpx.Client, phase: Ph
     [second] = case.servers()
     start = case.start_of(second)
     assert second.id != first.id
-    assert [line for line in lines if line.startswith((": waking a10g", ": a10g "))]
+    told = [line for line in lines if line.startswith((": waking a10g", ": a10g "))]
+    assert told or took < 2 * COMMENT_SECONDS  # a wait may be over before anything is told
     assert lines[-2:] == ["data: [DONE]", ""]
     assert start.seconds["container"] > 0
     assert start.total == pytest.approx(took, rel=0.02, abs=0.25)

@@ -1,8 +1,9 @@
 """A tick and a night on the real client, with each of their calls failing once: all that is due is done, and once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import modal
@@ -21,7 +22,7 @@ from app.scheduler.night_plan import Actual
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
-from jobs.ledger.job import JobState
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.testing.clock import HandClock
@@ -103,7 +104,7 @@ class LedgerOnPlane:
         runs.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
-        runs.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
+        runs.nightly(self.post(), partial(nothing_there, self.post()))
 
     def assert_all_done(self) -> None:
         ledger = Ledger(self.queue, self.facts, self.clock)
@@ -120,11 +121,11 @@ class LedgerOnPlane:
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
-def nothing_there(post: runs.ScheduleContext, memory: Memory) -> Actual:
+def nothing_there(post: runs.ScheduleContext, memory: Memory, jobs: Sequence[Job]) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
+    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, jobs, now))
 
 
 class EachEighth:

@@ -4,6 +4,7 @@ browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
 client_bodies      what real client libraries send, recorded
+command_server     commands in processes that need not read the command line again
 counting_files     how often a piece of work asks the file system for something
 counting_sqlite    counts what SQLite does for an answer, whoever asks
 counting_stores    a deployment's dicts and queue that count what is asked of them

@@ -69,6 +69,14 @@ def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROO
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def publish(platform: Platform, client: Client, *models: str) -> None:
+    """Have these models on the volume, as a weights worker would bring them."""
+    deploy(platform, "tests.modal.platform.sample_apps.publishing")
+    function = modal.Function.from_name("publishing", "publish", client=client)
+    for generation, name in enumerate(models, 1):
+        function.remote(name, generation)
+
+
 def ask(platform: Platform, command: str, *words: str) -> Any:
     """The JSON that an entrypoint prints."""
     done = modal_command(platform, "run", "-q", "-m", f"app.jobs::{command}", *words, "--json")

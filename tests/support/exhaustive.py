@@ -280,9 +280,13 @@ class _Places:
 @contextmanager
 def _tokens(view: View) -> Iterator[None]:
     """Every token that is drawn in here is the same the next time."""
+
+    def token(_: int) -> str:
+        return view.token()
+
     with (
-        mock.patch.object(secrets, "token_hex", side_effect=lambda _: view.token()),
-        mock.patch.object(secrets, "choice", side_effect=lambda options: options[0]),
+        mock.patch.object(secrets, "token_hex", token),
+        mock.patch.object(secrets, "choice", lambda options: options[0]),
     ):
         yield
 

@@ -42,7 +42,7 @@ from tests.support.waiting import PATIENCE, until
 
 CLOCK = SystemClock()
 
-QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
+QUICK = HoldTiming(poke_seconds=0.02, first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
 
 def model(text: str) -> KnownModel:

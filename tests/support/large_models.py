@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -153,16 +153,15 @@ class LargeModels:
         usage_recorder.add(Use(self.clock.now(), "", "alice", "h100", "success"))
         usage_recorder.flush()
 
-    def actual(self, memory: Memory) -> Actual:
+    def actual(self, memory: Memory, jobs: Sequence[Job]) -> Actual:
         now = self.clock.now()
         found = self.weights.survey()
-        return actual_from(
-            found, self.ledger.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
-        )
+        return actual_from(found, jobs, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now)
 
     def night(self) -> Seen:
         """The night as `plan` tells it, as it is posted, and once more; then its jobs are done."""
-        planned = night(self.fleet, self.actual(recall(self.facts, self.ledger.reader.jobs())), self.clock.now())
+        jobs = self.ledger.reader.jobs()
+        planned = night(self.fleet, self.actual(recall(self.facts, jobs), jobs), self.clock.now())
         posted = self._posted()
         again = self._posted()
         self.seen.append(Seen(self.clock.now(), planned, posted, again))

@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
+from tests.support.command_server import run_command
 from tests.support.stores import Store, open_store
 from tests.support.waiting import PATIENCE
 
@@ -36,15 +37,8 @@ class Shell:
         return {**kept, **own, "PYTHONWARNINGS": "default", **self.extra}
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *words],
-            env=self.environ,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        """To its end, in a process that need not read the command line again."""
+        return run_command(words, self.environ, stdin)
 
     def ask(self, *words: str) -> Any:
         """A command's JSON; it has to succeed."""
@@ -53,6 +47,7 @@ class Shell:
         return json.loads(done.stdout)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
+        """As a person starts it."""
         return subprocess.Popen(
             [*COMMAND, *words],
             env=self.environ,

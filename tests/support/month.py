@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -219,7 +219,8 @@ class Month:
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
-        planned = night(self.fleet, self._actual(recall(self.facts, self.ledger.reader.jobs())), self.clock.now())
+        jobs = self.ledger.reader.jobs()
+        planned = night(self.fleet, self._actual(recall(self.facts, jobs), jobs), self.clock.now())
         posted = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         again = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
@@ -229,11 +230,9 @@ class Month:
         act()
         return [self.ledger.reader.get(id) for id in set(self.ledger.reader.ids()) - before]
 
-    def _actual(self, memory: Memory) -> Actual:
+    def _actual(self, memory: Memory, jobs: Sequence[Job]) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
-        return actual_from(
-            self.survey(), self.ledger.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
-        )
+        return actual_from(self.survey(), jobs, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now)
 
     def survey(self) -> Survey:
         return self.mounted.weights.survey()

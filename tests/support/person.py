@@ -2,12 +2,13 @@
 
 import os
 import pty
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-from tests.support.local_stack import COMMAND, Shell
+from tests.support.command_server import start_command
+from tests.support.local_stack import Shell
 from tests.support.waiting import PATIENCE
 
 
@@ -18,11 +19,13 @@ class Terminal:
         self, words: tuple[str, ...], environ: Mapping[str, str], columns: int = 80, *, hears: bool = True
     ) -> None:
         self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *words],
-            env={**environ, "TERM": "xterm", "COLUMNS": str(columns)},
-            stdin=theirs, stdout=theirs, stderr=theirs if hears else subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        with Path(os.devnull).open("wb") as nothing:
+            self.process = start_command(
+                words,
+                {**environ, "TERM": "xterm", "COLUMNS": str(columns)},
+                [theirs, theirs, theirs if hears else nothing.fileno()],
+                new_session=True,
+            )
         os.close(theirs)
         self._seen = bytearray()
         self._reader = threading.Thread(target=self._read)

@@ -7,4 +7,5 @@ nightly   what the last night did
 overview  what the page shows beside jobs, models and tiers: prices, pins, last uses, what runs next
 page      serves the status page at `/ui`, with headers that let it do little
 plans     what the next night or a prune would do, over HTTP
+windows   the windows that would have paid
 """

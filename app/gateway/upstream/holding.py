@@ -19,9 +19,12 @@ RETRY_AFTER = timedelta(seconds=10)
 class HoldTiming:
     """The times and numbers of waiting."""
 
+    poke_seconds: float = 0.25
+    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once. Half of it is
+    what a start takes longer by our asking."""
     first_poll_seconds: float = 0.5
     longest_poll_seconds: float = 2.0
-    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once."""
+    """Between two tries to have a model loaded by a server that does not know it yet."""
     trust_seconds: float = 60.0
     """So long a model that answered is taken to be loaded; below Ollama's five minutes of keeping one alive."""
     real_load_seconds: float = 0.5

@@ -114,12 +114,11 @@ class TierWaker:
         """Ask until it answers. Each time the reports are read before: to ask is to start another server."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
-        polls = self.pauses()
         is_first = True
         try:
             self.insist_on_starts()
             await self._want(model)
-            while (why := await absence(self._client)) is not None:
+            while not self._has_come() and (why := await absence(self._client)) is not None:
                 self.why = why
                 if is_first:
                     self._context.woke(tier, "request")
@@ -131,7 +130,7 @@ class TierWaker:
                         hint="ask again; its log tells what it does: `modal app logs ollama-service`",
                         retry_after=RETRY_AFTER,
                     )
-                await asyncio.sleep(next(polls))
+                await asyncio.sleep(self._timing.poke_seconds)
                 await self._context.refresh()
                 self.insist_on_starts()
             self.why = ""
@@ -141,8 +140,12 @@ class TierWaker:
             self.since = self._clock.now()
             self.task = None
 
+    def _has_come(self) -> bool:
+        """Whether a server has said that it serves since this wake began: that may come before its proxy lets us in."""
+        return any(each.at > self.since for each in self._servers.up(self._upstream.tier))
+
     def pauses(self) -> Iterator[float]:
-        """Seconds between two questions, growing up to a limit."""
+        """Seconds between two tries to load, growing up to a limit."""
         pause = self._timing.first_poll_seconds
         while True:
             yield pause

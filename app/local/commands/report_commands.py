@@ -1,16 +1,22 @@
 """`ollama-modal night`, `cost`, `cold` and `windows`: the last night, what was used, cold starts, what windows cost."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.main import Json, KeyOption, Url, app, commands_at, remote_at, this_machine
 from jobs.cli.output import say, screen_width, show
 from jobs.core.clock import SystemClock
+from jobs.core.errors import BadRequest
 from jobs.core.since import parse_since
 from jobs.home.home import home_of
+from jobs.store import keys
+
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
 
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
 
@@ -89,15 +95,63 @@ def cold(
 
 
 @app.command()
-def windows(fleet: FleetFile = None, json: Json = False) -> None:
-    """Tell what declared windows cost in a month, and from how many cold starts on they pay."""
+def windows(  # noqa: PLR0917 - typer reads options from parameters
+    fleet: FleetFile = None,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Propose windows, by when callers asked")] = False,
+    since: Annotated[
+        str, typer.Option(metavar="WHEN", help="With --suggest: from when on, like 8w or 2026-09-15")
+    ] = "8w",
+    worth: Annotated[
+        int,
+        typer.Option(
+            metavar="MINUTES", min=1, max=1440, help="With --suggest: of a GPU, for a cold start that nobody meets"
+        ),
+    ] = 60,
+    url: Url = None,
+    key: KeyOption = None,
+    json: Json = False,
+) -> None:
+    """Tell what declared windows cost in a month, and from how many cold starts on they pay; or propose some."""
+    if suggest:
+        _suggest_windows(fleet, since, timedelta(minutes=worth), url, key, json=json)
+        return
+    if url:
+        raise BadRequest("windows --url needs --suggest", hint="what declared windows cost is told from the fleet file")
     from app.accounting.window_cost import offers  # noqa: PLC0415
-    from app.fleet.file import FLEET_FILE  # noqa: PLC0415
-    from app.fleet.schema import load  # noqa: PLC0415
 
     at = this_machine()
-    stack = home_of(os.environ).read_stack()
-    offered = offers(load(fleet or (stack.fleet if stack and stack.fleet else FLEET_FILE)), {}, at.commands.clock.now())
+    offered = offers(_fleet_of(fleet), {}, at.commands.clock.now())
     show([each.as_json() for each in offered], (line for each in offered for line in each.lines()), json=json)
     if not offered:
         say("the fleet declares no windows")
+
+
+def _suggest_windows(
+    fleet: Path | None, since: str, worth: timedelta, url: str | None, key: str | None, *, json: bool
+) -> None:
+    from app.accounting.window_suggestions import Recorded, Suggestion, suggestions  # noqa: PLC0415
+
+    if url:
+        began = parse_since(since, "--since", SystemClock().now())
+        told = remote_at(url, key).suggested_windows(began, worth)["suggestions"]
+        found = [Suggestion.from_json(each) for each in told]
+    else:
+        from jobs.archive.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415
+
+        at = this_machine()
+        began = parse_since(since, "--since", at.commands.now)
+        past = archived_facts(archive_at(at.home.root), USAGE)
+        recorded = {**past, **dict(at.home.read_facts().items(keys.USAGE, keys.COLD))}
+        found = suggestions(_fleet_of(fleet), Recorded.of(recorded, began, at.commands.now), worth)
+        told = [each.as_json() for each in found]
+    show(told, (line for each in found for line in each.lines()), json=json)
+    if not found and not json:
+        say("no caller has asked a tier of the fleet since then")
+
+
+def _fleet_of(file: Path | None) -> "Fleet":
+    from app.fleet.file import FLEET_FILE  # noqa: PLC0415
+    from app.fleet.schema import load  # noqa: PLC0415
+
+    stack = home_of(os.environ).read_stack()
+    return load(file or (stack.fleet if stack and stack.fleet else FLEET_FILE))

@@ -5,10 +5,19 @@ sandbox may know of neither, and then nobody does.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class BytesRead:
+    """How many bytes have come in; at which rate, where that is measured."""
+
+    done: int
+    per_second: float | None = None
 
 
 def bytes_read(group: int) -> int | None:
@@ -17,7 +26,7 @@ def bytes_read(group: int) -> int | None:
         taken
         for entry in _PROC.iterdir()
         if entry.name.isdigit() and int(entry.name) != group and _group_of(entry) == group
-        if (taken := _taken_in(entry)) is not None
+        if (taken := taken_in(int(entry.name))) is not None
     ]
     return max(found, default=None)
 
@@ -29,7 +38,9 @@ def _group_of(process: Path) -> int | None:
         return None
 
 
-def _taken_in(process: Path) -> int | None:
+def taken_in(pid: int) -> int | None:
+    """What one process has taken in; None where that cannot be known."""
+    process = _PROC / str(pid)
     known = [amount for amount in (_read_by(process), _mapped_by(process)) if amount]
     return max(known, default=None)
 

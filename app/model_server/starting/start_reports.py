@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from loguru import logger
 
+from app.model_server.starting.bytes_read import BytesRead
 from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
 from jobs.store.protocols import DictLike
@@ -41,7 +42,8 @@ class StartReports:
         container: names it.
         tell: writes a report of the server, with `progress`.
         weights_of: what a blob belongs to; asked in a thread of our own, as it looks at files.
-        bytes_read: how many bytes the engine has taken in; None where nobody knows.
+        engines_bytes: how many bytes the engine has taken in; None where nobody knows.
+        read_ahead: how many bytes were brought ahead of it, and how fast; None where nobody reads ahead.
 
     """
 
@@ -54,7 +56,8 @@ class StartReports:
         *,
         tell: Callable[[], None],
         weights_of: Callable[[str], Weights | None],
-        bytes_read: Callable[[], int | None],
+        engines_bytes: Callable[[], int | None],
+        read_ahead: Callable[[], BytesRead | None],
     ) -> None:
         self._facts = facts
         self._clock = clock
@@ -62,7 +65,8 @@ class StartReports:
         self._container = container
         self._tell = tell
         self._weights_of = weights_of
-        self._bytes_read = bytes_read
+        self._engines_bytes = engines_bytes
+        self._read_ahead = read_ahead
         self._lock = threading.Lock()
         #: The server's start, and the load that began last. Under `_lock`, as the three below.
         self._start: Phases | None = None
@@ -111,11 +115,14 @@ class StartReports:
     def bytes_are_read(self) -> None:
         """All bytes of the model that is being loaded have come in."""
         if (phases := self._current()) is not None:
+            self._note_read_ahead(phases)
             phases.ended("bytes")
             self._news.set()
 
     def load_ended(self) -> None:
         """The model is in memory."""
+        if (phases := self._current()) is not None:
+            self._note_read_ahead(phases)
         with self._lock:
             load = self._load
             if self._start is not None and not self._start.is_over:
@@ -165,8 +172,10 @@ class StartReports:
         """Tell what is news."""
         self._name()  # first, as the size says how much of it has come
         phases = self._current()
-        if phases is not None and phases.is_reading and (taken := self._bytes_read()) is not None:
-            phases.read(taken)
+        if phases is not None:
+            self._note_read_ahead(phases)
+            if phases.is_reading and (taken := self._engines_bytes()) is not None:
+                phases.read(taken)
         if phases is not None and self._clock.now() - phases.at > GIVEN_UP_AFTER and phases is self._load:
             phases.over()
         self._write_ended()
@@ -174,6 +183,11 @@ class StartReports:
         if now != self._told:
             self._told = now
             self._tell()
+
+    def _note_read_ahead(self, phases: Phases) -> None:
+        ahead = self._read_ahead()
+        if ahead is not None:
+            phases.read(ahead.done, ahead.per_second)
 
     def _name(self) -> None:
         """Find out which models they are that the engine loads."""

@@ -21,10 +21,10 @@ KNOWN = (FIRST, FIRST + timedelta(weeks=8))
 UNSEEN = (KNOWN[1], KNOWN[1] + timedelta(weeks=6))
 
 BY_HAND = (Proposal("0 9 * * 1-5", 9, (), 0, 0), Proposal("0 2 * * *", 1, (), 0, 0))
-"""What a person who knows the office and the batch would declare."""
+"""What a person who knows their hours and the batch would declare."""
 
 
-def office(day: datetime, dice: random.Random, an_hour: float) -> Iterator[datetime]:
+def working_hours(day: datetime, dice: random.Random, an_hour: float) -> Iterator[datetime]:
     """People between nine and six on working days, so many requests in an hour."""
     at = day.replace(hour=9)
     while day.weekday() < 5 and (at := at + timedelta(hours=dice.expovariate(an_hour))) < day.replace(hour=18):
@@ -50,7 +50,7 @@ def traffic(span: Span, seed: int, *, an_hour: float = 3.0, a_day: float = 0.7) 
     asked: dict[datetime, dict[str, int]] = {}
     day = span[0]
     while day < span[1]:
-        callers = [(at, "llama3.2") for at in office(day, dice, an_hour)]
+        callers = [(at, "llama3.2") for at in working_hours(day, dice, an_hour)]
         callers += [(at, "qwen3") for at in batch(day, dice)]
         callers += [(at, "mistral") for at in noise(day, dice, a_day)]
         for moment, model in callers:

@@ -50,6 +50,7 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "tiers.*.target_concurrency": ("tiers.a10g.target_concurrency", 9),
     "tiers.*.exit_grace_seconds": ("tiers.a10g.exit_grace_seconds", 9),
     "tiers.*.own_wakes_per_day": ("tiers.a10g.own_wakes_per_day", 9),
+    "tiers.*.readers_ahead": ("tiers.a10g.readers_ahead", 9),
     "tiers.*.ollama.context_length": ("tiers.a10g.ollama.context_length", 2048),
     "tiers.*.ollama.num_parallel": ("tiers.a10g.ollama.num_parallel", 9),
     "tiers.*.ollama.max_loaded_models": ("tiers.a10g.ollama.max_loaded_models", 9),
@@ -57,6 +58,7 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "tiers.*.ollama.kv_cache_type": ("tiers.a10g.ollama.kv_cache_type", "q4_0"),
     "tiers.*.ollama.keep_alive_seconds": ("tiers.a10g.ollama.keep_alive_seconds", 9),
     "tiers.*.ollama.load_timeout_seconds": ("tiers.a10g.ollama.load_timeout_seconds", 99),
+    "tiers.*.ollama.load_mode": ("tiers.a10g.ollama.load_mode", "none"),
     "models[].name": ("models.0.name", "qwen3"),
     "models[].tier": ("models.0.tier", "h100"),
     "models[].pinned": ("models.0.pinned", False),
@@ -111,7 +113,8 @@ def document() -> dict[str, Any]:
     """The shipped file, with what it leaves out."""
     found = tomllib.loads(FLEET_FILE.read_text("utf-8"))
     found["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
-    found["tiers"]["a10g"]["ollama"]["kv_cache_type"] = "f16"
+    found["tiers"]["a10g"]["ollama"] |= {"kv_cache_type": "f16", "load_mode": "dio"}
+    found["tiers"]["a10g"]["readers_ahead"] = 8
     found["alerts"]["webhook_secret"] = "ollama-webhook"
     zero = dict.fromkeys(ParametersConfig.model_fields, 0)
     found["models"][0] |= {"context": 4096, "parameters": {**zero, "stop": ["end"]}, "system": "Be brief."}
@@ -204,7 +207,7 @@ def deployed(fleet: Fleet) -> dict[str, Any]:
         **_everywhere(fleet),
         **_night_and_alerts(fleet, rented=True),
         "asked of Modal": [{**each, "image": None, "volumes": None} for each in asked.values()],
-        "servers": [tier_settings(fleet, name, {}) for name in fleet.tiers],
+        "servers": [tier_settings(fleet, name) for name in fleet.tiers],
         "capacities": fleet.catalog_tiers(),
         "registries": fleet.may_pull_from(),
         "wakes": [Wakes({}, fleet).budget(name) for name in fleet.tiers],  # type: ignore[arg-type]
@@ -322,7 +325,8 @@ def test_a_found_ollama_is_told_how_it_would_be_tuned() -> None:
         "[tiers] has no effect: the Ollama at http://127.0.0.1:11434 was running already, is used as it is, and stands"
         " for all tiers; `up --tier a10g --tier h100` starts a server for each beside it, or set in its own environment"
         " what the file says of a10g: OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2"
-        " OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE=f16 OLLAMA_KEEP_ALIVE=-1 OLLAMA_LOAD_TIMEOUT=300s; of h100:"
+        " OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE=f16 OLLAMA_KEEP_ALIVE=-1 OLLAMA_LOAD_TIMEOUT=300s"
+        " LLAMA_ARG_LOAD_MODE=dio; of h100:"
         " OLLAMA_CONTEXT_LENGTH=16384 OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2 OLLAMA_FLASH_ATTENTION=1"
         " OLLAMA_KV_CACHE_TYPE=q8_0 OLLAMA_KEEP_ALIVE=-1 OLLAMA_LOAD_TIMEOUT=600s"
     )
@@ -356,6 +360,7 @@ def test_what_else_was_said_counts_and_is_told() -> None:
         "OLLAMA_FLASH_ATTENTION": "1",
         "OLLAMA_KV_CACHE_TYPE": "f16",
         "OLLAMA_KEEP_ALIVE": "-1",
+        "LLAMA_ARG_LOAD_MODE": "dio",
     }
     [tier] = asked.capacities({**environ, "OLLAMA_KEEP_ALIVE": "1h"})
     assert (tier.context, tier.parallel, tier.keep_alive) == (4096, 4, None)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.model_server.reload_policy import FIRST_PAUSE, OVERDUE, pause
 from app.model_server.report import Report
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.start_failures import refused_starts
+from app.model_server.starting.wanted import want
 from app.model_server.supervisor import ServerSupervisor
 from app.model_server.weights_reload import WeightsReload
 from app.platform.errors import NotReloaded
@@ -29,6 +31,7 @@ from jobs.core.model_name import ModelName
 from jobs.ollama.host import OllamaHost
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.cold_starts import read_cold_starts
 from jobs.telemetry.container_time import metered, say_warming
 from jobs.weights.removal import remove
 from tests.support.models_directory import put, sample, weights_at
@@ -95,6 +98,7 @@ class Case:
             startup=timedelta(seconds=PATIENCE),
             warmed=tuple(map(ModelName.parse, warmed)),
             probe_every=timedelta(seconds=every),
+            readers_ahead=4,
         )
         host = ServerHost(
             volume=self.volume.seen,
@@ -110,6 +114,8 @@ class Case:
         )
         self.server = ServerSupervisor(settings, host)
         self.server.start()
+        # What it says beside its start is written a moment later.
+        until(lambda: not any(each.name.startswith("start_") for each in threading.enumerate()))
         return self.server
 
     def publish(self, *models: Any, generation: int) -> None:
@@ -365,7 +371,19 @@ def test_a_server_says_that_it_wakes(case: Case) -> None:
     case.facts = Recorder(case.folder / "recorded.sqlite")
     case.start().stop()
     case.facts.close()
-    assert states == ["waking", "serving", "ended"]
+    assert [state for state, _ in groupby(states)] == ["waking", "serving", "ended"]
+
+
+def test_a_start_reads_its_model_ahead(case: Case) -> None:
+    """What is written down of a start says how many bytes of which model came in, and how fast they were read."""
+    case.publish(LLAMA, OTHER, generation=1)
+    want(case.facts, "a10g", "other:latest", case.clock.now(), since=case.clock.now())
+
+    case.start(warmed=("llama3.2",))
+
+    [cold] = until(lambda: [each for each in read_cold_starts(case.facts) if each.kind == "start"])
+    assert (cold.model, cold.size) == ("other:latest", 5000)
+    assert cold.bytes_per_second
 
 
 def test_death_takes_the_container_out(case: Case) -> None:
@@ -383,19 +401,21 @@ def test_an_ollama_that_ends_at_the_end_of_its_start_is_no_start(case: Case, tmp
     """One that ends after its last check, before anybody watches it, is refused at once: no probe need miss it."""
 
     class Ending(SqliteDict):
-        """Has ollama end, and that noticed, before the last report of the start is written."""
+        """Writes the first report when ollama has been asked for the last time, has ended, and that was noticed."""
 
         def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
-            if value.get("state") == "serving":
+            if isinstance(value, dict) and value.get("state") == "waking":
+                until(lambda: case.server is not None and case.server._last_running)
                 for child in case.children():
                     os.kill(child, signal.SIGKILL)
                 until(lambda: "ollama _await_end" not in {thread.name for thread in threading.enumerate()})
             return super().put(key, value, skip_if_exists=skip_if_exists)
 
     case.facts = Ending(tmp_path / "facts.sqlite")
+    case.publish(LLAMA, generation=1)
 
     with pytest.raises(ServerTrouble, match="ollama ended with -9 as soon as it had started"):
-        case.start()
+        case.start(warmed=("llama3.2",))
 
     assert case.report()["state"] == "refused"
     case.facts.close()

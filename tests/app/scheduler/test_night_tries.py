@@ -1,5 +1,6 @@
 """A night that fails: tried again by itself, with growing pauses and an end, and somebody hears of it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from app.scheduler.night_plan import Actual
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home.home import Stack, home_of
+from jobs.ledger.job import Job
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.night_tries import LONGEST, MOST, Tries, last_tries
@@ -59,14 +61,12 @@ class Platform:
         self.began.append(self.store.clock.now())
         meets = self.meets.pop(0) if self.meets else None
 
-        def actual(memory: Memory) -> Actual:
+        def actual(memory: Memory, jobs: Sequence[Job]) -> Actual:
             if meets is not None:
                 raise meets
             now, nothing = self.store.clock.now(), Survey((), (), (), (), (), 0)
             pruning = plan(nothing, memory.weights_use([]), FLEET.retention(), now)
-            return Actual(
-                (), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, self.post.ledger.reader.jobs(), now)
-            )
+            return Actual((), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, now))
 
         runs.nightly(self.post, actual)
 

@@ -1,6 +1,8 @@
 """What the schedules do in their turn: nothing is forgotten on the way, and one thing's failure is not another's."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -10,7 +12,7 @@ from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending
+from jobs.ledger.job import Ending, Job
 from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 from jobs.store import keys
 from jobs.weights.history import Memory
@@ -30,12 +32,12 @@ def post_of(store: Store, sent_lanes: list[str]) -> runs.ScheduleContext:
     return runs.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, sent_lanes.append)
 
 
-def empty(post: runs.ScheduleContext, memory: Memory) -> Actual:
+def empty(post: runs.ScheduleContext, memory: Memory, jobs: Sequence[Job]) -> Actual:
     """Nothing is there."""
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
+    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, jobs, now))
 
 
 def move_to(store: Store, hour: int) -> None:
@@ -93,7 +95,7 @@ def test_a_night_sends_for_what_it_posts(store: Store) -> None:
     """The workers of a night's jobs are sent for at once, and the weights worker in any case."""
     sent_lanes: list[str] = []
     post = post_of(store, sent_lanes)
-    runs.nightly(post, lambda memory: empty(post, memory))
+    runs.nightly(post, partial(empty, post))
     assert {job.kind for job in post.ledger.reader.jobs()} == {"pull"}
     assert sent_lanes == [WEIGHTS_LANE]
 
@@ -101,12 +103,12 @@ def test_a_night_sends_for_what_it_posts(store: Store) -> None:
 def test_a_night_that_broke_off_has_not_come(store: Store) -> None:
     """Only a night that reached its end is noted as run; one that did not is missed, and told of."""
 
-    def fail(_: Memory) -> Actual:
+    def fail(_: Memory, __: Sequence[Job]) -> Actual:
         raise OSError("no volume")
 
     post = post_of(store, [])
     with pytest.raises(OSError, match="no volume"):
         runs.nightly(post, fail)
     assert store.facts.get(keys.NIGHT_RAN) is None
-    runs.nightly(post, lambda memory: empty(post, memory))
+    runs.nightly(post, partial(empty, post))
     assert store.facts.get(keys.NIGHT_RAN) is not None

@@ -1,5 +1,6 @@
 """What is told of the last night: its jobs as they stand now, what they moved, what it left alone."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from app.scheduler.night_plan import Actual, UpstreamTag
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending
+from jobs.ledger.job import Ending, Job
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.nightly_report import line, lines, report
@@ -33,8 +34,8 @@ HERE, ABSENT = (ModelName.parse(model.name) for model in FLEET.models)
 def night(store: Store, *names: ModelName) -> None:
     """A run of the night, with these models on the volume and a registry that says nothing."""
 
-    def actual(memory: Memory) -> Actual:
-        now, jobs = store.clock.now(), store.ledger().reader.jobs()
+    def actual(memory: Memory, jobs: Sequence[Job]) -> Actual:
+        now = store.clock.now()
         models = tuple(surveyed(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}

@@ -138,7 +138,7 @@ def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPo
     """After some refused starts all who wait get 503 with the server's own reason, in their dialect; whoever comes then
     is told at once, and starts nothing, until it is time for one more try."""
     refusing = Refusing()
-    pace = replace(QUICK, first_poll_seconds=0.5, longest_poll_seconds=0.5)
+    pace = replace(QUICK, poke_seconds=0.5)
     with (
         ScriptedServer(whole_answer, opening=refusing) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, refresh_seconds=0.0) as running,

@@ -25,7 +25,8 @@ class Case:
             "ta-1",
             tell=lambda: self.told.append(self.start_reports.progress()),
             weights_of=lambda blob: Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None,
-            bytes_read=read,
+            engines_bytes=read,
+            read_ahead=lambda: None,
         )
 
     def started(self) -> None:

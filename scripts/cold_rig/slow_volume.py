@@ -1,0 +1,86 @@
+"""The slow volume: built where a C compiler is, mounted where FUSE is, and gone when it is left."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cold_rig.needs import NoRig
+
+SOURCE = Path(__file__).with_suffix(".c")
+COMPILER = "cc"
+
+
+@dataclass(frozen=True)
+class VolumeSpeed:
+    """How slow it is.
+
+    Args:
+        latency_ms: of each request.
+        stream_mb: megabytes a second of one request.
+        total_mb: megabytes a second of all.
+        background: requests that the kernel has under way for one who reads ahead.
+
+    """
+
+    latency_ms: float = 3.0
+    stream_mb: float = 260.0
+    total_mb: float = 2500.0
+    background: int = 12
+
+    def floor(self, size: int) -> float:
+        """Seconds that so many bytes take at least."""
+        return size / (self.total_mb * 1e6)
+
+
+def build(folder: Path) -> Path:
+    """The program, made in this folder.
+
+    Raises:
+        NoRig: something that it needs is not installed.
+
+    """
+    for needed, package in ((COMPILER, "a C compiler"), ("fusermount3", "fuse3")):
+        if shutil.which(needed) is None:
+            raise NoRig(f"there is no `{needed}`: install {package}")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise NoRig("/dev/fuse cannot be opened: this machine lets nobody mount")
+    program = folder / "slow_volume"
+    words = [COMPILER, "-O2", "-Wall", "-pthread", "-o", str(program), str(SOURCE)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise NoRig(f"{SOURCE.name} cannot be compiled: {done.stderr.strip()[-500:]}")
+    return program
+
+
+@contextmanager
+def mounted(program: Path, source: Path, mount: Path, speed: VolumeSpeed) -> Iterator[Path]:
+    """The volume, with nothing of it in the page cache.
+
+    Raises:
+        NoRig: it could not be mounted.
+
+    """
+    mount.mkdir(exist_ok=True)
+    numbers = (speed.latency_ms, speed.stream_mb, speed.total_mb, speed.background)
+    process = subprocess.Popen(
+        [str(program), str(source), str(mount), *map(str, numbers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if process.stdout.readline() != b"ready\n":
+            raise NoRig(process.stderr.read().decode(errors="replace").strip())
+        yield mount
+    finally:
+        # Lazily: a reader at its last block still has its file open. The program's end is the end of the volume, also
+        # where another process has taken a copy of the table of mounts.
+        subprocess.run(["fusermount3", "-u", "-z", str(mount)], check=False, capture_output=True)
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,220 @@
+"""What the commands that list ask for, counted, at N jobs that have ended and at 2N: on one machine in the steps of
+SQLite, over a deployment's stores in round trips and in what they stream.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.deployment.status import status
+from app.local.main import app
+from jobs.archive.archive import AFTER
+from jobs.cli.completion import job_ids
+from jobs.cli.job_commands import JobCommands
+from jobs.core.clock import SystemClock
+from jobs.core.progress import Reading
+from jobs.home.home import VARIABLE, Home
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import known_jobs, look_and_remember
+from jobs.store import keys
+from jobs.telemetry.nightly_report import OF_NIGHTS, report
+from jobs.testing.clock import HandClock
+from tests.support.counting_sqlite import Steps
+from tests.support.counting_stores import CountingStore, Trips
+from tests.support.past_jobs import write_past
+
+N = 400
+ONE_OF_ITS_MODEL = N - 50
+SPARE = 1.15
+"""A B-tree that is one page deeper."""
+
+
+# -- one machine -------------------------------------------------------------------------------------------------------
+
+
+class PastHome:
+    """A home with so many jobs that ended within days, a few of which failed, and as many that are older."""
+
+    def __init__(self, root: Path, ended: int) -> None:
+        self.home = Home(root)
+        self.home.prepare()
+        path, now = root / "ledger.sqlite", datetime.now(UTC)
+        write_past(path, ended, now - AFTER, models="old", failed_each=0)
+        write_past(path, 5, now - timedelta(minutes=20), models="broken", failed_each=1)
+        self.ids = write_past(path, ended, now - timedelta(minutes=5), failed_each=0)
+        ledger = self.home.ledger(SystemClock())
+        ledger.index_all(ledger.reader.jobs())
+
+    def check_alerts(self) -> None:
+        """As a running `up` does every few minutes."""
+        look_and_remember(self.home.reader(SystemClock()), self.home.facts(), SystemClock().now())
+
+
+Work = Callable[[PastHome], object]
+
+
+def typed(*words: str) -> Work:
+    def work(_: PastHome) -> None:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, done.output
+
+    return work
+
+
+def job_of(cut: int | None) -> Work:
+    return lambda past: typed("job", past.ids[ONE_OF_ITS_MODEL][:cut])(past)
+
+
+FLAT: dict[str, Work] = {
+    "jobs --state": typed("jobs", "--state", "succeeded"),
+    "jobs --state running": typed("jobs", "--state", "running"),
+    "jobs --kind": typed("jobs", "--kind", "pull"),
+    "jobs --dead": typed("jobs", "--dead"),
+    "job ID": job_of(None),
+    "job ID, cut short": job_of(-3),
+    "night": typed("night"),
+    "cost": typed("cost"),
+    "cold": typed("cold"),
+    "windows --suggest": typed("windows", "--suggest"),
+    "completion": lambda _: job_ids("x"),
+}
+"""What costs the same, however many jobs have ended. `jobs --dead` does while an `up` has looked within the hour."""
+
+LINEAR: dict[str, tuple[Work, str]] = {
+    "jobs": (typed("jobs"), "it says how many there are beside the page, and counts their keys for it"),
+    "jobs --limit 0": (typed("jobs", "--limit", "0"), "it shows each"),
+    "jobs --since": (typed("jobs", "--since", "30d"), "it shows each, and counts them"),
+    "jobs --state failed": (typed("jobs", "--state", "failed"), "fewer than a page, so all are looked at for another"),
+    "status": (typed("status"), "its counts are of all jobs, which a running `up` has made, and nobody without one"),
+    "jobs --dead, without `up`": (typed("jobs", "--dead"), "any later job may have mended what failed"),
+}
+"""What grows with the jobs of the last days, no faster than they do, and why it does."""
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps()
+    steps.watch(monkeypatch)
+    return steps
+
+
+@pytest.fixture
+def counted(tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> Callable[[Work, bool], list[int]]:
+    def counts(work: Work, is_up: bool) -> list[int]:
+        found = []
+        for ended in (N, 2 * N):
+            past = PastHome(tmp_path / str(ended), ended)
+            if is_up:
+                past.check_alerts()
+            monkeypatch.setenv(VARIABLE, str(past.home.root))
+            found.append(steps.of(partial(work, past)))
+        return found
+
+    return counts
+
+
+@pytest.mark.parametrize("what", FLAT)
+def test_a_command_costs_the_same_whatever_the_past(what: str, counted: Callable[[Work, bool], list[int]]) -> None:
+    """A command that shows a page, or one job, reads no more with twice as many jobs that have ended."""
+    once, twice = counted(FLAT[what], True)
+    assert 0 < twice <= SPARE * once, (once, twice)
+
+
+@pytest.mark.parametrize("what", LINEAR)
+def test_a_command_about_all_jobs_grows_as_they_do(what: str, counted: Callable[[Work, bool], list[int]]) -> None:
+    """A command that cannot but look at all jobs takes at most twice as much for twice as many."""
+    work, why = LINEAR[what]
+    once, twice = counted(work, False)
+    assert once < twice <= 2 * SPARE * once, (once, twice, why)
+
+
+# -- a deployment ------------------------------------------------------------------------------------------------------
+
+
+class Deployed:
+    """The stores of a deployment with so many jobs that have ended, and the commands of `app.jobs` over them."""
+
+    def __init__(self, ended: int) -> None:
+        self.clock = HandClock()
+        self.store = CountingStore(self.clock)
+        self.ids: list[str] = []
+        ledger = Ledger(self.store.queue, self.store.facts, self.clock)
+        ledger.sweep()
+        for number in range(ended):
+            self.ids.append(self._ended(ledger, number))
+        look_and_remember(ledger.reader, self.store.facts, self.clock.now())  # as the last tick did
+        for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
+            self.store.facts.pop(key)
+        self.clock.tick(300)
+        fresh = Ledger(self.store.queue, self.store.facts, self.clock)
+        self.commands = JobCommands(
+            fresh,
+            self.clock,
+            is_worked=lambda: True,
+            idle=("", ""),
+            log="",
+            dead=lambda: known_jobs(fresh.reader, self.store.facts, self.clock.now()).dead,
+        )
+
+    def _ended(self, ledger: Ledger, number: int) -> str:
+        model = f"m{number}"
+        id = ledger.post("pull", f"{model}:latest", {"model": model}, by="test").job.id
+        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=5))
+        assert claim is not None
+        ledger.end(claim, Ending("failed", "network", "cut") if number < 3 else Ending("succeeded"), Reading())
+        self.clock.tick(3_700)
+        return id
+
+    def counted(self, work: "Look") -> Trips:
+        self.store.trips.begin()
+        work(self)
+        return self.store.trips
+
+
+Look = Callable[[Deployed], object]
+
+
+def listing(**chosen: object) -> Look:
+    return lambda at: at.commands.list_jobs(**chosen, json=True)  # type: ignore[arg-type]
+
+
+def look_at_night(at: Deployed) -> None:
+    report(dict(at.store.facts.items(*OF_NIGHTS)), at.commands.reader.select()[0])
+
+
+def look_at_status(at: Deployed) -> None:
+    status(at.store.facts, at.clock.now(), deployed=True, jobs=at.commands.reader.select()[0])
+
+
+LOOKS: dict[str, tuple[Look, int, str]] = {
+    "jobs": (listing(), 1, "Modal lists a Dict whole"),
+    "jobs --state running": (listing(state="running"), 1, ""),
+    "jobs --state failed": (listing(state="failed"), 1, "as `jobs`"),
+    "jobs --dead": (listing(dead=True), 3, ""),
+    "job ID": (lambda at: at.commands.show_job(at.ids[0], follow=False, json=True), 8, ""),
+    "job ID, cut short": (
+        lambda at: at.commands.show_job(at.ids[0][:-3], follow=False, json=True),
+        9,
+        "what begins so is found in a listing of the keys",
+    ),
+    "night": (look_at_night, 3, "a night's forty jobs by their keys are two hundred trips, and this is one"),
+    "status": (look_at_status, 5, "its counts are of all jobs"),
+}
+"""The round trips of each, at most; where what they stream grows with the jobs of the last days, why."""
+
+
+@pytest.mark.parametrize("what", LOOKS)
+def test_a_command_of_a_deployment_keeps_to_its_budget(what: str) -> None:
+    """A command makes no more round trips than its budget says, whatever the past; what it streams is no more than
+    before, or grows as the jobs do for the reason that is given."""
+    work, most, why = LOOKS[what]
+    (few, streamed), (many, streamed_more) = (
+        (len(trips.asked), trips.listed) for trips in (Deployed(size).counted(work) for size in (40, 80))
+    )
+    assert few == many <= most, (few, many)
+    assert streamed < streamed_more <= 2 * SPARE * streamed if why else streamed == streamed_more

@@ -1,0 +1,92 @@
+"""What a server's start asks of the ledger before it is ready, counted: whoever wakes it waits for each in a row."""
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.wanted import want
+from app.model_server.supervisor import ServerSupervisor
+from jobs.core.clock import SystemClock
+from jobs.ollama.host import OllamaHost
+from jobs.store import keys
+from tests.support.counting_stores import CountingStore
+from tests.support.models_directory import put, sample, weights_at
+from tests.support.ollama_servers import SIMULATOR
+from tests.support.processes import free_port
+
+
+class InARow:
+    """A deployment's ledger that tells what the thread which starts the server asked of it itself."""
+
+    def __init__(self, store: CountingStore) -> None:
+        self._facts = store.facts
+        self.asked: list[str] = []
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        self._note(f"put {key}")
+        return self._facts.put(key, value, skip_if_exists=skip_if_exists)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._note(f"get {key}")
+        return self._facts.get(key, default)
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        self._note(f"pop {key}")
+        return self._facts.pop(key, default)
+
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        self._note("keys")
+        return self._facts.keys(*prefixes)
+
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        self._note("items")
+        return self._facts.items(*prefixes)
+
+    def _note(self, what: str) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.asked.append(what)
+
+
+@pytest.mark.parametrize("models", [1, 8])
+def test_a_start_waits_for_one_trip_to_the_ledger(tmp_path: Path, models: int) -> None:
+    """Until a server is ready it waits for one trip itself, which generation of the weights is wanted; which model is
+    waited for, and what it tells of itself, goes on beside that. In all they are nine, for any number of models."""
+    store = CountingStore(SystemClock())
+    facts = InARow(store)
+    weights = weights_at(tmp_path)
+    for number in range(models):
+        put(weights, sample(f"m{number}", b"weights" * 1000))
+    store.facts.put(keys.WEIGHTS_GENERATION, 1)
+    now = SystemClock().now()
+    want(store.facts, "a10g", "m0:latest", now, since=now)
+    server = ServerSupervisor(
+        TierSettings("a10g", gpu_promised=False, environ={}, startup=timedelta(seconds=60)),
+        ServerHost(
+            volume=tmp_path / "models",
+            disk=tmp_path / "disk",
+            container="ta-1",
+            facts=facts,
+            reload=lambda _: None,
+            end_container=lambda: None,
+            address=OllamaHost(port=free_port()),
+            inherited=os.environ,
+            clock=SystemClock(),
+            command=SIMULATOR,
+        ),
+    )
+    store.trips.begin()
+    try:
+        server.start()
+        in_a_row, trips = list(facts.asked), list(store.trips.asked)
+    finally:
+        server.stop()
+
+    assert in_a_row == [f"get {keys.WEIGHTS_GENERATION}"]
+    assert f"get {keys.wanted('a10g')}" in trips
+    assert len(trips) <= 9, trips
