@@ -103,7 +103,7 @@ class HttpCycle(RequestResponseCycle):
         finally:
             self.on_response = _nothing
             self._call_when_gone = None  # the request and its scope refer to this: that were a circle
-            self.scope = {}
+            self.scope = {}  # type: ignore[typeddict-item] # of nobody
             if self.task is not None:
                 self._tasks.discard(self.task)
 

@@ -224,7 +224,7 @@ OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
 CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
 """All facts of incidents, but for when all that are open were last so."""
 
-BY_TIME = (END, GONE)
+BY_TIME = (END, GONE, CHANGED)
 """What one machine's file finds by its `at` as well, however much of it there is."""
 
 FOR_SERVERS = (WARMING, WANTED)
