@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -206,18 +206,28 @@ def late_text(line: Line) -> str:
     """As `as_text` has it."""
     message, _ = line.told()
     about = plain(f" (request {line.request})") if line.request else ""
-    at = time.strftime("%H:%M:%S", time.localtime(line.at))
-    return f"{at} INFO    {plain(message, LONGEST_LINE)}{f' {about}' if about else ''}\n"
+    return f"{_second_here(int(line.at))} INFO    {plain(message, LONGEST_LINE)}{f' {about}' if about else ''}\n"
 
 
 def late_json(line: Line) -> str:
     """As `as_json` has it."""
     message, about = line.told()
-    fields: dict[str, object] = {
-        "at": isoformat(datetime.fromtimestamp(line.at, UTC)), "level": "INFO", "message": message, "where": line.where,
-    }  # fmt: skip
+    at = f"{_second_in_utc(int(line.at))}.{int(line.at * 1000) % 1000:03d}Z"
+    fields: dict[str, object] = {"at": at, "level": "INFO", "message": message, "where": line.where}
     request = {"request": line.request} if line.request else {}
     return f"{json.dumps({**fields, **_about, **request, **about, **fields})}\n"
+
+
+@lru_cache(2)
+def _second_here(second: int) -> str:
+    """The time of day; of all lines of a second it is worded once."""
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
+@lru_cache(2)
+def _second_in_utc(second: int) -> str:
+    """As `isoformat` has it, but for what is below a second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _plain(value: object) -> object:

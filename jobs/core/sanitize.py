@@ -13,6 +13,8 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 def plain(text: object, longest: int = LONGEST) -> str:
     """One line that is what it looks like: blanks joined, control and direction characters shown as escapes."""
+    if isinstance(text, str) and len(text) <= longest and text.isascii() and text.isprintable():  # as nearly all
+        return text.strip() if "  " not in text else " ".join(text.split())
     words = " ".join(str(text)[: 4 * longest].split())
     return visible(words if len(words) <= longest else f"{words[:longest]}…")
 

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
+from app.gateway.auth import signatures
 from app.gateway.auth.signatures import KIND, SignedRequest, is_signature, parse_public_key, signer
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
@@ -45,6 +46,7 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGNER = f"{KIND}:"
 _PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
 _MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
+_UNKNOWN = "this key is not known here"
 _SEND_ONE = (
     "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"
     " `ollama-modal keys new NAME` makes one"
@@ -279,6 +281,9 @@ class Keys:
         given = tuple(keys)
         is_only = len({key.caller.name for key in given}) == 1
         self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
+        self._takes_signatures = any(key.proof.startswith(_SIGNER) for key in given)
+        if self._takes_signatures:
+            signatures.prepare()
         #: The key by the hash of the headers that showed it, so that each is read once: of keys that are known alone.
         #: Any thread may put in and take out: each is one step, and what is not there is read anew.
         self._seen: dict[bytes, Key] = {}
@@ -337,7 +342,7 @@ class Keys:
         sent = hashlib.sha256(repr(shown).encode()).digest()  # in place of what was sent, which is kept nowhere
         known = self._seen.get(sent)
         if known is None:
-            known = self._find(_proof(shown, now, signed))
+            known = self._find(_proof(shown, now, signed, takes_signatures=self._takes_signatures))
             if not known.proof.startswith(_SIGNER):  # a signature is good for one request
                 if len(self._seen) >= _MOST_SEEN:
                     self._seen.clear()
@@ -355,7 +360,7 @@ class Keys:
             if hmac.compare_digest(key.proof, shown):
                 known = key
         if known is None:
-            raise Unauthorized("this key is not known here", hint=_SEND_ONE)
+            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
         return known
 
 
@@ -376,13 +381,21 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
             )
 
 
-def _proof(sent: Sequence[tuple[bytes, bytes]], now: datetime, signed: Callable[[], SignedRequest] | None) -> str:
+def _proof(
+    sent: Sequence[tuple[bytes, bytes]],
+    now: datetime,
+    signed: Callable[[], SignedRequest] | None,
+    *,
+    takes_signatures: bool,
+) -> str:
     """What came along, as lines have it: of a signature, or of a key: a bearer's, else `x-api-key`, else of Basic."""
     if len({name for name, _ in sent}) != len(sent):
         raise Unauthorized("a header with a key came twice", hint="send it once")
     values = {name: value.strip().decode("utf-8", "surrogateescape") for name, value in sent}
     authorization = values.get(b"authorization", "")
     if signed is not None and is_signature(authorization):
+        if not takes_signatures:
+            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
         return _SIGNER + signer(authorization, signed(), now)
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else ""

@@ -8,15 +8,13 @@ reader of the traffic can use it again for some minutes, as any key that comes i
 
 import base64
 import binascii
+import importlib
 import struct
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import parse_qs
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from jobs.core.errors import BadRequest, Unauthorized
 
@@ -62,6 +60,13 @@ def parse_public_key(text: str) -> str:
     return blob
 
 
+def prepare() -> None:
+    """Load now what checks signatures: it is 8 MB, of no use to a gateway that has only keys, and takes some tens
+    of milliseconds, which must not come to the event loop with the first signature.
+    """
+    importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
+
+
 def is_signature(authorization: str) -> bool:
     """Whether this is what Ollama's command sends, and no scheme with a key."""
     return ":" in authorization and " " not in authorization
@@ -74,6 +79,9 @@ def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
         Unauthorized: it is of another request, another time, or another key than the one that is shown.
 
     """
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see `prepare`
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
     public, _, signature = authorization.partition(":")
     ts = request.ts
     try:

@@ -95,7 +95,10 @@ class CallerReply:
         """The head, unless it has been sent already."""
         if self._exchange.status:
             return
-        self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
+        for name, value in headers:
+            if name == b"content-type":
+                self._content_type = value
+                break
         served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
         if self.context_length is not None:
             served.append((b"x-context-length", b"%d" % self.context_length))

@@ -1,6 +1,8 @@
 """Keys: what a line may say, who is let in by which header, and how much one key may ask for."""
 
 import base64
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -411,3 +413,21 @@ def test_the_only_key_shares_with_nobody() -> None:
     assert share(f"{LINE}\nbob {hash_of(OTHER)}") == 128
     assert share_of(512, ANYONE) == 512
     assert share_of(2, Caller("alice", frozenset())) == 1
+
+
+def test_a_gateway_of_keys_alone_does_not_load_what_checks_signatures() -> None:
+    """It takes 8 MB, and comes with the first line of a signer; a signature is refused without it."""
+    asks = f"""
+import sys
+from datetime import UTC, datetime
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.signatures import SignedRequest
+from jobs.core.errors import Unauthorized
+keys = Keys.parse("me {hash_of(KEY)} chat")
+try:
+    keys.identify([(b"authorization", b"AAAA:BBBB")], datetime.now(UTC), lambda: SignedRequest("GET", "/", "ts=1"))
+except Unauthorized as refusal:
+    print(refusal, "cryptography" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", asks], check=True, capture_output=True, text=True).stdout
+    assert said == "this key is not known here False\n"
