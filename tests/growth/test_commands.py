@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import app.local.main  # noqa: F401 - brings the commands of one machine
 from app.deployment.status import status
+<<<<<<< HEAD
 from app.local import main  # noqa: F401 - which adds its commands
 from jobs.archive.archive import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
 from jobs.cli.main import app
+=======
+from jobs.archive.archive import AFTER
+from jobs.cli.completion import job_ids
+from jobs.cli.job_commands import JobCommands
+from jobs.cli.main import app as command_line
+>>>>>>> gaps
 from jobs.core.clock import SystemClock
 from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home
@@ -61,7 +69,7 @@ Work = Callable[[PastHome], object]
 
 def typed(*words: str) -> Work:
     def work(_: PastHome) -> None:
-        done = CliRunner().invoke(app, list(words))
+        done = CliRunner().invoke(command_line, list(words))
         assert done.exit_code == 0, done.output
 
     return work
