@@ -13,7 +13,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from loguru import logger
@@ -325,7 +325,13 @@ class Ledger:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         return job
 
-    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
+    def sweep(
+        self,
+        before_lost: Callable[[Job], None] = lambda _: None,
+        *,
+        no_worker_lives: bool = False,
+        now: datetime | None = None,
+    ) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
 
         Safe to run any number of times at once.
@@ -333,13 +339,15 @@ class Ledger:
         Args:
             before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
             no_worker_lives: what is running is given up whatever its lease says; for who knows that its worker is dead.
+            now: the moment by which leases are judged, from whoever has made sure of the clock that told it; else it is
+                asked for here.
 
         """
         listed = self._open.all()
         if not listed.is_complete:  # a ledger of an older version, or one that was not swept for long
             self.index_all(self.reader.jobs())
             listed = self._open.all()
-        return self._sweeper.sweep(listed, before_lost, no_worker_lives=no_worker_lives)
+        return self._sweeper.sweep(listed, before_lost, no_worker_lives=no_worker_lives, now=now)
 
     # -- what the archive does -----------------------------------------------------------------------------------------
 

@@ -81,9 +81,11 @@ class Sweeper:
         self._open = OpenJobs(facts, clock)
         self._reader = LedgerReader(facts)
 
-    def sweep(self, listed: Listed, before_lost: BeforeLost, *, no_worker_lives: bool) -> Swept:
+    def sweep(
+        self, listed: Listed, before_lost: BeforeLost, *, no_worker_lives: bool, now: datetime | None = None
+    ) -> Swept:
         """Look at the jobs that are listed, and do what is to be done about them."""
-        now = self._clock.now()
+        now = now or self._clock.now()
         lost: list[str] = []
         going_on: list[OpenJob] = []
         beats: dict[str, datetime] = {}

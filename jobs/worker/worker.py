@@ -168,7 +168,8 @@ class Worker:
     # The thread that takes
 
     def _take_until(self, stop: threading.Event, over: threading.Event, idle_after: timedelta | None) -> None:
-        self._offset = self._clock_offset() or 0.0
+        looked = self._looked_at_clocks()
+        self._offset = looked[1] if looked else 0.0
         misses = 0
         try:
             while not (stop.is_set() or over.is_set() or self._is_idle(idle_after)):
@@ -219,7 +220,12 @@ class Worker:
 
     def _sweep_if_due(self) -> bool:
         now = self._clock.monotonic()
-        if self._was_set_forward():
+        looked = self._looked_at_clocks()
+        if looked is None:
+            return False  # nobody can tell whether the clock was set meanwhile; we come again at once
+        moment, offset = looked
+        ahead, self._offset = offset - self._offset, offset
+        if ahead > self._timing.lease.total_seconds() / 2:
             # All beats look old now. Whoever lives, of this machine at least, has beaten again before a lease is over.
             logger.warning("the clock was set forward; silent attempts are given up a lease later")
             self._sweep_not_before(now + self._timing.lease.total_seconds())
@@ -227,7 +233,8 @@ class Worker:
             if now < self._sweep_at:
                 return False
             self._sweep_at = now + self._timing.sweep.total_seconds()
-        swept = self._ledger.sweep(self._before_lost)
+        # By the moment that was looked at: the clock may be set from here on, and beats are older than it says then.
+        swept = self._ledger.sweep(self._before_lost, now=moment)
         self._has_open_jobs = self._lane in swept.open_lanes
         for id in swept.lost:
             logger.warning("gave up a silent attempt of job {}", id)
@@ -244,19 +251,11 @@ class Worker:
         with self._changed:
             self._sweep_at = max(self._sweep_at, at)
 
-    def _was_set_forward(self) -> bool:
-        """Whether the wall clock has run ahead of the seconds that passed since the last look, by half a lease."""
-        offset = self._clock_offset()
-        if offset is None:
-            return False
-        ahead, self._offset = offset - self._offset, offset
-        return ahead > self._timing.lease.total_seconds() / 2
-
-    def _clock_offset(self) -> float | None:
-        """The wall clock less the monotonic one; None when we were held up between the two."""
+    def _looked_at_clocks(self) -> tuple[datetime, float] | None:
+        """The wall clock, and how far it is ahead of the monotonic one; None when we were held up between the two."""
         before = self._clock.monotonic()
-        offset = self._clock.now().timestamp() - before
-        return offset if self._clock.monotonic() - before < 1 else None
+        moment = self._clock.now()
+        return (moment, moment.timestamp() - before) if self._clock.monotonic() - before < 1 else None
 
     def _is_idle(self, idle_after: timedelta | None) -> bool:
         now = self._clock.monotonic()

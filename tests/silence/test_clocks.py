@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,9 +31,15 @@ class CountedSweeps(Ledger):
 
     sweeps = 0
 
-    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
+    def sweep(
+        self,
+        before_lost: Callable[[Job], None] = lambda _: None,
+        *,
+        no_worker_lives: bool = False,
+        now: datetime | None = None,
+    ) -> Swept:
         self.sweeps += 1
-        return super().sweep(before_lost, no_worker_lives=no_worker_lives)
+        return super().sweep(before_lost, no_worker_lives=no_worker_lives, now=now)
 
 
 def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
