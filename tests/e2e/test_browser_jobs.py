@@ -332,7 +332,7 @@ def test_forced_colours_are_legible(forced: Browser) -> None:
     weak = forced.run(CONTRASTS)
 
     assert weak == []
-    done, left = seen(forced, ".bar", 0.2), seen(forced, ".bar", 0.95)
+    done, left = seen(forced, "#job-list .bar", 0.2), seen(forced, "#job-list .bar", 0.95)
     assert max(abs(one - other) for one, other in zip(done, left, strict=True)) > 80, (done, left)
 
 

@@ -249,7 +249,8 @@ def silence(case: Case) -> list[float]:
 
     def wait(limit: timedelta) -> None:
         [child] = case.children()
-        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        # Told to stop it runs no line more, and is seen to have stopped when its turn comes.
+        until(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         frozen.append(limit.total_seconds())
         case.clock.tick(limit.total_seconds())
 
