@@ -38,7 +38,7 @@ from jobs.store.by_sort import DictBySort
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
-from jobs.weights import survey
+from jobs.weights import staging, survey
 from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Manifest
@@ -128,13 +128,21 @@ class MountedWeights:
         """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
         the volume what decides on which tier its models belong. Servers hear of it where the index was another.
         """
-        known = (None if self.has_told or self.weights.changed else self._still_told()) or self._survey()
+        known = (None if self.has_told or self.weights.changed else self._seen_by_a_job()) or self._survey()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
         if index.read(self.weights.layout, generation) == known:
             self._tell_models(known)
             self._told, self._generation = known, generation
         else:
             self._tell(known)
+
+    def _seen_by_a_job(self) -> Index | None:
+        """What a job's survey found, where that is what was told; with what jobs have staged since."""
+        seen, known = self.weights.last_survey, self._still_told()
+        if seen is not None and known is not None:
+            staged = sum(each.size for each in staging.folders(self.weights.layout.staging))
+            self._surveyed_bytes += staged - sum(each.size for each in seen.stagings)
+        return known
 
     @property
     def has_told(self) -> bool:

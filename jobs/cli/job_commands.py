@@ -8,9 +8,11 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted.
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
@@ -135,6 +137,8 @@ class JobCommands:
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         archived: the jobs that have left the ledger, of those posted since a moment.
         archived_begin: those whose id begins so; where left out, all of them are looked at.
+        archived_newest: those from the newest on, for as long as somebody looks; where left out, a list without a
+            beginning ends with the ledger.
         dead: the dead letters, where these can be had without all jobs.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
@@ -153,6 +157,7 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     archived_begin: Callable[[str], Iterable[Job]] | None = None
+    archived_newest: Callable[[], AbstractContextManager[Iterator[Job]]] | None = None
     dead: Callable[[], Sequence[Job]] | None = None
     worded: Callable[[str], str] = str
     defaults: Callable[[], Mapping[str, Any]] = dict
@@ -377,9 +382,22 @@ class JobCommands:
     ) -> tuple[list[Job], int | None]:
         """The newest jobs of that state and kind, and how many there are in all."""
         if began is None:
-            return self.reader.select(state=state, kind=kind, limit=limit)
+            jobs, count = self.reader.select(state=state, kind=kind, limit=limit)
+            is_full = count is None or (limit is not None and len(jobs) >= limit)
+            return (jobs, count) if is_full or (state, kind) != (None, None) else self._with_older(jobs, limit)
         jobs = [job for job in self.since(began) if state in {None, job.state} and kind in {None, job.kind}]
         return jobs[:limit], len(jobs)
+
+    def _with_older(self, jobs: Sequence[Job], limit: int | None) -> tuple[list[Job], int | None]:
+        """These, and as many of the newest archived ones as there is room for; how many there are, unless more."""
+        known = {job.id: job for job in jobs}
+        if self.archived_newest is not None:
+            with self.archived_newest() as archived:
+                older = (job for job in archived if job.id not in known)
+                known |= {job.id: job for job in islice(older, None if limit is None else limit - len(jobs) + 1)}
+        found = sorted(known.values(), key=lambda job: job.age, reverse=True)
+        is_all = limit is None or len(found) <= limit
+        return found[:limit], len(found) if is_all else None
 
     def since(self, began: datetime) -> list[Job]:
         """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""

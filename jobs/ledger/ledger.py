@@ -355,8 +355,7 @@ class Ledger:
                 raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
         mark = {"v": VERSION, "at": isoformat(self._clock.now())}
         bulk.add_all(self._facts, {keys.gone(job.id): mark for job in jobs})
-        for job in jobs:
-            self._changes.say_retired(job.id)
+        self._changes.say_retired([job.id for job in jobs])
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

@@ -9,7 +9,7 @@ Who leaves the index is told of among the changes, for an hour: so whoever knew 
 again by two listings, of the open ones and of the changes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -218,6 +218,12 @@ class JobChange:
     document: Mapping[str, Any]
 
     @property
+    def retired_with(self) -> Sequence[str]:
+        """The ids of others that were retired in the same step, and have no entry of their own."""
+        found: Sequence[str] = self.document.get("with", ())
+        return found
+
+    @property
     def at(self) -> datetime:
         """When that was."""
         return parse_moment(self.document["at"])
@@ -241,10 +247,14 @@ class JobChanges:
         self._clock = clock
 
     def say(self, job: Job) -> None:
-        self._put(job.id, {"job": job.as_json(), "lane": job.lane})
+        self._facts.put(keys.changed(job.id), self._said({"job": job.as_json(), "lane": job.lane}))
 
-    def say_retired(self, id: str) -> None:
-        self._put(id, {"job": None})
+    def say_retired(self, ids: Sequence[str]) -> None:
+        """One entry for all of them: a home that an older version filled retires a hundred thousand within minutes, and
+        who looks at the changes reads each entry.
+        """
+        if ids:
+            self._facts.put(keys.changed(ids[0]), self._said({"job": None, "with": ids[1:]}))
 
-    def _put(self, id: str, said: Mapping[str, Any]) -> None:
-        self._facts.put(keys.changed(id), {"v": 1, "at": isoformat(self._clock.now()), **said})
+    def _said(self, what: Mapping[str, Any]) -> dict[str, Any]:
+        return {"v": 1, "at": isoformat(self._clock.now()), **what}

@@ -177,8 +177,11 @@ class LedgerReader:
 
         Read after `said_open`: what is in neither was open for longer than that has been told, or was never there.
         """
-        changes = self._facts.items(keys.CHANGED)
-        return {key.removeprefix(keys.CHANGED): JobChange(value) for key, value in changes}
+        changes = {key.removeprefix(keys.CHANGED): JobChange(told) for key, told in self._facts.items(keys.CHANGED)}
+        together = [(each.retired_with, each) for each in changes.values() if each.retired_with]
+        for ids, change in together:  # last: what else was told of them was before
+            changes |= dict.fromkeys(ids, change)
+        return changes
 
     def ended(self, *, until: datetime, since: datetime | None = None) -> Iterator[Job]:
         """The jobs that ended then and are listed, those first that ended first.

@@ -264,7 +264,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
      False, _STAYS),
     (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
-    (changed("<id>"), "how it stands since it ended, was dismissed or left for the archive; for who knows the others",
+    (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
     (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
      "the check for alerts", False, _STAYS),

@@ -47,6 +47,9 @@ def test_an_old_home_moves_by_itself(tmp_path: Path) -> None:
         until(lambda: live(shell) == 0)
         listed = shell.ask("jobs", "--since", "90d", "--limit", "0")
         assert [job["id"] for job in listed] == ids[::-1]
+        assert [job["id"] for job in shell.ask("jobs")] == ids[:-21:-1]
+        assert shell.ask("jobs", "--limit", "0") == listed
+        assert "there are more" in shell.run("jobs").stderr
         assert shell.ask("job", ids[7])["id"] == ids[7]
         pages, cursor = [], None
         while True:

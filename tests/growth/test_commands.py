@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from app.deployment.status import status
-from app.local.main import app
+from app.local import main  # noqa: F401 - which adds its commands
 from jobs.archive.archive import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
+from jobs.cli.main import app
 from jobs.core.clock import SystemClock
 from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home

@@ -27,6 +27,7 @@ from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights import restore, trash_moves
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.removal import remove
 from jobs.weights.survey import SurveyedModel
 from jobs.worker.attempt import RunningAttempt
@@ -67,6 +68,12 @@ class Case:
     @property
     def generation(self) -> object:
         return self.facts.get(keys.WEIGHTS_GENERATION)
+
+    def opened(self) -> ModelsDirectory:
+        """The volume in a new container, which has looked at nothing yet."""
+        mounted = MountedWeights(StillVolume(), self.folder / "models", self.facts, self.clock)
+        mounted.open()
+        return mounted.weights
 
     def publishing(self, model: Sample, *present: str) -> Callable[[], None]:
         staging = fill(self.weights.stage(str(model.name), "a"), model, but=present)
@@ -271,9 +278,10 @@ def test_a_survey_grows_as_the_models_do(tmp_path: Path) -> None:
 JOBS: dict[str, dict[str, Any]] = {"pull": {}, "prune": {}, "verify": {"model": "m1"}, "delete": {"model": "m1"}}
 
 
+@pytest.mark.parametrize("is_new", [False, True])
 @pytest.mark.parametrize("kind", JOBS)
-def test_a_job_looks_through_the_weights_once(kind: str, tmp_path: Path, store: Store) -> None:
-    """A job of the weights grows with the models by no more than one survey does."""
+def test_a_job_looks_through_the_weights_once(kind: str, is_new: bool, tmp_path: Path, store: Store) -> None:
+    """A job of the weights grows with the models by no more than one survey does, the first of a container as well."""
     grown = []
     with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
         for models in (N, 2 * N):
@@ -284,6 +292,8 @@ def test_a_job_looks_through_the_weights_once(kind: str, tmp_path: Path, store: 
                 assert claim is not None
                 running = RunningAttempt(claim, ledger, SystemClock())
                 surveyed = file_operations(case.weights.survey).total()
+                if is_new:
+                    context = replace(context, weights=case.opened())
                 grown.append((file_operations(partial(perform, running, context)).total(), surveyed))
                 ledger.end(claim, Ending("succeeded"), Reading())
     (few, survey_of_few), (many, survey_of_many) = grown

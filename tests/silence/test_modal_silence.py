@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import modal
@@ -12,9 +13,10 @@ from modal.client import Client
 
 from app.platform.limits import VARIABLE, limits_of
 from app.platform.store import LimitedDict, LimitedQueue
-from jobs.core.clock import SystemClock
+from jobs.core.clock import SystemClock, isoformat
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.presence import is_at_work
@@ -139,6 +141,25 @@ def test_a_job_is_posted_though_the_queue_is_away(deployed: Platform) -> None:
     assert "could not be put into the queue" in done.stderr
     assert "is posted, but no worker could be sent" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_nobody_is_sent_for_while_a_worker_is_at_work(deployed: Platform) -> None:
+    """Posts while the lane's worker is at work call no other one; the first after it has left does."""
+    deployed.wire.meddler = lambda *_: None
+    seen: list[str] = []
+    with deployed.client() as client:
+        facts = deployed_facts(client)
+        until(lambda: not is_at_work(facts, "weights", SystemClock().now()), patience=PATIENCE)
+        stays = isoformat(SystemClock().now() + timedelta(hours=1))
+        facts.put(keys.worker("weights"), {"v": 1, "until": stays})
+        deployed.wire.meddler = lambda name, _: seen.append(name)
+        for model in ("at-work-1", "at-work-2"):
+            assert modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", model, "--no-wait").stdout
+        assert seen.count("QueuePut") == 2
+        assert "FunctionMap" not in seen
+        facts.put(keys.worker("weights"), {"v": 1, "until": isoformat(SystemClock().now())})
+        assert modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "left", "--no-wait").stdout
+        assert "FunctionMap" in seen
 
 
 def test_a_command_says_in_a_line_that_the_ledger_is_away(deployed: Platform) -> None:

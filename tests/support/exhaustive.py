@@ -281,11 +281,11 @@ class _Places:
 def _tokens(view: View) -> Iterator[None]:
     """Every token that is drawn in here is the same the next time."""
 
-    def token(_: int) -> str:
+    def token_hex(_: int) -> str:
         return view.token()
 
     with (
-        mock.patch.object(secrets, "token_hex", token),
+        mock.patch.object(secrets, "token_hex", token_hex),
         mock.patch.object(secrets, "choice", lambda options: options[0]),
     ):
         yield

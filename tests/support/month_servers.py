@@ -1,6 +1,7 @@
 """Servers as a platform would run them, played: containers that start when asked, report, count, and end when idle.
 
-They write what `app.model_server.supervisor` writes, the reports and the meters, on a clock that somebody else moves.
+They write what `app.model_server.supervisor` writes, the reports, the meters and how their starts went, on a clock that
+somebody else moves.
 Models answer through an `httpx.MockTransport`; at zero containers every request is answered 503, and starts one.
 """
 
@@ -20,6 +21,7 @@ from jobs.core.clock import Clock
 from jobs.core.retry import NEVER
 from jobs.ollama.client import OllamaClient
 from jobs.store.protocols import DictLike
+from jobs.telemetry.cold_starts import ColdStart
 from jobs.telemetry.container_time import Meter, TimeShare, is_warming
 
 COLD = timedelta(seconds=60)
@@ -152,6 +154,8 @@ class Servers:
         each.meter.note("cold")
         each.is_ready = True
         each.used = self._clock.monotonic()
+        start = ColdStart(each.tier, each.name, 1, "start", each.started_at, seconds={"engine": COLD.total_seconds()})
+        self._facts.put(start.key, start.as_json())
         each.loaded = {model.name for model in self._fleet.models_of(each.tier) if model.warmed}
         self._report(each)
 

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,8 @@ class Facts(SqliteDict):
 
 
 class Case:
+    number = 0
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.facts = Facts(folder / "facts.sqlite")
@@ -347,3 +351,135 @@ def test_a_blob_that_is_not_there_withholds_what_the_index_calls_whole(case: Cas
 
     assert [str(name) for name, _ in changes.withheld] == ["two:latest"]
     assert [str(name) for name in changes.brought] == ["one:latest", "three:latest"]
+
+
+# -- a container whose first job has looked through the weights --------------------------------------------------------
+
+
+SEEN = [change for change in CHANGES if change is not bring_what_another_lacks]
+"""The other one begins with a blob that nobody took away: it is missed by the next look."""
+
+
+@pytest.mark.parametrize("change", SEEN, ids=lambda change: change.__name__)
+def test_what_a_job_saw_is_taken_for_what_was_told_and_no_blob_for_free(
+    tmp_path_factory: pytest.TempPathFactory, change: Callable[[Case], None]
+) -> None:
+    """In a new container whose job has looked through the weights, a change that breaks off anywhere leaves known what
+    every manifest needs; the worker tells of what is there, then or in the container after it."""
+    for step in range(1, 200):
+        case = Case(tmp_path_factory.mktemp("new"))
+        for name in ("one", "two"):
+            put(case.weights, sample(name, f"weights of {name}".encode(), b"template"))
+        case.mounted.publish_models()
+        case.opened()
+        case.weights.survey()
+        died = dies_at(step, lambda case=case: change(case))  # type: ignore[misc]
+        with case.weights.exclusive(nothing):
+            assert case.weights.needed() == read(case)
+        if step % 2:
+            case.opened()
+            case.weights.survey()
+        case.mounted.publish_models()
+        assert case.told() == case.there()
+        case.facts.close()
+        if not died:
+            return
+    pytest.fail("it never came to its end")
+
+
+class Other:
+    """Another worker on the same volume, of the deployment before."""
+
+    def __init__(self, case: Case) -> None:
+        mounted = MountedWeights(case.volume, case.folder / "models", case.facts, HandClock())
+        mounted.open()
+        self.weights = mounted.weights
+
+
+def other_publishes(case: Case) -> None:
+    publish(Other(case).weights, sample("sibling", b"weights of two", b"template"))
+
+
+def other_removes(case: Case) -> None:
+    if case.weights.find(ModelName.parse("sibling")) is not None:
+        remove(Other(case).weights, ModelName.parse("sibling"), still_ours=nothing)
+
+
+def looks(case: Case) -> None:
+    case.weights.survey()
+
+
+def opens(case: Case) -> None:
+    case.mounted.open()
+
+
+def tells(case: Case) -> None:
+    case.mounted.publish_models()
+
+
+def replaces(case: Case) -> None:
+    case.number = case.number + 1
+    publish(case.weights, sample("one", b"weights of two", f"version {case.number}".encode()))
+
+
+BETWEEN = [other_publishes, other_removes, looks, opens, tells, replaces]
+
+
+@pytest.mark.parametrize("first", BETWEEN, ids=lambda step: step.__name__)
+def test_whatever_two_workers_did_before_no_blob_that_a_manifest_needs_goes(
+    tmp_path_factory: pytest.TempPathFactory, first: Callable[[Case], None]
+) -> None:
+    """In every order of what two workers do and see, a deletion then leaves each blob that a manifest refers to, and
+    what is told is what is there."""
+    for second, third in product(BETWEEN, repeat=2):
+        case = Case(tmp_path_factory.mktemp("two"))
+        for name in ("one", "two"):
+            put(case.weights, sample(name, f"weights of {name}".encode(), b"template"))
+        case.mounted.publish_models()
+        case.opened()
+        for step in (first, second, third):
+            step(case)
+        delete(case)
+        needed = read(case)
+        assert needed is not None
+        assert all(case.weights.layout.blob(digest).is_file() for digest in needed), (second, third)
+        assert case.told() == case.there(), (second, third)
+        case.facts.close()
+
+
+@pytest.mark.parametrize("before", [publish_new, publish_next_version, delete], ids=lambda change: change.__name__)
+def test_a_survey_that_a_change_came_into_is_not_taken_for_what_was_told(
+    case: Case, before: Callable[[Case], None]
+) -> None:
+    """A survey that saw some models as they were and others as they became is believed of none."""
+    case.opened()
+    earlier = case.weights.survey()
+    before(case)
+    later = case.weights.survey()
+    case.opened()
+    for torn in (
+        replace(later, models=earlier.models),
+        replace(later, models=later.models[:-1]),
+        replace(later, models=later.models[1:]),
+    ):
+        case.weights.last_survey = torn
+        assert case.weights.needed() == read(case)
+        delete_if_there(case, "three")
+        assert case.told() == case.there()
+        assert all(case.weights.layout.blob(digest).is_file() for digest in read(case) or ())
+
+
+def delete_if_there(case: Case, name: str) -> None:
+    if case.weights.find(ModelName.parse(name)) is not None:
+        remove(case.weights, ModelName.parse(name), still_ours=nothing)
+
+
+def test_room_is_told_with_what_a_pull_left_unfinished(case: Case) -> None:
+    """What a job of a new container has staged when it fails is counted in the room that is told when its worker
+    leaves."""
+    case.opened()
+    case.weights.survey()
+    staging = case.weights.stage("pull big:latest", "a")
+    (staging.folder / "sha256-part").write_bytes(b"x" * 5_000_000)
+    case.mounted.publish_models()
+    assert case.facts.get(keys.WEIGHTS_ROOM)["used"] == case.weights.survey().usage_bytes

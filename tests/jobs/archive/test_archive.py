@@ -14,6 +14,7 @@ from app.model_server.report import Report
 from jobs.archive.archive import (
     AFTER,
     REPORTS,
+    ArchivedJobs,
     archive_at,
     archive_facts,
     archive_jobs,
@@ -248,11 +249,12 @@ def commands(store: Store, folder: Path) -> JobCommands:
         idle=("", ""),
         log="",
         archived=lambda since: archived_jobs(archive_at(folder), since),
+        archived_newest=lambda: ArchivedJobs(archive_at(folder)).newest(),
     )
 
 
 def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--since` lists archived jobs and those of the ledger as one, newest first, each once."""
+    """A list lists archived jobs and those of the ledger as one, newest first, each once; one of a state only since."""
     first = ended_job(store, "first:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 10)
     second = ended_job(store, "second:latest")
@@ -263,11 +265,17 @@ def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsy
     archive(store, tmp_path)
     at = commands(store, tmp_path)
 
-    def listed(since: str | None = None, state: str | None = None) -> list[str]:
-        assert at.list_jobs(state=state, since=since, limit=0, json=True) == 0
-        return [told["id"] for told in json.loads(capsys.readouterr().out)]
+    def listed(since: str | None = None, state: str | None = None, limit: int = 0) -> list[str]:
+        assert at.list_jobs(state=state, since=since, limit=limit, json=True) == 0
+        out, err = capsys.readouterr()
+        ids = [told["id"] for told in json.loads(out)]
+        assert ("there are more" in err) == (len(ids) == limit == 2), err
+        return ids
 
-    assert listed() == [third.id]
+    assert [job.id for job in store.ledger().reader.jobs()] == [third.id]
+    assert listed() == listed(limit=3) == listed(limit=9) == [third.id, second.id, first.id]
+    assert listed(limit=2) == [third.id, second.id]
+    assert listed(state="failed") == []
     assert listed(since="90d") == [third.id, second.id, first.id]
     assert listed(since="1w") == [third.id, second.id]
     assert listed(since="90d", state="failed") == [first.id]

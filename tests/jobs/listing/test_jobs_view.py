@@ -102,12 +102,11 @@ class Deployment(RuleBasedStateMachine):
     def sweep(self) -> None:
         self.ledger.sweep()
 
-    @rule()
-    def archive(self) -> None:
-        """What ended first leaves first, and what was told of changes an hour ago is told no more."""
+    @rule(count=integers(1, 3))
+    def archive(self, count: int) -> None:
+        """What ended first leaves first, some together; what was told of changes an hour ago is told no more."""
         ended = [job for job in self.ledger.reader.jobs() if job.ended_at is not None]
-        for job in sorted(ended, key=lambda job: str(job.ended_at))[:1]:
-            self.ledger.retire(job)
+        self.ledger.retire(*sorted(ended, key=lambda job: str(job.ended_at))[:count])
         clear(self.store.facts, self.clock.now())
 
     @rule()
@@ -153,6 +152,22 @@ def test_who_looks_seldom_reads_all() -> None:
     assert not list(deployment.store.facts.keys(keys.CHANGED))
     (job,) = deployment.view.look(deployment.ledger.reader).jobs
     assert job.state is JobState.FAILED
+
+
+def test_many_that_are_archived_at_once_are_one_change() -> None:
+    """However many jobs leave for the archive in a step, who looks reads one entry more, and shows none of them."""
+    deployment = Deployment()
+    jobs = [deployment.ledger.post("pull", f"m{n}:latest", {"model": "m"}, by="test").job for n in range(40)]
+    for job in jobs:
+        deployment.ledger.cancel(job.id, by="test")
+    deployment.clock.tick(2 * 3600)
+    clear(deployment.store.facts, deployment.clock.now())
+    assert len(deployment.view.look(deployment.ledger.reader).jobs) == len(jobs)
+    deployment.ledger.retire(*map(deployment.ledger.reader.get, (job.id for job in jobs[:30])))
+    deployment.store.trips.begin()
+    left = deployment.view.look(deployment.ledger.reader).jobs
+    assert {job.id for job in left} == {job.id for job in jobs[30:]}
+    assert (len(deployment.store.trips), deployment.store.trips.listed) == (2, 1)
 
 
 def test_a_check_reads_what_has_changed() -> None:
