@@ -192,7 +192,7 @@ def _outline(body: Body, start: int, end: int) -> bytes | None:
         quote = body.find(b'"', at, min(end, at + MOST_OUTLINE))
         if quote < 0:
             quote = min(end, at + MOST_OUTLINE)
-        after = _end_of_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
+        after = _end_of_read_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
         pieces += [bytes(body[at:quote]), _shortened(body, quote, after)]
         size += len(pieces[-1]) + len(pieces[-2])
         if size > MOST_OUTLINE:
@@ -404,6 +404,12 @@ def _end_of_text(body: Body, at: int) -> int:
     if at >= len(body) or body[at] != _QUOTE:
         raise _no_json(body, at)
     return at + 1
+
+
+def _end_of_read_text(body: Body, at: int) -> int:
+    """The same of a text that was gone through before: where it escapes nothing its quote is the end."""
+    end = body.find(b'"', at + 1, at + _WINDOWS[-1])
+    return end + 1 if end >= 0 and body.find(b"\\", at + 1, end) < 0 else _end_of_text(body, at)
 
 
 def _end_of_scalar(body: Body, at: int) -> int:
