@@ -12,18 +12,10 @@ from typer.testing import CliRunner
 
 import app.local.main  # noqa: F401 - brings the commands of one machine
 from app.deployment.status import status
-<<<<<<< HEAD
-from app.local import main  # noqa: F401 - which adds its commands
-from jobs.archive.archive import AFTER
-from jobs.cli.completion import job_ids
-from jobs.cli.job_commands import JobCommands
-from jobs.cli.main import app
-=======
 from jobs.archive.archive import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
 from jobs.cli.main import app as command_line
->>>>>>> gaps
 from jobs.core.clock import SystemClock
 from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home

@@ -33,6 +33,7 @@ class ServingInterpreter:
         """Once all that stays is there: collect what does not, and look at the rest no more."""
         gc.collect()
         gc.freeze()
+        gc.collect()  # of nothing: Python waits for a quarter of what it found last to come together
         gc.set_threshold(*THRESHOLDS)
         sys.setswitchinterval(SWITCH_SECONDS)
         self._is_started = True

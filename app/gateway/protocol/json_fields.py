@@ -57,6 +57,9 @@ pattern, and takes and refuses the same; each is tried once."""
 MOST_ESCAPES = 2_000
 """Beyond so many in a window that reader is no faster, and keeps the interpreter for too long."""
 
+_CONTROLS = bytes(range(0x20))
+"""What no text may hold as it is."""
+
 _SHORT = 4 * 1024
 """Values and names with their gaps are first taken for as short as this; what is longer is gone through by steps."""
 
@@ -189,7 +192,7 @@ def _outline(body: Body, start: int, end: int) -> bytes | None:
         quote = body.find(b'"', at, min(end, at + MOST_OUTLINE))
         if quote < 0:
             quote = min(end, at + MOST_OUTLINE)
-        after = _end_of_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
+        after = _end_of_read_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
         pieces += [bytes(body[at:quote]), _shortened(body, quote, after)]
         size += len(pieces[-1]) + len(pieces[-2])
         if size > MOST_OUTLINE:
@@ -385,17 +388,28 @@ def _end_of_text(body: Body, at: int) -> int:
     at += 1
     if (match := _short_text.match(body, at, at + _SHORT)) is not None:
         return match.end()
+    end: int = body.find(b'"', at, at + _WINDOWS[-1])
+    if end >= 0:  # nearly always the end: what escapes nothing needs only to be free of control characters
+        text = bytes(body[at:end])
+        if b"\\" not in text and len(text.translate(None, _CONTROLS)) == len(text):
+            return end + 1
     for window in _WINDOWS:  # each byte a character, so that places are the same
         if body.count(b"\\", at, at + window) > MOST_ESCAPES:
             break
         with suppress(ValueError):  # its end is further on, or there is something wrong with it, which is told below
-            end: int = scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
+            end = scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
             return at + end
     while (match := _inside.match(body, at, at + _STEP)) is not None and match.end() > at:
         at = match.end()
     if at >= len(body) or body[at] != _QUOTE:
         raise _no_json(body, at)
     return at + 1
+
+
+def _end_of_read_text(body: Body, at: int) -> int:
+    """The same of a text that was gone through before: where it escapes nothing its quote is the end."""
+    end = body.find(b'"', at + 1, at + _WINDOWS[-1])
+    return end + 1 if end >= 0 and body.find(b"\\", at + 1, end) < 0 else _end_of_text(body, at)
 
 
 def _end_of_scalar(body: Body, at: int) -> int:
