@@ -105,7 +105,7 @@ def this_machine() -> ThisMachine:
         defaults=lambda: _defaults(home),
         archived=lambda since: archived_jobs(home).since(since),
         archived_begin=lambda text: archived_jobs(home).beginning(text),
-        archived_newest=lambda: archived_jobs(home).newest(),
+        archived_newest=(lambda: archived_jobs(home).newest()) if home.archive.exists() else None,
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)

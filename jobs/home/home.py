@@ -138,6 +138,11 @@ class Home:
         return self.root / "keys"
 
     @property
+    def archive(self) -> Path:
+        """Where `jobs.archive.archive.archive_at` keeps what has left the ledger; not there until something has."""
+        return self.root / "ops"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

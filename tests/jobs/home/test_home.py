@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.archive.archive import archive_at
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable
 from jobs.core.retention import RetentionRules
@@ -187,3 +188,10 @@ def test_a_home_that_cannot_be_opened_for_now_is_tried_again(tmp_path: Path) -> 
             home.prepare()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_archive_is_where_the_home_says(tmp_path: Path) -> None:
+    """Whoever only asks whether there is one need not read what reads it."""
+    archive_at(tmp_path).append("jobs", [{"id": "a-1"}])
+    assert Home(tmp_path).archive.is_dir()
+    assert [each.parent for each in tmp_path.rglob("*.jsonl")] == [Home(tmp_path).archive]
