@@ -104,7 +104,7 @@ class TierConfig(_Table):
     exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
     own_wakes_per_day: Annotated[int, Field(ge=0, le=1000)]
     """How often the night and the windows together may wake it in a day."""
-    readers_ahead: Annotated[int, Field(ge=0, le=64)] = 32
+    readers_ahead: Annotated[int, Field(ge=0, le=64)] = 16
     """How many readers bring a model's blobs from the volume while the engine loads it; 0 leaves it to the engine."""
     ollama: OllamaSettings
 

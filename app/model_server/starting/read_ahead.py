@@ -17,7 +17,7 @@ from loguru import logger
 from app.model_server.starting.bytes_read import BytesRead
 from jobs.core.clock import Clock
 
-READERS = 32
+READERS = 16
 BLOCK = 4 * 1024 * 1024
 """Bytes of a read. Smaller ones cost more requests; larger ones leave readers idle at the end of a file."""
 
