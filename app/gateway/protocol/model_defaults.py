@@ -58,11 +58,6 @@ def takes_options(path: str) -> bool:
     return path in _NATIVE or path in _EMBEDDING
 
 
-def takes_system(path: str) -> bool:
-    """Whether there is a place for a system prompt."""
-    return path in _SYSTEM or path in _CONVERSATION
-
-
 def edits(path: str, body: Body, fields: Fields, settings: ModelSettings, context: int | None) -> Iterator[BodyEdit]:
     """What is to be put into a body. It looks through all messages where a system prompt is set.
 

@@ -3,7 +3,7 @@
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,13 @@ from jobs.cli.output import say, screen_width, show
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest
 from jobs.core.since import parse_since
-from jobs.home.home import home_of
+from jobs.home.home import Home, home_of
 from jobs.store import keys
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
 
+SinceOption = Annotated[str, typer.Option(metavar="WHEN", help="From when on, like 7d, 12h or 2026-09-15")]
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
 
 
@@ -39,16 +40,15 @@ def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
 
 @app.command()
 def cost(
-    since: Annotated[str, typer.Option(metavar="WHEN", help="From when on, like 7d, 12h or 2026-09-15")] = "7d",
+    since: SinceOption = "7d",
     url: Url = None,
     key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
-    from jobs.archive.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415 - every command imports this file
-    from jobs.telemetry.cold_starts import read_cold_starts  # noqa: PLC0415
+    from jobs.telemetry.cold_starts import cold_starts  # noqa: PLC0415 - every command imports this file
     from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415
-    from jobs.telemetry.usage import usage  # noqa: PLC0415
+    from jobs.telemetry.usage import usage_in  # noqa: PLC0415
 
     if url:
         answer = remote_at(url, key).cost(parse_since(since, "--since", SystemClock().now()))
@@ -56,9 +56,9 @@ def cost(
         return
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
-    facts = at.home.read_facts()
-    rows = usage(facts, since=began.date(), past=archived_facts(archive_at(at.home.root), USAGE))
-    owned_cost = owned(rows, began, at.commands.now, read_cold_starts(facts, began))
+    recorded = _recorded(at.home, keys.USAGE, keys.COLD)
+    rows = usage_in(recorded, since=began.date())
+    owned_cost = owned(rows, began, at.commands.now, cold_starts(recorded, began))
     told = (*owned_cost.use_lines(screen_width()), *owned_cost.cold_lines())
     show(owned_cost.as_json(), told, json=json)
     if json:
@@ -71,13 +71,13 @@ def cost(
 
 @app.command()
 def cold(
-    since: Annotated[str, typer.Option(metavar="WHEN", help="From when on, like 7d, 12h or 2026-09-15")] = "7d",
+    since: SinceOption = "7d",
     url: Url = None,
     key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Tell how cold starts and loads went, phase by phase, and how fast the bytes came."""
-    from jobs.telemetry.cold_starts import ColdStart, read_cold_starts  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cold_starts import ColdStart, cold_starts  # noqa: PLC0415 - every command imports this file
     from jobs.telemetry.cold_table import lines  # noqa: PLC0415
 
     if url:
@@ -87,7 +87,7 @@ def cold(
     else:
         at = this_machine()
         now = at.commands.now
-        starts = read_cold_starts(at.home.read_facts(), parse_since(since, "--since", now))
+        starts = cold_starts(_recorded(at.home, keys.COLD), parse_since(since, "--since", now))
         told = [each.as_json() for each in starts]
     show(told, lines(starts, now, screen_width()), json=json)
     if not starts and not json:
@@ -136,17 +136,26 @@ def _suggest_windows(
         told = remote_at(url, key).suggested_windows(began, worth)["suggestions"]
         found = [Suggestion.from_json(each) for each in told]
     else:
-        from jobs.archive.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415
-
         at = this_machine()
         began = parse_since(since, "--since", at.commands.now)
-        past = archived_facts(archive_at(at.home.root), USAGE)
-        recorded = {**past, **dict(at.home.read_facts().items(keys.USAGE, keys.COLD))}
+        recorded = _recorded(at.home, keys.USAGE, keys.COLD)
         found = suggestions(_fleet_of(fleet), Recorded.of(recorded, began, at.commands.now), worth)
         told = [each.as_json() for each in found]
     show(told, (line for each in found for line in each.lines()), json=json)
     if not found and not json:
         say("no caller has asked a tier of the fleet since then")
+
+
+def _recorded(home: Home, *begin: str) -> dict[str, Any]:
+    """The entries of this machine whose keys begin so: those of the ledger, and those that have left it."""
+    past: dict[str, Any] = {}
+    if home.archive.is_dir():  # what reads archives takes long to import
+        from jobs.archive.archive import COLD, USAGE, archive_at, archived_facts  # noqa: PLC0415
+
+        sorts = {keys.COLD: COLD, keys.USAGE: USAGE}
+        for each in begin:
+            past |= archived_facts(archive_at(home.root), sorts[each])
+    return {**past, **dict(home.read_facts().items(*begin))}
 
 
 def _fleet_of(file: Path | None) -> "Fleet":

@@ -17,7 +17,6 @@ from loguru import logger
 from app.model_server.starting.bytes_read import BytesRead
 from jobs.core.clock import Clock
 
-READERS = 16
 BLOCK = 4 * 1024 * 1024
 """Bytes of a read. Smaller ones cost more requests; larger ones leave readers idle at the end of a file."""
 
@@ -47,7 +46,7 @@ class ReadAhead:
         *,
         most_ahead: int,
         taken_in: Callable[[], int],
-        readers: int = READERS,
+        readers: int,
     ) -> None:
         self._clock = clock
         self._most_ahead = most_ahead

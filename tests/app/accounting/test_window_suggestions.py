@@ -10,6 +10,7 @@ from app.accounting.window_suggestions import WORTH, Recorded, Suggestion, sugge
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.gateway.dashboard.windows import Windows, WindowsResponse
+from jobs.archive.archive import COLD, archive_at
 from jobs.core.clock import SystemClock
 from jobs.home.home import home_of
 from jobs.store import keys
@@ -147,3 +148,13 @@ def test_the_command_proposes(tmp_path: Any) -> None:
     assert told == "a10g: 0 days are recorded; habits show after 14\n"
     assert each["without"]["cold_starts"] == 1
     assert "needs --suggest" in shell.run("windows", "--url", "http://127.0.0.1:1").stderr
+
+
+def test_what_is_archived_is_told_on_this_machine(tmp_path: Any) -> None:
+    """`cold` and `cost` tell a cold start that has left the ledger for the archive."""
+    shell = Shell(tmp_path)
+    start = ColdStart("a10g", "ta-1", 0, "start", SystemClock().now() - timedelta(days=6), seconds={"engine": 32.0})
+    archive_at(home_of(shell.environ).root).append(COLD, [{"key": start.key, "fact": start.as_json()}])
+
+    assert [each["seconds"] for each in shell.ask("cold")] == [{"engine": 32.0}]
+    assert [each["starts"] for each in shell.ask("cost")["cold"]] == [1]
