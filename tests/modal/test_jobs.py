@@ -201,7 +201,7 @@ def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pull done: llama3.2:latest, 20 MB" in done.stdout
     assert "the worker runs in the app of this command" in done.stderr
-    assert re.search(r"pull llama3.2:latest +running +pulling +\d+ % +\d+ MB of 20 MB", done.stderr), done.stderr
+    assert re.search(r"pull llama3.2:latest +running +pulling +\d+ % +[\d.]+ [kM]?B of 20 MB", done.stderr), done.stderr
     assert has_whole(bare, "llama3.2/latest")
     asked = "\n".join(line for image in bare.images.images.values() for line in image.commands)
     assert "FROM " in asked
