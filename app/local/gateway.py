@@ -27,7 +27,7 @@ from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
-from jobs.archive.archive import ArchivedJobs, archive_at
+from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home

@@ -34,7 +34,7 @@ from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
-    from jobs.archive.archive import ArchivedJobs
+    from jobs.archive.archived import ArchivedJobs
     from jobs.home.gateway_client import GatewayClient
     from jobs.ledger.job import Job
 
@@ -113,7 +113,7 @@ def this_machine() -> ThisMachine:
 
 def archived_jobs(home: Home) -> "ArchivedJobs":
     """The jobs that have left the ledger of this machine."""
-    from jobs.archive.archive import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
+    from jobs.archive.archived import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
 
     return ArchivedJobs(archive_at(home.root))
 

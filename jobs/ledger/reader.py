@@ -11,9 +11,9 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.job import ENDED, Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
 from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
-from jobs.store import bulk, keys
+from jobs.store import keys
+from jobs.store.in_order import Moment, in_order
 from jobs.store.patient_calls import Calls, PatientReads
-from jobs.store.prefixes import in_order_of_posting
 from jobs.store.protocols import ReadableDict
 
 IN_TIME = 1_000
@@ -117,7 +117,7 @@ class LedgerReader:
 
     def newest_first(self) -> Iterator[Job]:
         """All jobs, newest first. Where the store has them in that order, little more is read than is taken."""
-        order = in_order_of_posting(self._facts)
+        order = in_order(self._facts)
         if order is None:
             yield from self.jobs()
             return
@@ -132,7 +132,7 @@ class LedgerReader:
 
     def count(self) -> int:
         """How many jobs there are."""
-        order = in_order_of_posting(self._facts)
+        order = in_order(self._facts)
         if order is None:
             return len(self.ids())
         return order.count_posted() - len(list(self._facts.keys(keys.GONE)))
@@ -189,8 +189,9 @@ class LedgerReader:
         Where the store finds entries by their time nothing else is read, and what is not taken costs nothing; elsewhere
         all jobs are.
         """
-        at = bulk.Moment(isoformat(since) if since else "")
-        while (ends := bulk.by_time(self._facts, keys.END, at, isoformat(until), IN_TIME)) is not None:
+        order, at = in_order(self._facts), Moment(isoformat(since) if since else "")
+        while order is not None:
+            ends = order.by_time(keys.END, at, isoformat(until), IN_TIME)
             ids = [end.key.removeprefix(keys.END).rpartition("/") for end in ends]
             jobs = {job.id: job for job in self.listed(id for id, _, _ in ids)}
             for id, _, n in ids:
@@ -269,7 +270,7 @@ class LedgerReader:
         if state is not None and JobState(state) not in ENDED:
             opened = (self.find(id) for id in self.said_open())
             jobs: Iterable[Job] = sorted(filter(None, opened), key=lambda job: job.age, reverse=True)
-        elif (kind or state or since) is None and in_order_of_posting(self._facts) is None:
+        elif (kind or state or since) is None and in_order(self._facts) is None:
             every = self._by_age()  # which a listing of the newest tells as well
             return [self._folded(id, facts) for id, facts in every[:limit]], len(every)
         else:

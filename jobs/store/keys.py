@@ -258,7 +258,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED),
     (cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
     (dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED),
-    (gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    (gone("<id>"), "it is archived: not listed any more", "the archive", False, "as long as the job's own"),
     (open("<id>"), "it is open, as far as whoever wrote this knew: its request, attempt and place in the queue",
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",

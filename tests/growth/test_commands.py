@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import app.local.main  # noqa: F401 - brings the commands of one machine
 from app.deployment.status import status
-from jobs.archive.archive import AFTER
+from jobs.archive.archived import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
 from jobs.cli.main import app as command_line

@@ -14,7 +14,7 @@ from loguru import logger
 
 from app.accounting import spending
 from app.gateway.catalog.sources import Mounted
-from jobs.archive.archive import ArchivedJobs, archive_at
+from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.gateway.catalog.volume import VolumeModels
-from jobs.archive.archive import archive_at, archive_jobs
+from jobs.archive.archive import archive_jobs
+from jobs.archive.archived import archive_at
 from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
 from tests.support.models_directory import put, put_manifest, sample, weights_at
