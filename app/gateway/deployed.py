@@ -186,8 +186,7 @@ class Service:
                 complaints=models.complaints,
                 thrown=models.thrown,
                 names_here=models.names_here,
-                archived=models.archived,
-                archived_job=models.archived_job,
+                archive=models.archived,
                 past=models.past,
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(

@@ -63,6 +63,7 @@ def _clear_all(facts: ShrinkingDict, now: datetime) -> int:
 def _forget_changes(facts: ShrinkingDict, order: InOrder | None, now: datetime) -> int:
     """Of what became of jobs, what everybody has heard of by now."""
     first, until, removed = Moment(""), isoformat(now - CHANGES_KEPT), 0  # what was removed is found no more
+    facts.put(keys.CHANGES_FORGOTTEN, {"v": 1, "at": until})
     if order is None:
         told = list(facts.items(keys.CHANGED))
         return facts.remove_all(key for key, change in told if change["at"] <= until)

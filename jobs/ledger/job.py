@@ -27,6 +27,10 @@ VERSION = 1
 """Written into every fact. Readers take missing fields as their defaults, so last month's records still open."""
 
 
+BY_NIGHTLY = "nightly"
+"""Who posts what a night posts."""
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -84,6 +88,10 @@ class Place(NamedTuple):
 def milliseconds(moment: datetime) -> int:
     """Since 1970, which is as exactly as a posting is written down."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment_at(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

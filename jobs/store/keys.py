@@ -51,6 +51,7 @@ LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
 CHANGED = "changed/"
+CHANGES_FORGOTTEN = "changes_forgotten"
 DEAD_LETTERS = "dead_letters"
 WORKER = "worker/"
 CLEARED = "cleared"
@@ -233,7 +234,7 @@ FOR_SERVERS = (WARMING, WANTED)
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "changes": (CHANGED, DEAD_LETTERS),
+    "changes": (CHANGED, CHANGES_FORGOTTEN, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
     "incidents": (*CASES, STILL_OPEN),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
@@ -266,7 +267,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
     (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
-    (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
+    (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
+    (DEAD_LETTERS, "what failed for good when that was last looked at, the jobs of the last nights, who was heard of",
      "the check for alerts", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),

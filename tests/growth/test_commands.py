@@ -159,7 +159,7 @@ class Deployed:
             is_worked=lambda: True,
             idle=("", ""),
             log="",
-            dead=lambda: known_jobs(fresh.reader, self.store.facts, self.clock.now()).dead,
+            dead=lambda: known_jobs(fresh.reader, self.clock.now()).dead,
         )
 
     def _ended(self, ledger: Ledger, number: int) -> str:
