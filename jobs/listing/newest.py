@@ -5,7 +5,7 @@ from a place is told of no job twice, and of each, whatever came or was archived
 ledger is read before the same part of the archive: what has left the one by then is in the other.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -116,7 +116,9 @@ def page_of(
     return Page(found, None)
 
 
-def _newest(windows: Windows, archive: JobArchive, now: datetime, before: Place | None, at_once: int) -> Iterator[Job]:
+def _newest(
+    windows: Windows, archive: JobArchive, now: datetime, before: Place | None, at_once: int
+) -> Generator[Job, None, None]:
     """All jobs from there on, the newest first: each is read little before it is asked for."""
     surely_here = Place(milliseconds(now - SURELY_HERE), -1, "")
     while True:
