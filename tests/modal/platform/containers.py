@@ -74,7 +74,8 @@ class Container:
     views: dict[str, View] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
-    namespace: str | None = None
+    namespace: int | None = None
+    """Of its mounts, held open: the kernel soon calls the next one by the number of one that nobody holds."""
     exit_code: int | None = None
     failure: api_pb2.GenericResult | None = None
     inputs: set[str] = field(default_factory=set)
@@ -145,6 +146,9 @@ class Containers:
         finally:
             server.close()
             self.kill(container)
+            if container.namespace is not None:
+                os.close(container.namespace)
+                container.namespace = None
             container.turn("exited")
             container.done.set()
             self.on_exit(container)
@@ -268,11 +272,12 @@ class Containers:
     def pids(self, container: Container) -> list[int]:
         """Everything that runs in the container, however it was started there."""
         mark = f"MODAL_TASK_ID={container.id}".encode()
+        own = None if container.namespace is None else identity(os.fstat(container.namespace))
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 pid = int(entry.name)
-                inside = container.namespace and mount_namespace(pid) == container.namespace
+                inside = own is not None and identity((entry / "ns/mnt").stat()) == own
                 if inside or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(pid)
         return found
@@ -338,7 +343,7 @@ class Containers:
         if container is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "this can only be called from within a container")
         if container.namespace is None and self.settings.namespaces:
-            container.namespace = mount_namespace(container.pid)
+            container.namespace = os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY)
         return container
 
     async def container_hello(self, _: Empty) -> Empty:
@@ -429,8 +434,8 @@ def has_own_network(function: Function) -> bool:
     return any(one.webhook_config.type == web_server for one in function.definition.method_definitions.values())
 
 
-def mount_namespace(pid: int) -> str:
-    return Path(f"/proc/{pid}/ns/mnt").readlink().as_posix()
+def identity(seen: os.stat_result) -> tuple[int, int]:
+    return seen.st_dev, seen.st_ino
 
 
 def held(pid: int) -> set[tuple[int, int]]:
@@ -440,8 +445,7 @@ def held(pid: int) -> set[tuple[int, int]]:
     with contextlib.suppress(OSError):
         for link in [*(process / "fd").iterdir(), process / "cwd"]:
             with contextlib.suppress(OSError):
-                seen = link.stat()
-                found.add((seen.st_dev, seen.st_ino))
+                found.add(identity(link.stat()))
         for line in (process / "maps").read_text().splitlines():
             device, inode = line.split()[3:5]
             major, minor = (int(part, 16) for part in device.split(":"))
