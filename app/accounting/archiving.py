@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from jobs.archive.archive import AFTER, Commit, archive_at, archive_facts, archiving_jobs
+from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import AFTER, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.core.units import counted

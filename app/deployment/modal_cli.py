@@ -298,7 +298,7 @@ def modal_commands(
         poll_every=POLL_EVERY,
         posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
-        dead=lambda: known_jobs(jobs.reader, ledger, clock.now()).dead,
+        dead=lambda: known_jobs(jobs.reader, clock.now()).dead,
         worded=worded,
         refusal=refusal,
     )

@@ -12,7 +12,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.sqlite import BUSY_SECONDS, COUNT_POSTED, POSTED_INDEX, in_order_of_posting, listing, store_trouble
+from jobs.store.in_order import Moment
+from jobs.store.sqlite import (
+    BUSY_SECONDS,
+    COUNT_POSTED,
+    POSTED_INDEX,
+    in_order_of_posting,
+    in_time,
+    listing,
+    store_trouble,
+)
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -43,6 +52,9 @@ class SqliteReader:
         rows = self._rows(sql, *values)
         # As one document, for the reason that `SqliteDict.items` has.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
+
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
+        return [Moment(*row) for row in self._rows(*in_time(self._name, prefix, after, until, most))]
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         is_indexed = bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = ?", POSTED_INDEX))

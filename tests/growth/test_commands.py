@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import app.local.main  # noqa: F401 - brings the commands of one machine
 from app.deployment.status import status
-from jobs.archive.archive import AFTER
+from jobs.archive.archived import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
 from jobs.cli.main import app as command_line
@@ -159,7 +159,7 @@ class Deployed:
             is_worked=lambda: True,
             idle=("", ""),
             log="",
-            dead=lambda: known_jobs(fresh.reader, self.store.facts, self.clock.now()).dead,
+            dead=lambda: known_jobs(fresh.reader, self.clock.now()).dead,
         )
 
     def _ended(self, ledger: Ledger, number: int) -> str:

@@ -26,7 +26,7 @@ STORED = {
     "dead_letters": "overwritten",
     "dismissed/<id>": "once",
     "end/<id>/<n>": "once",
-    "gone/<id>": "once",
+    "gone/<id>": "overwritten",
     "health/<tier>/<n>": "once",
     "incident/<key>/<n>": "once",
     "job/<id>": "once",
