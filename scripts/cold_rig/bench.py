@@ -31,7 +31,9 @@ from app.model_server.starting.read_ahead import ReadAhead
 from cold_rig import deployment, wakes
 from cold_rig.needs import NoRig
 from cold_rig.slow_volume import VolumeSpeed, build, mounted
+from jobs.cli.terminal.table import table as terminal_table
 from jobs.core.clock import SystemClock
+from jobs.telemetry.cold_table import SPEED_HEAD, speed_cells
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools/cold"
@@ -145,12 +147,12 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
         f" {speed.total_mb:g} MB/s in all, {speed.background} requests in the background;"
         f" floor {floor:.2f} s, the engine alone on a warm cache {alone.first_token:.2f} s"
     )
-    yield f"{'':24}{'ready':>9}{'1st token':>11}{'GB/s':>7}{'x mmap':>8}{'x floor':>9}"
+    rows = []
     for way, each in starts.items():
         ready = statistics.median(one.ready for one in each)
         first = statistics.median(one.first_token for one in each)
-        ratios = f"{size / first / 1e9:7.2f}{first / plain:8.2f}{first / floor:9.1f}"
-        yield f"{way.name:24}{ready:8.2f}s{first:10.2f}s{ratios}"
+        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
+    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
 
 
 def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[Start]]) -> dict[str, Any]:
@@ -214,9 +216,7 @@ def own_share(options: argparse.Namespace) -> dict[str, Any]:
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """Each part that was asked for; one that cannot run here says why in a line, and the others go on."""
     if options.url:
-        asked = deployment.asked(options.url, options.key, options.since)
-        print("\n".join(deployment.table(asked)), flush=True)
-        return {"deployment": deployment.figures(asked)}
+        return {"deployment": deployment.told(options.url, options.key, options.since)}
     found: dict[str, Any] = {}
     for name, measure in (("ways", ways), ("wakes", own_share)):
         if options.only in (name, "all"):

@@ -1,7 +1,8 @@
 """Tells of the starts and loads of one server: how far they have come, while they go on, and how they went.
 
-Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, and only what is news. When one is
-over, its fact is written once; where a gateway waited for it, that has more to say and writes the same key later.
+Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, what is news, and in
+`STARTING_EVERY` that it is still at work. When one is over, its fact is written once; where a gateway waited for it,
+that has more to say and writes the same key later.
 """
 
 import threading
@@ -11,6 +12,7 @@ from datetime import timedelta
 
 from loguru import logger
 
+from app.model_server.report import STARTING_EVERY
 from app.model_server.starting.bytes_read import BytesRead
 from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
@@ -78,8 +80,9 @@ class StartReports:
         self._ended: list[Phases] = []
         self._news = threading.Event()
         self._stopping = threading.Event()
-        #: What was told last. The thread's own.
+        #: What was told last, and when. The thread's own.
         self._told: tuple[Progress, ...] = ()
+        self._told_at = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="start reports", daemon=True)
 
     # Whoever works says
@@ -180,8 +183,9 @@ class StartReports:
             phases.over()
         self._write_ended()
         now = tuple(replace(each, in_phase=0.0) for each in self.progress())
-        if now != self._told:
-            self._told = now
+        is_due = phases is not None and self._clock.monotonic() - self._told_at >= STARTING_EVERY.total_seconds()
+        if now != self._told or is_due:
+            self._told, self._told_at = now, self._clock.monotonic()
             self._tell()
 
     def _note_read_ahead(self, phases: Phases) -> None:

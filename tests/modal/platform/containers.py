@@ -41,6 +41,8 @@ class Settings:
 
     path_prefix: Path | None = None
     """A directory in front of every container's PATH, for programs that images would hold (`ollama`)."""
+    words_before: tuple[str, ...] = ()
+    """What the command line of every container begins with; it has to come to the rest by `exec`."""
     environ: dict[str, str] = field(default_factory=dict)
     """Variables every container gets on top of its image's and secrets'."""
     idle_seconds: float = 60.0
@@ -180,6 +182,7 @@ class Containers:
         arguments.write_bytes(self._arguments(container).SerializeToString())
         inside = [str(environment.python), "-m", "modal._container_entrypoint"]
         container.process = await asyncio.create_subprocess_exec(
+            *self.settings.words_before,
             *self._isolated(container, inside, binds),
             cwd=container.home / "fs/root",
             env={**self._environ(container, url, environment, arguments), **self._mount_variables(binds)},
