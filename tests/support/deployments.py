@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 import pytest
@@ -27,7 +25,11 @@ from jobs.weights.manifest import Manifest
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
+from tests.support.command_server import MODAL, run_command
 from tests.support.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 APP = "ollama-service"
 ADMIN_KEY = new_key()
@@ -53,15 +55,10 @@ def with_secrets(platform: Platform) -> None:
     platform.create_secret("ollama-api-keys", KEYS)
 
 
-def modal_command(
-    platform: Platform, *words: str, folder: Path = ROOT, **more: str
-) -> "subprocess.CompletedProcess[str]":
+def modal_command(platform: Platform, *words: str, folder: Path = ROOT, **more: str) -> "CompletedProcess[str]":
     """What `modal` answers on that control plane, with more variables in its environment."""
     environ = {**os.environ, **platform.environ(), "COLUMNS": "500", **more}
-    command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return run_command(words, environ, "", program=MODAL, folder=folder)
 
 
 def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROOT) -> None:

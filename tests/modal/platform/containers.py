@@ -21,6 +21,8 @@ from modal_proto import api_pb2
 
 from tests.modal.platform.apps import App, Apps, Function
 from tests.modal.platform.build import Images, Mounts, Secrets
+from tests.modal.platform.fork_server import Running, can_fork, forked
+from tests.modal.platform.inside import ENTRYPOINT
 from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id
 from tests.modal.platform.packages import Environment, built, declared
@@ -55,6 +57,8 @@ class Settings:
     """From SIGINT or SIGTERM to SIGKILL."""
     namespaces: bool = field(default_factory=lambda: bool(unshare()))
     """Whether volumes are mounted where they belong; never set it where the kernel refuses."""
+    fresh: bool = False
+    """Whether each container is a Python that reads all by itself, not a fork of one that has read the client."""
     mount_variables: dict[str, str] = field(default_factory=dict)
     """Without namespaces, variables by which a container learns where it finds what belongs at a mount path."""
     client_seconds: float = PATIENCE
@@ -75,7 +79,9 @@ class Container:
     """The Python it runs on, from when it is about to."""
     views: dict[str, View] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    """What its entrypoint was started with."""
+    process: Running | None = None
     namespace: int | None = None
     """Of its mounts, held open: the kernel soon calls the next one by the number of one that nobody holds."""
     exit_code: int | None = None
@@ -180,18 +186,8 @@ class Containers:
     async def _run(self, container: Container, url: str, environment: Environment, binds: list[Bind]) -> None:
         arguments = container.home / "arguments.pb"
         arguments.write_bytes(self._arguments(container).SerializeToString())
-        inside = [str(environment.python), "-m", "modal._container_entrypoint"]
-        container.process = await asyncio.create_subprocess_exec(
-            *self.settings.words_before,
-            *self._isolated(container, inside, binds),
-            cwd=container.home / "fs/root",
-            env={**self._environ(container, url, environment, arguments), **self._mount_variables(binds)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=LINE_LIMIT,
-        )
+        container.environ = {**self._environ(container, url, environment, arguments), **self._mount_variables(binds)}
+        container.process = await self._started(container, environment, binds)
         pumps = [
             asyncio.create_task(self._pump(container, container.process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT)),
             asyncio.create_task(self._pump(container, container.process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR)),
@@ -203,6 +199,27 @@ class Containers:
             commits.cancel()
             self.kill(container)
             await asyncio.wait(pumps, timeout=PATIENCE)
+
+    async def _started(self, container: Container, environment: Environment, binds: list[Bind]) -> Running:
+        cwd = container.home / "fs/root"
+        is_plain = self.settings.namespaces and not has_own_network(container.function)
+        is_fresh = self.settings.fresh or self.settings.words_before
+        if is_plain and not is_fresh and can_fork():
+            root = container.home / "fs/all"
+            root.mkdir()
+            return await forked(environment, container.environ, binds, root=root, cwd=cwd, limit=LINE_LIMIT)
+        inside = [str(environment.python), "-m", ENTRYPOINT]
+        return await asyncio.create_subprocess_exec(
+            *self.settings.words_before,
+            *self._isolated(container, inside, binds),
+            cwd=cwd,
+            env=container.environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=LINE_LIMIT,
+        )
 
     def _isolated(self, container: Container, inside: list[str], binds: list[Bind]) -> list[str]:
         if not self.settings.namespaces:
