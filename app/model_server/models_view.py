@@ -105,6 +105,9 @@ class ModelsView:
 
         """
         self.layout.manifests.mkdir(parents=True, exist_ok=True)
+        if self._shown and not self._may_be_used:  # the first copy was broken off
+            shutil.rmtree(self._first.root, ignore_errors=True)
+            self._shown.clear()
         found = found or index.read(self._volume, generation)
         whole, withheld = self._looked_through() if found is None else self._indexed(found)
         served = {name: self._served(name, manifest) for name, manifest in whole.items()}

@@ -452,7 +452,7 @@ class ServerSupervisor:
             self._has_reported_end = report.is_final
             try:
                 self._host.facts.put(report.key, report.as_json())
-                if state is not None:
+                if state not in {None, "waking"}:  # of which no second has been counted yet
                     self._meter.note(share or self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)

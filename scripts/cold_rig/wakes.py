@@ -57,6 +57,14 @@ WITHIN = 120.0
 STORE_CALLS = ("DictGetOrCreate", "DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents")
 Interval = tuple[float, float]
 
+ENGINE = r"""#!/bin/bash
+read -r used </proc/$PPID/stat
+set -- ${{used##*) }}
+printf "%s began %s %s %s\n" "$MODAL_TASK_ID" "$EPOCHREALTIME" ${{12}} ${{13}} >>{steps}
+exec {engine}
+"""
+"""In the engine's place: notes when it began, and the ticks of processor that its server had used by then."""
+
 
 @dataclass(frozen=True)
 class Script:
@@ -154,8 +162,6 @@ class Plane:
         self._platform, self._facts, self._url, self._steps, self._store = platform, facts, url, steps, store
         self._http = httpx.Client(timeout=WITHIN)
         [self._gateway] = platform.containers("Gateway")
-        #: What a container has used before its first line is ours.
-        self.before = imports_cost(3)[1]
 
     def close(self) -> None:
         self._http.close()
@@ -193,10 +199,12 @@ class Plane:
 
     def _told(self, server: Container, whole: Interval, gateway_processor: float) -> Wake:
         at: dict[str, float] = {}
+        before = 0.0
         for line in self._steps.read_text("ascii").splitlines():
-            container, step, moment, *_ = line.split()
+            container, step, moment, *ticks = line.split()
             if container == server.id:
                 at.setdefault(step, float(moment))
+                before += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
         # Python reads our first file when it begins with us; the file was new, so the kernel notes that.
         first_line = (server.home / "fs/root/app/endpoint.py").stat().st_atime
         heard, gateway = self._store.heard[server.id], self._store.heard[self._gateway.id]
@@ -220,7 +228,7 @@ class Plane:
             script=at["answers"] - at["began"] + at["loaded"] - at["load"],
             parts={**parts, "rest": own - sum(parts.values())},
             processor={
-                "imports": heard.first_trip_processor - self.before,
+                "imports": heard.first_trip_processor - before,
                 "ledger, view, engine": heard.ready_processor - heard.first_trip_processor,
                 "gateway": gateway_processor,
             },
@@ -248,8 +256,7 @@ def deployed(script: Script) -> Iterator[Plane]:
         programs.mkdir()
         steps.touch()
         engine = shlex.join([sys.executable, "-S", "-E", str(Path(__file__).with_name("scripted_engine.py"))])
-        began = f'printf "%s began %s\\n" "$MODAL_TASK_ID" "$EPOCHREALTIME" >>{shlex.quote(str(steps))}'
-        (programs / "ollama").write_text(f"#!/bin/bash\n{began}\nexec {engine}\n")
+        (programs / "ollama").write_text(ENGINE.format(steps=shlex.quote(str(steps)), engine=engine))
         (programs / "ollama").chmod(0o755)
         nvidia_smi(programs, "echo 'NVIDIA A10G, 23028'")
         ollama, gateway = free_port(), free_port()
