@@ -5,6 +5,7 @@ somebody, and when each lane was last heard of. What it came to is one entry of 
 there, or so old that changes since may be forgotten, all jobs are read once.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.ledger import dead_letters
-from jobs.ledger.job import BY_NIGHTLY, Job, JobState
+from jobs.ledger.job import BY_NIGHTLY, ENDED, Job, JobState
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.open_jobs import CHANGES_KEPT, HeardJob
 from jobs.ledger.reader import LedgerReader
@@ -61,6 +62,14 @@ class KnownJobs:
     going_on: tuple[Job, ...]
     heard: Mapping[str, LaneHeard] = field(default_factory=dict)
     of_nights: tuple[Job, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state in which somebody waits or has to do something: those that have not ended,
+        and of the failed ones the dead letters."""
+        found = Counter(job.state for job in self.going_on)
+        going_on = {str(state): found[state] for state in JobState if state not in ENDED}
+        return {**going_on, str(JobState.FAILED): len(self.dead)}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ STORED = {
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "changed/<id>": "overwritten",
+    "changes_forgotten": "overwritten",
     "claim/<id>/<n>": "once",
     "cold/<tier>/<container>/<n>": "overwritten",
     "dead_letters": "overwritten",
