@@ -9,14 +9,15 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 FILE, ANSWERS_IN, LOADS_IN = os.environ["COLD_RIG_SCRIPT"].split(",")
 
 
-def note(step: str) -> None:
+def note(step: str, moment: float | None = None) -> None:
     """Write the step down: one line, in one piece."""
-    line = f"{os.environ.get('MODAL_TASK_ID', '-')} {step} {time.time():.6f}\n"
+    line = f"{os.environ.get('MODAL_TASK_ID', '-')} {step} {moment or time.time():.6f}\n"
     descriptor = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, line.encode())
     os.close(descriptor)
@@ -57,6 +58,7 @@ class Engine(BaseHTTPRequestHandler):
             if name in self.loaded:
                 return
             note("load")
+            note("view", Path(os.environ["OLLAMA_MODELS"], "manifests").stat().st_ctime)  # when it came to its name
             print(LOAD.format("0" * 64), flush=True)
             time.sleep(float(LOADS_IN))
             self.loaded.add(name)

@@ -71,6 +71,8 @@ class Container:
     state: str = "starting"
     """starting, then ready (it asked for work or reported that it serves), stopping, exited."""
     was_ready: bool = False
+    is_snapped: bool = False
+    """It asked for a snapshot of its memory, and waits to be restored from it."""
     environment: Environment | None = None
     """The Python it runs on, from when it is about to."""
     views: dict[str, View] = field(default_factory=dict)
@@ -251,6 +253,7 @@ class Containers:
             function_def=function.definition,
             app_layout=layout,
             environment_name=app.environment,
+            checkpoint_id="ch-1" if function.definition.is_checkpointing_function else "",
         )
 
     async def _pump(self, container: Container, stream: asyncio.StreamReader | None, descriptor: int) -> None:
@@ -358,6 +361,11 @@ class Containers:
         event = api_pb2.CancelInputEvent(input_ids=container.cancelled)
         container.cancelled = []
         return api_pb2.ContainerHeartbeatResponse(cancel_input_event=event)
+
+    async def container_checkpoint(self, _: api_pb2.ContainerCheckpointRequest) -> Empty:
+        """Nothing is taken down here: the process waits for its restore, as one that was restored would."""
+        self.current().is_snapped = True
+        return Empty()
 
     async def container_server_lifecycle_ready(self, _: api_pb2.ContainerServerLifecycleReadyRequest) -> Empty:
         self.current().turn("ready")
