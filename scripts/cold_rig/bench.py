@@ -27,7 +27,7 @@ from typing import Any
 
 from app.model_server.starting.bytes_read import taken_in
 from app.model_server.starting.memory_limit import memory_limit
-from app.model_server.starting.read_ahead import ReadAhead
+from app.model_server.starting.read_ahead import ReadAhead, most_ahead
 from cold_rig import deployment, wakes
 from cold_rig.needs import NoRig
 from cold_rig.slow_volume import VolumeSpeed, build, mounted
@@ -102,7 +102,7 @@ def start(python: Path, model: Path, way: Way) -> Start:
         ahead = ReadAhead(
             [model] if way.readers else [],
             clock,
-            most_ahead=memory_limit() // 2,
+            most_ahead=most_ahead(memory_limit()),
             taken_in=lambda: taken_in(engine.pid) or 0,
             readers=way.readers or 1,
         )

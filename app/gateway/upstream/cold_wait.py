@@ -136,9 +136,20 @@ def alone(waited: Waited, writer: str, size: int | None, *, is_remote: bool) -> 
     )
 
 
-def joined(waited: Waited, reports: Iterable[Report], size: int | None) -> ColdStart | None:
-    """By what the gateway measured and what the server that it waited for told; None while none has."""
-    found = [each for report in reports if (each := _met(waited, report)) is not None]
+def joined(
+    waited: Waited, reports: Iterable[Report], size: int | None, *, tells_loads: bool = True
+) -> ColdStart | None:
+    """By what the gateway measured and what the server that it waited for told; None while none has.
+
+    Args:
+        waited: what the gateway measured.
+        reports: of the tier's servers.
+        size: of the model, where it is known here.
+        tells_loads: a server that tells of its start tells of its loads as well; where it does not, as on one machine,
+            what came after the start was the load.
+
+    """
+    found = [each for report in reports if (each := _met(waited, report, tells_loads=tells_loads)) is not None]
     if not found:
         return None
     until = waited.asked_at + timedelta(seconds=waited.loaded) + _NOTICED_WITHIN
@@ -163,19 +174,21 @@ def joined(waited: Waited, reports: Iterable[Report], size: int | None) -> ColdS
         at=at,
         model=waited.model,
         size=last.size or size,
-        seconds={**seconds, **parts, "handover": rest, **_answered(waited)},
+        seconds={**seconds, **parts, "handover" if tells_loads else "memory": rest, **_answered(waited)},
         bytes_per_second=last.bytes_per_second,
     )
 
 
-def _met(waited: Waited, report: Report) -> tuple[Report, Progress | None, Progress | None] | None:
+def _met(
+    waited: Waited, report: Report, *, tells_loads: bool
+) -> tuple[Report, Progress | None, Progress | None] | None:
     """The start and the load of this server that ended in the model's being in memory; None where it told of none."""
     then = [each for each in report.progress if _was_then(waited, report, each)]
     starts = [each for each in then if each.kind == "start" and waited.woke]
     loads = [each for each in then if each.kind == "load"]
     start = starts[0] if starts else None
     load = next((each for each in loads if each.model == waited.model), None)
-    is_of_start = start is not None and (not waited.model or start.model == waited.model)
+    is_of_start = start is not None and (not waited.model or start.model == waited.model or not tells_loads)
     if is_of_start:
         return report, start, None
     return (report, start, load) if load is not None else None
