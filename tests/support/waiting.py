@@ -5,8 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 150.0
+PATIENCE = 300.0
 """Seconds. A busy machine stalls for many of them; what passes costs no more than it takes."""
+
+WHOLE = 2 * PATIENCE
+"""Seconds, for a program that does many things in a row, of which each may take its time."""
 
 
 def until(
