@@ -114,6 +114,7 @@ class ArchiveThread:
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):
                     return count
             self._archived_until = now - AFTER
+            ledger.index_missing()  # what an older version has posted meanwhile; so a start need not look far back
             while given := facts.give_back():
                 logger.debug("gave {} of the ledger's file back", counted(given, "page"))
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):

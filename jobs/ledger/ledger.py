@@ -343,7 +343,7 @@ class Ledger:
         """
         listed = self._open.all()
         if not listed.is_complete:  # a ledger of an older version, or one that was not swept for long
-            self.index_all(self.reader.jobs())
+            self.index_missing()
             listed = self._open.all()
         return self._sweeper.sweep(listed, before_lost, no_worker_lives=no_worker_lives, now=now)
 
@@ -369,6 +369,11 @@ class Ledger:
         if missing:
             logger.info("{} open jobs were not in the index of the open ones", missing)
         return missing
+
+    def index_missing(self) -> int:
+        """The same with as few jobs as the store lets be read: where it has them in their order, those that were posted
+        since this was done last, and that it knows no end of."""
+        return self.index_all(self.reader.unended(self._open.compared_at()))
 
     def keep_open(self, jobs: Iterable[Job]) -> None:
         """Read by its keys what those of these jobs consist of that have been open for days, so that a platform's dict

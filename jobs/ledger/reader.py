@@ -33,6 +33,9 @@ from jobs.store.protocols import ReadableDict
 IN_TIME = 1_000
 """Entries that are looked up by their time in one step."""
 
+CLOCKS_DIFFER = timedelta(hours=1)
+"""By no more, on one machine."""
+
 TOGETHER = 40
 """Jobs that are read in one step: SQLite takes some hundred ranges in a statement, and each job is seven."""
 
@@ -253,6 +256,14 @@ class LedgerReader:
         found = ((job.ended_at, job) for job in self.jobs() if job.ended_at is not None)
         known = [(ended_at, job) for ended_at, job in found if ended_at <= until and (not since or ended_at > since)]
         yield from (job for _, job in sorted(known, key=lambda entry: (entry[0], entry[1].age)))
+
+    def unended(self, since: datetime | None) -> list[Job]:
+        """Jobs of which some may not have ended, all of those among them that were posted since then, or a while
+        before. Where the store has no order, all jobs."""
+        order = in_order(self._facts)
+        if order is None:
+            return self.jobs()
+        return self.listed(order.unended(isoformat(since - CLOCKS_DIFFER) if since else ""))
 
     def listed(self, ids: Iterable[str]) -> list[Job]:
         """The jobs of these ids that are there, and not archived; all facts of one are read in one step."""

@@ -27,6 +27,10 @@ class InOrder(Protocol):
     def count_posted(self) -> int:
         """How many requests there are."""
 
+    def unended(self, since: str) -> list[str]:
+        """The ids of the requests of that moment or later that have no end which is final by itself, nor a mark of the
+        archive. What was lost at its last attempt is among them."""
+
 
 def in_order(facts: object) -> InOrder | None:
     """The same dict where it has that, or what it hands on."""

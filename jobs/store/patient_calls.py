@@ -132,6 +132,9 @@ class PatientOrder:
     def count_posted(self) -> int:
         return self._calls.again("count of jobs", self._real.count_posted)
 
+    def unended(self, since: str) -> list[str]:
+        return self._calls.again("list of jobs without an end", lambda: self._real.unended(since))
+
 
 class PatientDict(PatientReads):
     """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""

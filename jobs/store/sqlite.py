@@ -340,6 +340,10 @@ class SqliteDict:
         rows, _ = self._file.run(COUNT_POSTED, self._name)
         return int(rows[0][0])
 
+    def unended(self, since: str) -> list[str]:
+        rows, _ = self._file.run(*without_end(self._name, since))
+        return [id for (id,) in rows]
+
     def close(self) -> None:
         self._file.close()
 
@@ -366,6 +370,24 @@ def in_order_of_posting(name: str, at: str, key: str, most: int, *, is_indexed: 
     select = f"SELECT {_POSTED_AT}, key, value FROM {entries} WHERE dict = ? AND {_REQUESTS} AND {_POSTED_AT}"  # noqa: S608 - constants
     sql = f"{select} = ? AND key < ? UNION ALL {select} < ? ORDER BY 1 DESC, 2 DESC LIMIT ?"
     return sql, name, at, key, name, at, most
+
+
+def without_end(name: str, since: str) -> tuple[Any, ...]:
+    """The statement for the ids of requests since then that have neither a final end nor a mark, and its values: a
+    range of the index, and two searches for each."""
+    id = f"substr(key, {len(names.JOB) + 1})"
+    there = "SELECT 1 FROM entries AS other WHERE other.dict = posted.dict AND other.key"
+    has_end = (
+        f"{there} > '{names.END}' || id || '/' AND other.key < '{names.END}' || id || '0'"
+        " AND json_extract(other.value, '$.outcome') IN ('succeeded', 'failed', 'cancelled')"
+    )
+    posted = (
+        f"SELECT dict, {id} AS id FROM entries INDEXED BY {POSTED_INDEX}"  # noqa: S608 - constants, as below
+        f" WHERE dict = ? AND {_REQUESTS} AND {_POSTED_AT} >= ?"
+    )
+    has_mark = f"{there} = '{names.GONE}' || id"
+    sql = f"SELECT id FROM ({posted}) AS posted WHERE NOT EXISTS ({has_end}) AND NOT EXISTS ({has_mark})"  # noqa: S608
+    return sql, name, since
 
 
 def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from jobs.store.sqlite import (
     in_time,
     listing,
     store_trouble,
+    without_end,
 )
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
@@ -64,6 +65,9 @@ class SqliteReader:
     def count_posted(self) -> int:
         rows = self._rows(COUNT_POSTED, self._name)
         return int(rows[0][0]) if rows else 0
+
+    def unended(self, since: str) -> list[str]:
+        return [id for (id,) in self._rows(*without_end(self._name, since))]
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         try:

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import app.local.main  # noqa: F401 - brings the commands of one machine
+from app.accounting.spending import estimate
 from app.deployment.status import status
+from app.fleet.schema import load
 from jobs.archive.archived import AFTER
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
@@ -25,12 +27,14 @@ from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember, of_last_night
 from jobs.store import keys
 from jobs.telemetry.nightly_report import OF_NIGHTS, report
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.counting_sqlite import Steps
 from tests.support.counting_stores import CountingStore, Trips
 from tests.support.past_jobs import write_past
 
 N = 400
+FLEET = load()
 ONE_OF_ITS_MODEL = N - 50
 SPARE = 1.15
 """A B-tree that is one page deeper."""
@@ -72,6 +76,13 @@ def typed(*words: str) -> Work:
     return work
 
 
+def start_workers(past: PastHome) -> None:
+    """As `up` does before it works."""
+    ledger = past.home.ledger(SystemClock())
+    ledger.sweep(no_worker_lives=True)
+    ledger.index_missing()
+
+
 def job_of(cut: int | None) -> Work:
     return lambda past: typed("job", past.ids[ONE_OF_ITS_MODEL][:cut])(past)
 
@@ -91,6 +102,7 @@ FLAT: dict[str, Work] = {
     "windows --suggest": typed("windows", "--suggest"),
     "completion": lambda _: job_ids("x"),
     "status": typed("status"),
+    "up": lambda past: start_workers(past),
 }
 """What costs the same, however many jobs have ended, whether `up` runs or has ended days ago."""
 
@@ -103,6 +115,28 @@ LINEAR: dict[str, tuple[Work, str]] = {
     ),
 }
 """What grows with the jobs of the last days, no faster than they do, and why it does."""
+
+ELSEWHERE = {
+    **dict.fromkeys(("pull", "verify", "delete", "prune", "rollback", "warm"), "posts: `post` in test_round_trips.py"),
+    **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
+    "retry": "`job ID` and a post; `--all`: `jobs --dead`, and a post for each; a delete: all jobs, for what came since",
+    **dict.fromkeys(("models", "show", "ps", "run", "route"), "read no jobs, but models: test_model_files.py"),
+    "plan": "asks the gateway; else it is what a night does",
+    "keys": "reads no ledger",
+}
+"""What is counted in another file, or follows from what is."""
+
+
+def test_each_command_is_counted() -> None:
+    """Every command has a row above, or a line that says where it is counted."""
+    commands = {
+        each.name or (each.callback and each.callback.__name__) or ""
+        for each in command_line.registered_commands
+        if not each.hidden
+    }
+    commands |= {each.name for each in command_line.registered_groups if each.name}
+    rows = {what.split()[0] for what in (*FLAT, *LINEAR)} - {"completion"}
+    assert commands == rows | ELSEWHERE.keys()
 
 
 @pytest.fixture
@@ -159,6 +193,10 @@ class Deployed:
         self.clock = HandClock()
         self.store = CountingStore(self.clock)
         self.ids: list[str] = []
+        for number in range(ended):
+            use = UsageRecorder(self.store.facts, self.clock, f"gateway-{number}")
+            use.add(Use(self.clock.now(), "m1:latest", "key", "a10g", "success"))
+            use.flush()
         ledger = Ledger(self.store.queue, self.store.facts, self.clock)
         ledger.sweep()
         for number in range(ended):
@@ -211,6 +249,11 @@ def look_at_status(at: Deployed) -> None:
     status(at.store.facts, at.clock.now(), deployed=True, known=known, of_night=of_night)
 
 
+def look_at_cost(at: Deployed) -> None:
+    began = at.clock.now() - timedelta(days=365)
+    assert estimate(dict(at.store.facts.items(*keys.SORTS["usage"])), FLEET, began, at.clock.now()).as_json()
+
+
 LOOKS: dict[str, tuple[Look, int, str]] = {
     "jobs": (listing(), 1, "Modal lists a Dict whole"),
     "jobs --state running": (listing(state="running"), 1, ""),
@@ -224,6 +267,7 @@ LOOKS: dict[str, tuple[Look, int, str]] = {
     ),
     "night": (look_at_night, 4, ""),
     "status": (look_at_status, 6, ""),
+    "cost": (look_at_cost, 1, "it is the sum of what each gateway wrote down on each day"),
 }
 """The round trips of each, at most; where what they stream grows with the jobs of the last days, why."""
 
