@@ -1,6 +1,6 @@
 """What a cold start takes: by how the bytes of a model come in, and what of it is our own share.
 
-    scripts/bench_cold [--gb 1.34] [--runs 3] [--background 12,256]     both, on this machine
+    scripts/bench_cold [--gb 1.34] [--runs 2] [--background 12,256]     all, on this machine
     scripts/bench_cold --only wakes [--wakes 200]                       our own share alone
     scripts/bench_cold --only other [--others 5]                        another model than the warmed one, before, after
     scripts/bench_cold --url https://… --key …                          the cold starts of a real deployment
@@ -32,6 +32,7 @@ from app.model_server.starting.memory_limit import memory_limit
 from app.model_server.starting.read_ahead import ReadAhead, most_ahead
 from cold_rig import deployment, other_model, wakes
 from cold_rig.needs import NoRig
+from cold_rig.processor import busy
 from cold_rig.slow_volume import VolumeSpeed, build, mounted
 from jobs.cli.terminal.table import table as terminal_table
 from jobs.core.clock import SystemClock
@@ -155,6 +156,7 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
         first = statistics.median(one.first_token for one in each)
         rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
     yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
+    yield from busy()
 
 
 def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[Start]]) -> dict[str, Any]:
@@ -250,7 +252,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     here = parser.add_argument_group("how the bytes come in")
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    here.add_argument("--runs", type=int, default=3, help="of each way")
+    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways takes two to three minutes")
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
     here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cold_rig.processor import busy
 from cold_rig.wakes import MODEL, Script, deployed, spread
 from jobs.cli.terminal.table import table as terminal_table
 from jobs.store import keys
@@ -68,3 +69,5 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         for way, each in found["waited"].items()
     ]
     yield from terminal_table(("IN MEMORY", "P50", "P95", "X BEFORE"), rows)
+    yield f"{found['times']:.2f} times faster"
+    yield from busy()
