@@ -5,6 +5,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,3 +45,13 @@ def _spent(code: str) -> float:
 def _children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def busy() -> Iterator[str]:
+    """A line where other programs want this machine as well."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > processors:
+        yield (
+            f"this machine is busy: {load:.1f} programs want its {processors} processors, and waiting for one is in these"
+            " figures"
+        )

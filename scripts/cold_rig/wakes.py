@@ -17,6 +17,7 @@ while the engine starts is in nobody's way, and in no part.
 
 import asyncio
 import functools
+import json
 import os
 import shlex
 import statistics
@@ -24,13 +25,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from modal_proto import api_pb2
 
 from app.model_server.report import Report
 from cold_rig.needs import NoRig
@@ -73,6 +75,8 @@ class Script:
     engine: float = 0.5
     load: float = 0.5
     store: float = 0.0
+    loads: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of models whose load takes another time."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class FarStore:
         for name in ("dict_get_or_create", "dict_get", "dict_update", "dict_pop", "dict_contains"):
             setattr(self, name, functools.partial(self._late, getattr(platform.dicts, name)))
         platform.wire.meddler = self._met
+        #: Entries whose keys have this in them are not there for who asks. Written by the benchmark.
+        self.withheld = ""
 
     async def _late(self, work: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         began = time.time()
@@ -127,6 +133,8 @@ class FarStore:
             heard.first_trip_processor = self._processor()
         await asyncio.sleep(self._script.store)
         try:
+            if self.withheld and isinstance(request, api_pb2.DictGetRequest) and self.withheld.encode() in request.key:
+                return api_pb2.DictGetResponse(found=False)
             return await work(request)
         finally:
             heard.trips.append((began, time.time()))
@@ -170,6 +178,10 @@ class Plane:
     def close(self) -> None:
         self._http.close()
 
+    def withhold(self, part_of_key: str) -> None:
+        """From now on the ledger does not tell of entries whose keys have this in them; of all where it is empty."""
+        self._store.withheld = part_of_key
+
     def sleep(self) -> None:
         """Have no server there, and the gateway know it: each is killed and its last word said for it, since a server's
         own end takes seconds."""
@@ -200,6 +212,11 @@ class Plane:
                 pass
         [server] = self._platform.containers(SERVER)
         return self._told(server, (began, first), used)
+
+    def loads_before_answer(self) -> int:
+        """How many models the engine had loaded before the last wake's caller came to it."""
+        steps = [line.split()[1] for line in self._steps.read_text("ascii").splitlines()]
+        return steps[: steps.index("asked")].count("loaded")
 
     def _told(self, server: Container, whole: Interval, gateway_processor: float) -> Wake:
         at: dict[str, float] = {}
@@ -246,8 +263,8 @@ class Plane:
 
 
 @contextmanager
-def deployed(script: Script) -> Iterator[Plane]:
-    """All of it, deployed, with a model on the volume and the gateway awake.
+def deployed(script: Script, *models: str) -> Iterator[Plane]:
+    """All of it, deployed, with these models on the volume, or `MODEL` alone, and the gateway awake.
 
     Raises:
         NoRig: no container can have its volume here.
@@ -270,6 +287,7 @@ def deployed(script: Script) -> Iterator[Plane]:
             "OLLAMA_MODAL_TRUST_SECONDS": "0.2",
             "OLLAMA_HOST": f"127.0.0.1:{ollama}",
             "COLD_RIG_SCRIPT": f"{steps},{script.engine},{script.load}",
+            "COLD_RIG_LOADS": json.dumps(dict(script.loads)),
         }
         settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5)
         with (
@@ -280,7 +298,7 @@ def deployed(script: Script) -> Iterator[Plane]:
             os.environ["OLLAMA_MODAL_REGISTRY"] = registry.url
             with_secrets(platform)
             deploy(platform)
-            publish(platform, client, MODEL)
+            publish(platform, client, *(models or (MODEL,)))
             url = platform.apps.server_urls[APP, "Gateway"] = f"http://127.0.0.1:{gateway}"
             [id_, secret] = TOKEN.values()
             platform.open_server(APP, SERVER, port=ollama, token=(id_, secret))

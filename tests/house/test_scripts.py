@@ -41,6 +41,18 @@ def python_scripts() -> list[str]:
 COLD = {
     "ways": ("--only", "ways", "--gb", "0.2", "--runs", "1", "--background", "12"),
     "wakes": ("--only", "wakes", "--wakes", "1", "--engine-seconds", "0.1", "--load-seconds", "0.1"),
+    "other": (
+        "--only",
+        "other",
+        "--others",
+        "1",
+        "--engine-seconds",
+        "0.1",
+        "--load-seconds",
+        "0.1",
+        "--warmed-seconds",
+        "8",
+    ),
 }
 """The parts of `bench_cold`, which is no contest: it has tests of its own below."""
 
@@ -167,6 +179,15 @@ def test_our_share_of_a_wake_is_measured(tmp_path: Path) -> None:
     assert all(0 <= each["p50"] < 60 for each in found["processor"].values())
     assert found["processor"]["imports"]["p50"] > 0
     assert found["interpreter_processor_seconds"] > 0
+
+
+def test_another_model_than_the_warmed_one_is_measured(tmp_path: Path) -> None:
+    """Before, a caller of a model that is not kept warm waited for two loads; now the wake names his, and he waits for
+    that one. Both are told, with how many times faster it is."""
+    found = cold_part("other", tmp_path)
+
+    assert found["loads"] == {"what is warmed first": 2, "the wake names its model": 1}
+    assert found["times"] > 1
 
 
 def test_a_load_at_its_limit_is_told() -> None:
