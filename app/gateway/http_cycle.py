@@ -6,7 +6,7 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+
+if TYPE_CHECKING:
+    from app.gateway.http_head import ReadHead
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -25,36 +28,50 @@ _NO_BODY = frozenset({204, 304})
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: HttpToolsProtocol, *, is_old: bool) -> None:
+    def __init__(self, protocol: HttpToolsProtocol, scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.
+            scope: as ASGI has it.
+            keep_alive: the connection is for other requests afterwards, as far as this one says.
             is_old: the request is of HTTP/1.0, which has no chunks: what has no length ends with the connection.
 
         """
         super().__init__(
-            scope=protocol.scope,
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=False,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=protocol.expect_100_continue,
-            keep_alive=not is_old and protocol.parser.should_keep_alive(),
-            on_response=protocol.on_response_complete,
+            scope,
+            protocol.transport,
+            protocol.flow,
+            protocol.logger,
+            protocol.access_logger,
+            False,  # nothing is logged here
+            protocol.server_state.default_headers,
+            asyncio.Event(),
+            protocol.expect_100_continue,
+            keep_alive,
+            protocol.on_response_complete,
         )
         self.task: asyncio.Task[None] | None = None
+        self.read_head: ReadHead | None = None
+        """The head, where it is one that may come again."""
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
         self._is_unframed = False
-        self._has_no_body = protocol.scope["method"] == "HEAD"
+        self._has_no_body = scope["method"] == "HEAD"
         self._head = b""
         self._call_when_gone: Callable[[], None] | None = None
 
     # What the application may ask beside ASGI
+
+    @property
+    def decided(self) -> Any:
+        """What the application has made of the same head before, on this connection; None where nothing."""
+        return self.read_head and self.read_head.decided
+
+    def decide(self, decided: object) -> None:
+        """Keep this for the next request with the same head."""
+        if self.read_head is not None:
+            self.read_head.decided = decided
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
