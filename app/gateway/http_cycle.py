@@ -6,6 +6,7 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -156,13 +157,11 @@ class HttpCycle(RequestResponseCycle):
     def _begin(self, status: int, headers: Any) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        lines = [*self.default_headers, *[(name.lower(), value) for name, value in headers]]
-        if HEADER_RE.search(b"".join([name for name, _ in lines])):
-            raise RuntimeError("Invalid HTTP header name.")
-        if HEADER_VALUE_RE.search(b"".join([value for _, value in lines])):
-            raise RuntimeError("Invalid HTTP header value.")
+        lines = [STATUS_LINE[status], *[_remembered_line(name, value) for name, value in self.default_headers]]
         closes = False
-        for name, value in lines:
+        for said, value in headers:
+            name = said.lower()
+            lines.append(_remembered_line(name, value) if name in _REMEMBERED else _line(name, value))
             if name == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
@@ -172,13 +171,14 @@ class HttpCycle(RequestResponseCycle):
             elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
                 self.keep_alive, closes = False, True
         if not self.keep_alive and not closes:
-            lines.append((b"connection", b"close"))
+            lines.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self._is_old:
             self.chunked_encoding, self._is_unframed = False, True
         elif self.chunked_encoding is None and not self._has_no_body and status not in _NO_BODY:
             self.chunked_encoding = True
-            lines.append((b"transfer-encoding", b"chunked"))
-        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join([b"%b: %b\r\n" % line for line in lines]))
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
         self._loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
@@ -216,6 +216,25 @@ class HttpCycle(RequestResponseCycle):
         self.expected_content_length -= size
         if is_last and self.expected_content_length:
             raise RuntimeError("Response content shorter than Content-Length")
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header as it is written.
+
+    Raises:
+        RuntimeError: it cannot be one.
+
+    """
+    if HEADER_RE.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    if HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    return b"%b: %b\r\n" % (name, value)
+
+
+_remembered_line = lru_cache(256)(_line)
+_REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
+"""Beside our own, those that are the same again and again."""
 
 
 def _nothing() -> None:
