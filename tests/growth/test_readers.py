@@ -114,6 +114,15 @@ class HandLoop(asyncio.SelectorEventLoop):
         return self.ahead
 
 
+class _Caller:
+    """A connection of which nothing that is asked here needs more than that it knows of no request before."""
+
+    decided = None
+
+    def decide(self, decided: object) -> None:
+        """Forget it."""
+
+
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
     """The application between its start and its end, and how it is asked."""
@@ -124,7 +133,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
     await said.get()
 
     async def asked(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "extensions": {CALLER: None}}, receive, send)  # nothing asked here needs the connection
+        await app({**scope, "extensions": {CALLER: _Caller()}}, receive, send)
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(asked), base_url="http://gateway") as client:
         yield Ask(client)
