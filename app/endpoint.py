@@ -4,12 +4,19 @@ Modal's proxy lets nobody in without a token, so an unauthorised request wakes n
 containers the first request is answered 503 at once, and whoever asks tries again. All the numbers stand in fleet.toml.
 """
 
-from typing import TYPE_CHECKING, Any
+import os
 
-import modal
+from app.model_server.starting import engine
 
-from app.deployment.server_container import CHECKED, checked_tiers, serve
-from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights, with_file
+ENGINE = engine.begun(os.environ)
+"""In a server's container, from before all that follows is imported; None elsewhere."""
+
+from typing import TYPE_CHECKING, Any  # noqa: E402 - from here on, while the engine starts
+
+import modal  # noqa: E402
+
+from app.deployment.server_container import checked_tier, serve  # noqa: E402
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights, with_file  # noqa: E402
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -48,8 +55,11 @@ def _of_the_fleet() -> dict[str, dict[str, Any]]:
         fleet = declared()
         fleet.expect_tiers(set(SERVERS))
     warn_unpinned(OLLAMA_IMAGE)
-    image = with_file(gpu_image, f"/root/{CHECKED.name}", checked_tiers(fleet, SERVERS))
-    return {name: {**server_options(fleet, name), "image": image} for name in SERVERS}
+    return {name: {**server_options(fleet, name), "image": _image(fleet, name)} for name in SERVERS}
+
+
+def _image(fleet: "Fleet", name: str) -> modal.Image:
+    return with_file(gpu_image, f"/root/{engine.CHECKED.name}", checked_tier(fleet, name))
 
 
 _OPTIONS = _of_the_fleet() if modal.is_local() else dict.fromkeys(SERVERS, _mounted(gpu_image))
@@ -59,7 +69,7 @@ _OPTIONS = _of_the_fleet() if modal.is_local() else dict.fromkeys(SERVERS, _moun
 class OllamaA10G:
     @modal.enter()
     def start(self) -> None:
-        self.server = serve("a10g")
+        self.server = serve("a10g", engine=ENGINE)
 
     @modal.exit()
     def stop(self) -> None:
@@ -70,7 +80,7 @@ class OllamaA10G:
 class OllamaH100:
     @modal.enter()
     def start(self) -> None:
-        self.server = serve("h100")
+        self.server = serve("h100", engine=ENGINE)
 
     @modal.exit()
     def stop(self) -> None:

@@ -26,14 +26,14 @@ BUSY_SECONDS = 15.0
 """How long anybody waits for another thread's or process's turn at the file. A turn takes milliseconds, so this is a
 stuck disk. It is shorter than the shortest lease, so that a holder hears of it while his still runs."""
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.025
 """How often a waiting `get` looks, so that claims come within 50 ms: at first whether anybody has written to the file,
 which costs two microseconds, and into it only then."""
 
 _LOOKS_AFTER_A_CHANGE = 10
 """The file's time is as coarse as the system's ticks, so another change right after one need not show."""
 
-_LOOKS_WITHOUT = 50
+_LOOKS_WITHOUT = 20
 """After so many looks that saw no change the file is asked all the same, twice a second."""
 
 PARTITION_ITEMS = 5_000
@@ -434,7 +434,7 @@ class _Changes:
 
     def may_be(self) -> bool:
         try:
-            found = os.stat(self._log)  # noqa: PTH116 - a hundred times a second, and a path takes three times as long
+            found = os.stat(self._log)  # noqa: PTH116 - many times a second, and a path takes three times as long
             mark: tuple[int, int] | None = (found.st_mtime_ns, found.st_size)
         except FileNotFoundError:
             mark = None
@@ -498,7 +498,7 @@ class SqliteQueue:
         return True
 
     def _try_get(self, lane: str) -> str | None:
-        # Looking first keeps an idle worker from taking the write lock a hundred times a second.
+        # Looking first keeps an idle worker from taking the write lock many times a second.
         seen, _ = self._file.run("SELECT 1 FROM items WHERE queue = ? AND partition = ? LIMIT 1", self._name, lane)
         if not seen:
             return None

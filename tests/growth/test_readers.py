@@ -106,12 +106,21 @@ Work = Callable[[Ask], Awaitable[object]]
 
 
 class HandLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time can be moved."""
+    """An event loop whose time moves when it is moved: a busy machine takes seconds for what is asked at once."""
 
     ahead = 0.0
 
     def time(self) -> float:
-        return super().time() + self.ahead
+        return self.ahead
+
+
+class _Caller:
+    """A connection of which nothing that is asked here needs more than that it knows of no request before."""
+
+    decided = None
+
+    def decide(self, decided: object) -> None:
+        """Forget it."""
 
 
 @asynccontextmanager
@@ -124,7 +133,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
     await said.get()
 
     async def asked(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "extensions": {CALLER: None}}, receive, send)  # nothing asked here needs the connection
+        await app({**scope, "extensions": {CALLER: _Caller()}}, receive, send)
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(asked), base_url="http://gateway") as client:
         yield Ask(client)
