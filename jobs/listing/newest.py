@@ -12,12 +12,16 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Protocol
 
-from jobs.ledger.all_jobs import Window
+from jobs.ledger.all_jobs import OPEN, JobFilter, Window
 from jobs.ledger.job import Job, Place, milliseconds
+from jobs.ledger.reader import LedgerReader
 
 LOOKED_AT = 2_000
 """So many jobs are looked at for a page of those that fit. With fewer on it a page says where to go on: a search for
 what nobody ever asked for costs no more than another."""
+
+CHOSEN_FROM = 10_000
+"""The same for who asks once: a second's work."""
 
 AT_ONCE = 100
 """Jobs that are read together where not all of them fit."""
@@ -99,6 +103,21 @@ def page(
     with closing(_newest(windows, archive, now, before, at_once)) as jobs:
         recent = jobs if since is None else takewhile(lambda job: job.posted_at >= since, jobs)
         return page_of(recent, limit=limit, fits=fits, most=most)
+
+
+def chosen(
+    reader: LedgerReader, archive: JobArchive, fitting: JobFilter, limit: int | None, now: datetime
+) -> tuple[Sequence[Job], int | None]:
+    """So many of the newest jobs that fit, or all, and how many there are; None for more. Of one state or kind some of the
+    newest are looked at (`CHOSEN_FROM`), where the list has no beginning."""
+    fits = None if fitting == JobFilter(since=fitting.since) else fitting.fits
+    if fitting.states and fitting.states <= OPEN:
+        opened = sorted(reader.listed(reader.said_open()), key=lambda job: job.age, reverse=True)
+        found = page_of(opened, limit=limit, fits=fits, most=None)
+    else:
+        most = None if limit is None or fitting.since else CHOSEN_FROM
+        found = page(reader.window, archive, now, limit=limit, since=fitting.since, fits=fits, most=most)
+    return found.jobs, None if found.rest else len(found.jobs)
 
 
 def page_of(
