@@ -108,8 +108,10 @@ def page(
 def chosen(
     reader: LedgerReader, archive: JobArchive, fitting: JobFilter, limit: int | None, now: datetime
 ) -> tuple[Sequence[Job], int | None]:
-    """So many of the newest jobs that fit, or all, and how many there are; None for more. Of one state or kind some of the
-    newest are looked at (`CHOSEN_FROM`), where the list has no beginning."""
+    """So many of the newest jobs that fit, or all, and how many there are; None for more.
+
+    Of one state or kind, and without a beginning, some of the newest are looked at (`CHOSEN_FROM`).
+    """
     fits = None if fitting == JobFilter(since=fitting.since) else fitting.fits
     if fitting.states and fitting.states <= OPEN:
         opened = sorted(reader.listed(reader.said_open()), key=lambda job: job.age, reverse=True)
