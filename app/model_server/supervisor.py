@@ -80,7 +80,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
-            child=host.engine and host.engine.child,
+            child=host.engine.child if host.engine else None,
             loads=(self._readers, self._start_reports),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)

@@ -104,6 +104,8 @@ class Heard:
     """What the control plane heard of one container. Its loop writes, the benchmark reads."""
 
     trips: list[Interval] = field(default_factory=list)
+    wanted: list[Interval] = field(default_factory=list)
+    """Those of the trips by which it told, or was told, which model is waited for."""
     reloads: list[Interval] = field(default_factory=list)
     first_trip_processor: float = 0.0
     ready_at: float = 0.0
@@ -136,6 +138,8 @@ class FarStore:
             return await work(request)
         finally:
             heard.trips.append((began, time.time()))
+            if b"wanted/" in request.SerializeToString():
+                heard.wanted.append(heard.trips[-1])
 
     async def volume_reload(self, request: Any) -> Any:
         began = time.time()
@@ -233,7 +237,7 @@ class Plane:
         view = (max((end for _, end in [*before_view, *heard.reloads]), default=imports[1]), at["view"])
         parts = {
             "imports": seconds_in([imports], started) + seconds_in([imports], waits),
-            "ledger": seconds_in(gateway.trips, asked) + seconds_in(before_view, waits),
+            "ledger": seconds_in(gateway.wanted, asked) + seconds_in(before_view, waits),
             "view": seconds_in([view], waits),
             "gateway notice": at["asked"] - heard.ready_at,
         }
@@ -311,15 +315,20 @@ def deployed(script: Script, *models: str) -> Iterator[Plane]:
 
 
 def measured(number: int, script: Script) -> list[Wake]:
-    """So many wakes, and one before them that is not counted: it fills what is kept between them."""
-    wakes = []
+    """So many wakes, and one before them that is not counted: it fills what is kept between them. Whoever breaks it off
+    has those that were."""
+    wakes: list[Wake] = []
     with deployed(script) as plane:
-        for count in range(number + 1):
-            plane.sleep()
-            wake = plane.wake()
-            if count:
-                wakes.append(wake)
-                print(f"  wake {count} of {number}: our share {wake.own:.3f} s", file=sys.stderr, flush=True)
+        try:
+            for count in range(number + 1):
+                plane.sleep()
+                wake = plane.wake()
+                if count:
+                    wakes.append(wake)
+                    print(f"  wake {count} of {number}: our share {wake.own:.3f} s", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            if not wakes:
+                raise
     return wakes
 
 

@@ -497,6 +497,32 @@ def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> 
         httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
 
 
+def test_a_server_is_snapped_between_its_hooks(platform: Platform, tmp_path: Path) -> None:
+    """The entrypoint takes a memory snapshot of a server, where the platform asks for one: after the module and what is
+    marked `snap`, before anything else; it goes on when it is restored. What the module itself has started is in it."""
+    restored = tmp_path / "restore-state.json"
+    more = {"MODAL_ENABLE_SNAP_RESTORE": "1", "MODAL_RESTORE_STATE_PATH": str(restored)}
+    platform.settings.environ.update(more)
+    try:
+        deploy(platform, "snapped")
+        server = platform.start_server("snapped", "Snapped")
+        until(lambda: server.is_snapped or server.state == "exited", "a snapshot is asked for")
+        until(lambda: "before" in server.output)
+        assert server.state == "starting"
+        assert "after" not in server.output
+
+        restored.write_text('{"task_id": "", "function_id": ""}')
+        platform.wait_ready(server)
+        until(lambda: "after" in server.output)
+        assert server.output.split("after")[0].split() == ["module", "before"]
+        platform.drain(server)
+        assert platform.wait_exit(server) == 0
+        assert "stopped" in server.output
+    finally:
+        for name in more:
+            del platform.settings.environ[name]
+
+
 def test_killed_server_takes_its_children_along(serving: Platform) -> None:
     """A child in a session of its own dies with its container."""
     serving.settings.environ["PORT"] = "0"

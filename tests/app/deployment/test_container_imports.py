@@ -22,6 +22,10 @@ from modal._runtime.task_lifecycle_manager import _TaskLifecycleManager
 _TaskLifecycleManager._singleton = object()  # by this the client knows that it is in a container
 import app.endpoint
 print(*sorted(set(sys.modules) - before))
+from jobs.http.httpx_alone import import_httpx_alone
+import_httpx_alone()
+import jobs.ollama.client
+print(*sorted(set(sys.modules) - before))
 """
 
 HEAVY = {
@@ -35,7 +39,8 @@ MOST = 80
 
 
 def test_a_container_imports_only_what_starts_its_engine() -> None:
-    """No validator, no HTTP client, nothing of the gateway; the fleet was checked where it was deployed."""
+    """No validator, no HTTP client, nothing of the gateway: the fleet was checked where it was deployed. The client
+    that follows, while the engine starts, comes without a command line of its own."""
     done = subprocess.run(
         [sys.executable, "-c", IN_A_CONTAINER],
         cwd=ROOT,
@@ -46,10 +51,12 @@ def test_a_container_imports_only_what_starts_its_engine() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    imported = set(done.stdout.split())
+    imported, with_client = (set(line.split()) for line in done.stdout.splitlines())
 
     assert "app.model_server.supervisor" in imported
     assert not imported & HEAVY
+    assert "httpx" in with_client
+    assert not with_client & {"rich", "click", "pygments"}
     assert len([each for each in imported if each.partition(".")[0] in ("app", "jobs")]) <= MOST
 
 

@@ -246,14 +246,17 @@ class Containers:
             if object_id not in known:
                 metadata = self.volumes.metadata(object_id) if object_id in container.views else None
                 layout.objects.append(api_pb2.Object(object_id=object_id, volume_metadata=metadata))
+        definition = api_pb2.Function()
+        definition.CopyFrom(function.definition)
+        definition.is_checkpointing_function = definition.checkpointing_enabled  # by what the platform knows of itself
         return api_pb2.ContainerArguments(
             task_id=container.id,
             function_id=function.id,
             app_id=app.id,
-            function_def=function.definition,
+            function_def=definition,
             app_layout=layout,
             environment_name=app.environment,
-            checkpoint_id="ch-1" if function.definition.is_checkpointing_function else "",
+            checkpoint_id="ch-1" if function.definition.checkpointing_enabled else "",
         )
 
     async def _pump(self, container: Container, stream: asyncio.StreamReader | None, descriptor: int) -> None:
