@@ -1,6 +1,5 @@
 """How a deployment stands, by what was last reported to the ledger. It asks no server, so it wakes none."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,8 @@ from app.model_server.report import Report
 from app.resources import APP, SERVERS
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
@@ -72,10 +72,24 @@ class DeploymentStatus:
 
 
 def status(
-    facts: DictLike, now: datetime, *, deployed: bool, jobs: Sequence[Job], gateway: str | None = None
+    facts: DictLike,
+    now: datetime,
+    *,
+    deployed: bool,
+    known: KnownJobs,
+    of_night: Sequence[Job],
+    gateway: str | None = None,
 ) -> DeploymentStatus:
+    """
+    Args:
+        facts: the ledger's dict.
+        now: the time.
+        deployed: whether there is a deployment.
+        known: what is known of the jobs.
+        of_night: those of the last night.
+        gateway: where it answers.
+    """
     entries = dict(facts.items(keys.SERVER, *OF_NIGHTS)) | {keys.WEIGHTS_GENERATION: facts.get(keys.WEIGHTS_GENERATION)}
-    counts = Counter(job.state for job in jobs)
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return DeploymentStatus(
@@ -85,7 +99,7 @@ def status(
         tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
         incidents=tuple(case for case in cases(entries) if case.is_open),
         generation=entries.get(keys.WEIGHTS_GENERATION),
-        jobs={str(state): counts[state] for state in JobState},
-        night=report(entries, jobs),
+        jobs=known.counts,
+        night=report(entries, of_night),
         now=now,
     )

@@ -36,7 +36,7 @@ from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
-from jobs.archive.archive import archive_at
+from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
@@ -194,8 +194,7 @@ class Service:
                 complaints=models.complaints,
                 thrown=models.thrown,
                 names_here=models.names_here,
-                archived=models.archived,
-                archived_job=models.archived_job,
+                archive=models.archived,
                 past=models.past,
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(

@@ -28,7 +28,7 @@ from app.local.server_reports import CONTAINER, ServerReporter
 from app.local.servers import Servers, process_name
 from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
-from jobs.archive.archive import ArchivedJobs, archive_at
+from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home
@@ -150,8 +150,7 @@ class LocalGateway:
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,
-                archived=self._archive.since,
-                archived_job=self._archive.find,
+                archive=self._archive,
                 past=Past(archive_at(home.root), clock),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT, script_module
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, WHOLE
 
 SMALLEST: dict[str, tuple[str, ...]] = {
     # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
@@ -142,7 +142,7 @@ def cold_part(name: str, tmp_path: Path) -> Any:
     environ = {key: os.environ[key] for key in os.environ if key in {"PATH", "HOME", "TMPDIR", "LANG"}}
     done = subprocess.run(
         [ROOT / "scripts/bench_cold", *COLD[name], "--json", file],
-        env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env=environ, capture_output=True, text=True, timeout=WHOLE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(ROOT.iterdir()) == before
@@ -217,7 +217,7 @@ def run(name: str, options: tuple[str, ...], tmp_path: Path) -> str:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=WHOLE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

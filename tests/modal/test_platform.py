@@ -24,7 +24,7 @@ from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
 from tests.support.deployments import modal_command
-from tests.support.processes import free_port
+from tests.support.processes import free_port, is_running
 from tests.support.waiting import PATIENCE, until
 
 SAMPLES = "tests.modal.platform.sample_apps"
@@ -530,7 +530,21 @@ def test_killed_server_takes_its_children_along(serving: Platform) -> None:
     serving.wait_ready(server)
     child = next(pid for pid in serving.processes(server) if pid != server.pid)
     serving.kill(server)
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+    until(lambda: not is_running(child))
+
+
+def test_what_ended_takes_nobody_along_who_came_after(serving: Platform) -> None:
+    """The kernel gives the next container's mounts the number of those that are gone; it is another container."""
+    serving.settings.environ["PORT"] = "0"
+    first = serving.start_server("serving", "Web")
+    serving.wait_ready(first)
+    serving.kill(first)
+    second = serving.start_server("serving", "Web")
+    serving.wait_ready(second)
+    assert serving.processes(first) == []
+    serving.kill(first)
+    assert second.pid in serving.processes(second)
+    serving.kill(second)
 
 
 def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform) -> None:

@@ -150,7 +150,7 @@ def _recorded(home: Home, *begin: str) -> dict[str, Any]:
     """The entries of this machine whose keys begin so: those of the ledger, and those that have left it."""
     past: dict[str, Any] = {}
     if home.archive.is_dir():  # what reads archives takes long to import
-        from jobs.archive.archive import COLD, USAGE, archive_at, archived_facts  # noqa: PLC0415
+        from jobs.archive.archived import COLD, USAGE, archive_at, archived_facts  # noqa: PLC0415
 
         sorts = {keys.COLD: COLD, keys.USAGE: USAGE}
         for each in begin:
