@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -239,9 +238,7 @@ def test_the_phases_add_up(case: Case, http: httpx.Client, tmp_path: Path) -> No
         in httpx.get(f"{case.url}/metrics", headers=KEY, timeout=PATIENCE).text
     )
     person = Shell(tmp_path, {"OLLAMA_MODAL_KEY": ADMIN_KEY})
-    shown, measured = (
-        run("--url", case.url) for run in (partial(person.run, "cold"), partial(person.run_script, "bench_cold"))
-    )
+    shown, measured = person.run("cold", "--url", case.url), person.run_script("bench_cold", "--url", case.url)
     assert shown.returncode == measured.returncode == 0, shown.stderr + measured.stderr
     assert shown.stdout == measured.stdout
     assert "a10g start tiny" in shown.stdout
