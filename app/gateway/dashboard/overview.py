@@ -158,8 +158,8 @@ class Overview:
         paid = hourly if self.rented else None
         reported = next((each.gpu for each in up if each.gpu), None)
         return {
-            "gpu": (declared and declared.gpu) or (reported and reported.name),
-            "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
+            "gpu": (declared and declared.gpu_text) or (reported and reported.name),
+            "vram_gb": declared.least_vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
             "dollars_now": None if paid is None else round(sum(each.dollars_per_hour or paid for each in up), 2),
             "containers": [

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, TierCapacity, place_model, tuned, weigh
+from jobs.models.placement import LOCAL, TierCapacity, place_model, tuned, weigh
+from tests.support.tiers import A10G, H100
 
 GB = 1_000_000_000
 
@@ -99,7 +100,7 @@ def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
 def test_one_machine_takes_everything_and_promises_nothing() -> None:
     """The local tier has no limit and no GPU that a model could fall from."""
     placed = place_model(900 * GB, [LOCAL])
-    assert placed.tier is KNOWN_TIERS["local"]
+    assert placed.tier is LOCAL
     assert not placed.tier.gpu_promised
     assert "no known limit" in placed.reason
 
