@@ -4,6 +4,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from modal.client import Client
 
 from app.gateway.deployed import OTHER_PORT
 from app.resources import server_class
+from jobs.core.clock import SystemClock
 from jobs.store import keys
 from jobs.store.protocols import DictLike
+from jobs.telemetry.container_time import Metered
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
@@ -136,13 +140,6 @@ class Deployment:
         )
         self.platform.wait_ready(self.platform.start_server(APP, "Gateway"))
 
-    def refused(self, tiers: dict[str, Declared]) -> str:
-        """What whoever deploys this is told."""
-        self.edit(tiers)
-        done = modal_command(self.platform, "deploy", "-m", "app.deploy", folder=self.folder)
-        assert done.returncode == 2
-        return done.stderr
-
     def ask(self) -> httpx.Client:
         url = self.platform.apps.server_urls[APP, "Gateway"]
         return httpx.Client(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=PATIENCE)
@@ -171,12 +168,13 @@ class Deployment:
 
 
 MESSAGE = {"role": "user", "content": "hello"}
+SERVED: Any = {"cold": 0.0, "warming": 0.0, "serving": 300.0, "idle": 0.0}
 
 
-def reported_gpus(facts: DictLike, tier: str) -> int | None:
-    """How many GPUs the one server of a tier says that it has, once it serves."""
+def has_reported(facts: DictLike, tier: str, gpus: int) -> bool:
+    """Whether the one server of a tier says that it serves, with so many GPUs."""
     [(_, report)] = facts.items(f"{keys.SERVER}{tier}/")
-    return int(report["gpu"]["count"]) if report["state"] == "serving" and report["gpu"] else None
+    return report["state"] == "serving" and (report["gpu"] or {}).get("count") == gpus
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +242,7 @@ def test_a_request_is_served_by_each(deployment: Deployment, client: Client) -> 
     facts = deployed_facts(client)
     for tier, declared in FLEET.items():
         assert deployment.chat(declared.model, tier, declared.cards) == tier
-        until(lambda: reported_gpus(facts, tier) == len(declared.cards.splitlines()))
+        until(partial(has_reported, facts, tier, len(declared.cards.splitlines())))
 
     with deployment.ask() as asking:
         states = {each["tier"]: each["state"] for each in asking.get("/ops/v1/tiers").json()["tiers"]}
@@ -274,46 +272,57 @@ def test_a_window_keeps_a_tier_of_any_name_up(deployment: Deployment, client: Cl
     assert deployed_facts(client).get(keys.window("h100-2")) is True
 
 
-def test_a_tier_is_renamed_and_another_removed(deployment: Deployment, client: Client) -> None:
-    """A new name is a new server, and the old one is gone. What is meant for a tier that is gone is refused before
-    anything is deployed, with the tiers that there are; declared anew, its models go where the file now says. What was
-    recorded of it is told, its window is shut, and whoever asks for it by name hears which there are."""
-    deployment.deploy(RENAMED, WINDOW.format(tier="h100-2", model="deepseek-r1:32b"))
-    assert deployment.servers() == {"Gateway", *map(server_class, RENAMED)}
-    assert deployment.chat("tiny", "mid-size", L40S.cards) == "mid-size"
+def test_a_renamed_tier_is_a_new_server(deployment: Deployment, client: Client) -> None:
+    """The old name's server is gone, and the model that is declared for the new one is served there."""
+    deployment.deploy(RENAMED)
 
-    moved = MODEL.format(model="deepseek-r1:32b", tier="h100-2")
-    deployment.edit(REMOVED, moved)
+    assert deployment.servers() == {"Gateway", *map(server_class, RENAMED)}
+    assert deployment.chat(L40S.model, "mid-size", L40S.cards) == "mid-size"
+
+
+def test_a_model_of_a_removed_tier_is_refused(deployment: Deployment) -> None:
+    """Before anything is deployed, with the tiers that there are."""
+    before = deployment.servers()
+    deployment.edit(REMOVED, MODEL.format(model=TWO.model, tier="h100-2"))
+
     done = modal_command(deployment.platform, "deploy", "-m", "app.deploy", folder=deployment.folder)
+
     assert done.returncode == 2
     assert "models[3].tier = 'h100-2': there is no such tier; one of l4, mid-size, either" in done.stderr
-    assert deployment.servers() == {"Gateway", *map(server_class, RENAMED)}
+    assert deployment.servers() == before
 
+
+@pytest.mark.timeout(600)  # it deploys, ticks, and types commands, each of which starts Modal's client
+def test_a_removed_tier_is_told_and_ends(deployment: Deployment, client: Client) -> None:
+    """Its server is gone, its models go where the file says, and its window is shut. What was recorded of it is told
+    by every list and command; whoever asks for it by name hears which tiers there are."""
+    facts = deployed_facts(client)
+    began = SystemClock().now() - timedelta(minutes=5)
+    meter = Metered("h100-2", "ta-9", began, SystemClock().now(), SERVED, 8.79)
+    facts.put(meter.key, meter.as_json())
+    facts.put(keys.window("h100-2"), True)
+    tick(deployment.platform)
     for container in deployment.platform.containers(server_class("h100-2")):
         deployment.platform.kill(container)
-    deployment.deploy(REMOVED, MODEL.format(model="deepseek-r1:32b", tier="either"))
-    assert deployment.servers() == {"Gateway", *map(server_class, REMOVED)}
-    tick(deployment.platform)
-    facts = deployed_facts(client)
-    assert facts.get(keys.window("h100-2")) is False
-    last = {tier: max(facts.items(f"{keys.HEALTH}{tier}/"))[1]["state"] for tier in ("l40s", "h100-2")}
-    assert last == dict.fromkeys(last, "gone")
 
-    assert deployment.chat("deepseek-r1:32b", "either", EITHER.cards) == "either"
-    told = deployment.command("status")
-    assert [each["tier"] for each in told["tiers"]] == list(REMOVED)
-    assert {each["tier"] for each in told["servers"]} == {*FLEET, *REMOVED}
+    deployment.deploy(REMOVED, MODEL.format(model=TWO.model, tier="either"))
+    tick(deployment.platform)
+
+    assert deployment.servers() == {"Gateway", *map(server_class, REMOVED)}
+    assert facts.get(keys.window("h100-2")) is False
+    assert deployment.chat(TWO.model, "either", EITHER.cards) == "either"
+    last = {key.split("/")[1]: value["state"] for key, value in sorted(facts.items(keys.HEALTH))}
+    assert {tier for tier, state in last.items() if state == "gone"} == {*last} - {*REMOVED}
+    assert [each["tier"] for each in deployment.command("status")["tiers"]] == list(REMOVED)
     spent = {each["tier"]: each["dollars_per_hour"] for each in deployment.command("cost")["tiers"]}
     assert spent["h100-2"] == pytest.approx(8.79, abs=0.01)
     with deployment.ask() as asking:
         for path in ("tiers", "board", "days", "cost", "cold", "usage", "health", "windows"):
             assert asking.get(f"/ops/v1/{path}").status_code == 200, path
-        assert asking.get("/metrics").status_code == 200
-        assert asking.get("/api/ps").status_code == 200
-        posted = asking.post("/ops/v1/jobs", json={"kind": "warm", "model": "tiny", "tier": "h100-2"})
-        assert posted.status_code in {201, 400}, posted.text
-        if posted.status_code == 201:
-            path = f"/ops/v1/jobs/{posted.json()['id']}"
-            until(lambda: asking.get(path).json()["state"] == "failed")
-            [attempt] = asking.get(path).json()["attempts"]
-            assert "there is no tier 'h100-2' for 'tiny:latest'" in attempt["message"]
+        assert [asking.get(path).status_code for path in ("/metrics", "/api/ps", "/api/tags")] == [200] * 3
+        posted = asking.post("/ops/v1/jobs", json={"kind": "warm", "model": L4.model, "tier": "h100-2"}).json()
+        path = f"/ops/v1/jobs/{posted['id']}"
+        until(lambda: asking.get(path).json()["state"] == "failed")
+        [attempt] = asking.get(path).json()["attempts"]
+    assert attempt["message"] == "there is no tier 'h100-2' for 'llama3.2:latest'"
+    assert attempt["hint"] == "tiers are l4, mid-size, either"
