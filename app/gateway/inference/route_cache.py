@@ -3,7 +3,7 @@
 Only routes are kept. A name without a model is looked up every time, so that it is found once it is there.
 """
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 
 from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
@@ -14,6 +14,16 @@ MOST = 256
 """Routes that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
 
+class _OfKey:
+    """The routes of a key, by the name of the key: to find them by all that it may do would take longer."""
+
+    __slots__ = ("caller", "routes")
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+        self.routes: OrderedDict[tuple[str, int | None], Route] = OrderedDict()
+
+
 class RouteCache:
     """Belongs to one event loop."""
 
@@ -22,7 +32,7 @@ class RouteCache:
         self._known = known
         self._models: object = None
         self._aliases: object = None
-        self._routes: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
+        self._routes: dict[str, _OfKey] = {}
 
     def route(self, caller: Caller, text: str, context: int | None) -> Route:
         """Where a request of this caller goes.
@@ -34,7 +44,10 @@ class RouteCache:
 
         """
         self._drop_stale()
-        own = self._routes[caller]
+        of_key = self._routes.get(caller.name)
+        if of_key is None or of_key.caller is not caller:
+            of_key = self._routes[caller.name] = _OfKey(caller)
+        own = of_key.routes
         route = own.get((text, context))
         if route is None:
             name = ModelName.parse(text)

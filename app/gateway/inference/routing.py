@@ -6,9 +6,11 @@ is refused with the names that come near it and how to pull it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from app.gateway.catalog.state import KnownState
+from app.gateway.protocol.headers import Header
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import Alias
@@ -45,6 +47,11 @@ class Route:
     warning: str | None = None
     alias: str = ""
     settings: ModelSettings = UNSET
+
+    @cached_property
+    def told(self) -> tuple[Header, ...]:
+        """What callers are told of it, as headers."""
+        return (b"x-served-model", str(self.model).encode()), (b"x-served-tier", self.tier.encode())
 
     def as_json(self) -> dict[str, Any]:
         weighed = self.weighed

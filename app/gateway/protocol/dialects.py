@@ -248,7 +248,7 @@ class EventTail(_Kept):
         return bool(last) and not last.endswith(b"\n\n")
 
     def next_sequence_number(self) -> int:
-        last = _last(self.last(), rb'"sequence_number":\s*(\d+)[,}]')
+        last = _last(self.last(), (b'"sequence_number":',))
         return 0 if last is None else last + 1
 
 
@@ -271,11 +271,22 @@ class WholeTail(_Kept):
 
 def _counted(tail: bytes) -> Tokens:
     return Tokens(
-        _last(tail, rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)":\s*(\d+)'),
-        _last(tail, rb'"(?:eval_count|completion_tokens|output_tokens)":\s*(\d+)'),
+        _last(tail, (b'"prompt_eval_count":', b'"prompt_tokens":', b'"input_tokens":')),
+        _last(tail, (b'"eval_count":', b'"completion_tokens":', b'"output_tokens":')),
     )
 
 
-def _last(tail: bytes, pattern: bytes) -> int | None:
-    counts = re.findall(pattern, tail)
-    return int(counts[-1]) if counts else None
+_NUMBER = re.compile(rb"\s*(\d+)")
+
+
+def _last(tail: bytes, names: tuple[bytes, ...]) -> int | None:
+    """The number behind the last of these names that has one. Looked for from the end, where it is."""
+    end = len(tail)
+    while end >= 0:
+        at = -1
+        for name in names:
+            at = max(at, tail.rfind(name, 0, end))
+        if at >= 0 and (number := _NUMBER.match(tail, tail.index(b":", at) + 1)) is not None:
+            return int(number[1])
+        end = at
+    return None
