@@ -112,6 +112,18 @@ class WorkerLauncher:
             say("note: this is by app/fleet.toml of this checkout instead")
             return declared()
 
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the same fleet, none of whose other keys is looked at."""
+        from app.fleet.file import read  # noqa: PLC0415 - as above
+
+        if self.deployed:
+            try:
+                return tuple(deployment.ask(READ_FLEET)["tiers"])
+            except Trouble as trouble:
+                say(f"note: the fleet that is deployed cannot be read: {plain(trouble)}")
+                say("note: its tiers are those of app/fleet.toml of this checkout instead")
+        return tuple(read().get("tiers", ()))
+
     @property
     def ends_with_us(self) -> bool:
         return self._call is not None
@@ -263,7 +275,13 @@ def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) 
     url = deployment.url(GATEWAY) if launcher.deployed else None
     known, of_night = _known(commands)
     status = reports.status(
-        ledger, commands.now, deployed=launcher.deployed, known=known, of_night=of_night, gateway=url
+        ledger,
+        commands.now,
+        launcher.tiers(),
+        deployed=launcher.deployed,
+        known=known,
+        of_night=of_night,
+        gateway=url,
     )
     show(status.as_json(), status.lines(), json=json)
     return 0

@@ -7,7 +7,7 @@ starts while somebody waits imports nothing that checks.
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from app.fleet.file import read
 from app.logs import in_container
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.starting.engine import CHECKED, Engine, address
@@ -63,6 +64,14 @@ def _settings(tier: str, environ: Mapping[str, str]) -> TierSettings:
         settings = TierSettings.from_json(document[tier])
     every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
     return replace(settings, probe_every=timedelta(seconds=float(every))) if every else settings
+
+
+def deployed_tiers() -> Sequence[str]:
+    """The tiers whose classes a container has to have: its own; where it brought no such file, those of the fleet."""
+    try:
+        return tuple(json.loads(CHECKED.read_text("utf-8")))
+    except FileNotFoundError:
+        return tuple(read()["tiers"])
 
 
 def checked_tier(fleet: "Fleet", name: str) -> str:

@@ -1,13 +1,13 @@
 """How a deployment stands, by what was last reported to the ledger. It asks no server, so it wakes none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.model_server.health import Health, of_tier
 from app.model_server.report import Report
-from app.resources import APP, SERVERS
+from app.resources import APP
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
 from jobs.ledger.job import Job
@@ -74,6 +74,7 @@ class DeploymentStatus:
 def status(
     facts: DictLike,
     now: datetime,
+    tiers: Iterable[str],
     *,
     deployed: bool,
     known: KnownJobs,
@@ -84,6 +85,7 @@ def status(
     Args:
         facts: the ledger's dict.
         now: the time.
+        tiers: those that are declared; of another one that has reported, its servers alone are told.
         deployed: whether there is a deployment.
         known: what is known of the jobs.
         of_night: those of the last night.
@@ -96,7 +98,7 @@ def status(
         deployed=deployed,
         gateway=gateway,
         servers=tuple(newest),
-        tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
+        tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in tiers),
         incidents=tuple(case for case in cases(entries) if case.is_open),
         generation=entries.get(keys.WEIGHTS_GENERATION),
         jobs=known.counts,

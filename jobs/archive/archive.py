@@ -6,7 +6,7 @@ nowhere; readers tell it once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from loguru import logger
 
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, CASES, COLD, JOBS, METERS, REPORTS, TURNS, USAGE, WAKES
+from jobs.core import foreign
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted
 from jobs.ledger.expiry import clearing
@@ -22,6 +23,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 from jobs.telemetry import incidents, usage
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 COUNTED_AFTER = timedelta(days=1)
 """A container that has not counted or reported for so long has ended."""
@@ -99,7 +102,7 @@ def archiving_jobs(
 
 def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
     """Take what was observed long enough ago out of the Dict; how many entries those were."""
-    entries = dict(facts.items(*OBSERVED))
+    entries = dict(facts.items(*OBSERVED, *keys.FOR_SERVERS))
     leaving = {
         TURNS: _old_turns(entries, now),
         METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
@@ -118,7 +121,22 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         for key in gone:
             facts.pop(key, None)
         logger.info("archived {}", counted(len(gone), "fact"))
+    for key in _passed(entries, now):
+        facts.pop(key, None)
     return len(gone)
+
+
+def _passed(entries: Entries, now: datetime) -> Iterator[str]:
+    """What the containers of a tier were told long ago. Of one that is gone nobody says it anew."""
+    for key, fact in entries.items():
+        if key.startswith(keys.WARMING):
+            said = [foreign.fields(fact).get("until")]
+        elif key.startswith(keys.WANTED):
+            said = [foreign.fields(each).get("at") for each in foreign.items(foreign.fields(fact).get("models"))]
+        else:
+            continue
+        if max(filter(None, map(foreign.moment, said)), default=_NEVER) < now - AFTER:
+            yield key
 
 
 def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[str]:
@@ -126,13 +144,13 @@ def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[
 
 
 def _old_turns(entries: Entries, now: datetime) -> list[str]:
-    """A tier's history, but for its last entry: that is how it is."""
+    """A tier's history, but for its last entry: that is how it is, unless the tier is gone."""
     numbers: dict[str, int] = {}
     for key in entries:
         if key.startswith(keys.HEALTH):
             tier, _, n = key.removeprefix(keys.HEALTH).partition("/")
             numbers[tier] = max(numbers.get(tier, 0), int(n))
-    last = {keys.health(tier, n) for tier, n in numbers.items()}
+    last = {key for tier, n in numbers.items() if entries[key := keys.health(tier, n)]["state"] != "gone"}
     return [key for key in _old(entries, (keys.HEALTH,), now - AFTER) if key not in last]
 
 

@@ -106,3 +106,9 @@ def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
 def archived_facts(archive: Archive, sort: str) -> dict[str, Any]:
     """The archived facts of a sort by their keys; of one that was archived twice, the later."""
     return {record["key"]: record["fact"] for record in archive.read(sort) if {"key", "fact"} <= record.keys()}
+
+
+def archived_turns(archive: Archive) -> dict[str, Any]:
+    """The archived history of all tiers. One that was gone for long, and came back, numbers its turns anew."""
+    records = (record for record in archive.read(TURNS) if {"key", "fact"} <= record.keys())
+    return {f"{record['key']}/{record['fact']['at']}": record["fact"] for record in records}

@@ -246,7 +246,7 @@ def look_at_night(at: Deployed) -> None:
 def look_at_status(at: Deployed) -> None:
     known = known_jobs(at.reader, at.clock.now())
     of_night = of_last_night(at.reader, known)
-    status(at.store.facts, at.clock.now(), deployed=True, known=known, of_night=of_night)
+    status(at.store.facts, at.clock.now(), FLEET.tiers, deployed=True, known=known, of_night=of_night)
 
 
 def look_at_cost(at: Deployed) -> None:

@@ -118,7 +118,14 @@ def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     wrong = check(look_and_remember(large.ledger.reader, large.facts, now), large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
     assert list(
-        status(large.facts, now, deployed=True, known=known_jobs(large.ledger.reader, now), of_night=()).lines()
+        status(
+            large.facts,
+            now,
+            large.fleet.tiers,
+            deployed=True,
+            known=known_jobs(large.ledger.reader, now),
+            of_night=(),
+        ).lines()
     )
 
 

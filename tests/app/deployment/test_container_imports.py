@@ -10,7 +10,6 @@ import pytest
 from app.deployment.server_container import checked_tier, tier_settings
 from app.fleet.schema import declared
 from app.model_server.settings import TierSettings
-from app.resources import SERVERS
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -60,7 +59,7 @@ def test_a_container_imports_only_what_starts_its_engine() -> None:
     assert len([each for each in imported if each.partition(".")[0] in ("app", "jobs")]) <= MOST
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", declared().tiers)
 def test_what_a_container_is_brought_is_what_the_fleet_says(name: str) -> None:
     """What was checked for a tier comes out of the file as it went in, what is set for its models included."""
     fleet = declared()
