@@ -431,7 +431,7 @@ def test_ten_thousand_jobs_are_listed(quiet: Shell, quiet_store: Store) -> None:
             "kind": "pull",
             "subject": f"m{number}:latest",
             "lane": "weights",
-            "posted_at": f"2026-01-{1 + minute // 1440:02}T{minute // 60 % 24:02}:{minute % 60:02}:{second:02}Z",
+            "posted_at": f"2026-01-{1 + minute // 1440:02}T{minute // 60 % 24:02}:{minute % 60:02}:{second:02}.000Z",
         }
         rows.append(("ollama-ledger", f"job/j{number:05}-1", json.dumps(fact)))
     with sqlite3.connect(quiet.home / "om" / "ledger.sqlite") as file:

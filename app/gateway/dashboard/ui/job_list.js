@@ -21,6 +21,7 @@ export class JobList {
   #cursor = null;
   #newer = []; // the cursors of the pages before this one
   #answer = null;
+  #place = ""; // of the answer, in words
   #sought = null; // the id of a job that somebody wants to see
   #typing = null;
 
@@ -62,6 +63,8 @@ export class JobList {
     const known = new Map(this.jobs.map((job) => [job.id, job]));
     const later = (job) => (known.has(job.id) && moves(known.get(job.id)) > moves(job) ? known.get(job.id) : job);
     this.#answer = { ...answer, jobs: answer.jobs.map(later) };
+    const isSought = this.#cursor !== null && !this.#newer.length; // nobody has turned pages to come here
+    this.#place = isSought ? "Further back" : `Page ${this.#newer.length + 1}`;
     if (!answer.jobs.length && answer.next) this.#lookFurther(answer.next);
     return this.jobs.filter((job) => known.has(job.id) && known.get(job.id).state !== job.state);
   }
@@ -126,8 +129,7 @@ export class JobList {
 
   #showPager() {
     const { newer, older, place } = this.#parts;
-    const isSought = this.#cursor !== null && !this.#newer.length; // nobody has turned pages to come here
-    setText(place, isSought ? "Further back" : `Page ${this.#newer.length + 1}`);
+    setText(place, this.#place);
     setAttribute(newer, "aria-disabled", this.#cursor === null ? "true" : null);
     setAttribute(older, "aria-disabled", this.#answer.next === null ? "true" : null);
   }
