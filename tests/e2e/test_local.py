@@ -328,6 +328,25 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
     assert "nothing = 1: there is no such key" in refused.stderr
 
 
+def test_a_server_of_each_declared_tier_is_started(shell: Shell, tmp_path: Path) -> None:
+    """Whatever the fleet calls its tiers, each has a server, and each answers for the model that is declared for it."""
+    fleet = tmp_path / "fleet.toml"
+    declared = FLEET_FILE.read_text("utf-8").replace("pinned = true", "pinned = false")
+    declared = declared.replace("[tiers.h100", "[tiers.h100-2").replace('tier = "h100"', 'tier = "h100-2"')
+    declared = declared.replace('gpu = "H100"', 'gpu = "H100:2"').replace('"deepseek-r1:32b"', '"tiny"')
+    fleet.write_text(declared)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    with up(shell, "--simulate", "--fleet", str(fleet)) as running:
+        servers = json.loads((shell.home / "om" / "stack.json").read_text())["servers"]
+        shell.ask("pull", "tiny")
+        answer = httpx.post(f"{running.url}/api/chat", json=body, timeout=PATIENCE)
+        route = httpx.get(f"{running.url}/ops/v1/route", params={"model": "tiny"}, timeout=PATIENCE).json()
+
+    assert [each["tier"] for each in servers] == ["a10g", "h100-2"]
+    assert (answer.status_code, answer.headers["x-served-tier"]) == (200, "h100-2")
+    assert (route["tier"], route["declared"]) == ("h100-2", True)
+
+
 def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> None:
     """Aliases of the fleet answer, stand in `models` and `route`, and what is set for a model counts, on /v1 as well. A
     name that was made is there for the next `up`, and without a gateway `models` tells the same."""

@@ -16,7 +16,8 @@ from app.model_server.starting.wanted import want
 from app.scheduler import runs
 from app.scheduler.alert_check import check, keep, turns
 from app.scheduler.wake_budget import Wakes
-from jobs.archive.archive import archive_at, archive_facts, archived_turns
+from jobs.archive.archive import archive_facts
+from jobs.archive.archived import archive_at, archived_turns
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.cold_starts import ColdStart, cold_starts
