@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
 from loguru import logger
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.gateway.protocol.model_defaults import notes
 from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
@@ -148,6 +150,11 @@ class Servers:
     """It was there already, and is not ours to tune."""
     served: ServedModels | None = None
     """What they see of the directory, where that is not the directory itself."""
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """What answers on each tier; Ollama where nothing is said."""
+
+    def engine(self, tier: str) -> Engine:
+        return self.engines.get(tier, OLLAMA)
 
 
 @dataclass(frozen=True)
