@@ -54,6 +54,12 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
     _add(_to_stderr(_notice_json), level="INFO", form=as_json, late=late_json)
 
 
+def on_stderr() -> None:
+    """Readable lines on stderr, which whoever started us keeps in a file."""
+    _start({})
+    _add(_to_stderr(_notice_text), level="INFO", form=as_text, late=late_text)
+
+
 def on_terminal(log: Path) -> None:
     """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated. Nothing is told twice."""
     log.parent.mkdir(mode=FOLDER, exist_ok=True)

@@ -106,22 +106,22 @@ _F32 = 0
 
 
 @cache
-def speaker(phrase: str = PHRASE, *, template: str = CHAT_TEMPLATE) -> bytes:
-    """A model that says `phrase`, a word at a time, and ends.
+def speaker(phrase: str = PHRASE, *, template: str = CHAT_TEMPLATE, endless: bool = False) -> bytes:
+    """A model that says `phrase`, a word at a time, and ends; or begins again, `endless`.
 
     Each word of it has a direction of its own, and leads to the next; everything else has one in common, which leads to
     the first. Attention and what follows it add nothing.
     """
-    pieces = ["▁" + word if at else word for at, word in enumerate(phrase.split(" "))]
-    tokens = ["<unk>", "<s>", "</s>", *_BYTES, *_LETTERS, *(f"{piece}" for piece in pieces)]
+    pieces = ["▁" + word if at or endless else word for at, word in enumerate(phrase.split(" "))]
+    tokens = ["<unk>", "<s>", "</s>", *_BYTES, *_LETTERS, *pieces]
     # A word that comes twice, or that a prompt may hold, is a token of its own all the same: nobody looks it up.
     kinds = [_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256, *[_NORMAL] * (len(_LETTERS) + len(pieces))]
     first, end = len(tokens) - len(pieces), 2
     width = _whole(len(pieces) + 1, 32)
     embedding = [_axis(0 if token < first else token - first + 1, width) for token in range(len(tokens))]
     output = [[0.0] * width for _ in tokens]
-    for at, following in enumerate([*range(first, len(tokens)), end]):
-        output[following] = _axis(at, width, 8.0)
+    for at, following in enumerate([*range(first, len(tokens)), first if endless else end]):
+        output[following][at] = 8.0
     header = {
         **_llama(width),
         **_tokenizer("llama", tokens, kinds),
