@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "jobs/testing/ollama": 7,
     "app/file_start.py": 0,
     "app/platform": 9,
+    "app/engines": 10,
     "app/deploy_refusals.py": 10,
     "app/image_pinning.py": 10,
     "app/image_requirements.py": 10,
