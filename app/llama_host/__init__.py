@@ -6,6 +6,7 @@ from a models directory as Ollama lays it out. Nothing is translated: requests a
 __main__        `python -m app.llama_host`: runs it until it is told to stop
 chat_templates  the chat template for weights that have none of their own, by Ollama's template in Go
 conversations   the system prompt and first messages that a model's layers hold, put before a conversation
+gpu_libraries   where the program of Ollama's image finds its libraries and the GPU's backend
 engines         the models in memory: started on demand, kept for a while, unloaded for others, started again
 host            what it answers, as an ASGI application
 launch          with which arguments the engine is started for a model

@@ -1,24 +1,28 @@
 """`python -m app.llama_host`: runs the host until it is told to stop. It is tuned as an Ollama is, by its environment.
 
-    python -m app.llama_host                           with the engine of the wheel
-    python -m app.llama_host -- llama-server           with that program
+    python -m app.llama_host                        with the engine of the wheel `xllamacpp`
+    python -m app.llama_host --llama-server PATH    with that program
 
 Exits 3 where the engine cannot be started at all.
 """
 
+import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import uvicorn
+import uvloop
 from loguru import logger
 
 from app.llama_host.engines import Engines
+from app.llama_host.gpu_libraries import libraries_of
 from app.llama_host.host import LlamaHost
 from app.llama_host.models import HostedModels
 from app.llama_host.settings import HostSettings
-from app.logs import in_container, on_stderr
+from app.logs import on_stderr
 from jobs.weights.layout import Layout
 
 FROM_WHEEL = (sys.executable, "-m", "app.llama_host.llama_server")
@@ -26,31 +30,32 @@ NO_ENGINE = 3
 _VERSION_SECONDS = 60.0
 
 
-async def engine_version(command: Sequence[str]) -> str | None:
-    """The engine's version, by asking it; None where it cannot be started."""
+async def engine_version(command: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The engine's version as llama.cpp counts it, by asking it; None where it cannot be started."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *command, "--version", env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         async with asyncio.timeout(_VERSION_SECONDS):
             out, _ = await process.communicate()
     except (OSError, TimeoutError) as error:
-        logger.error("the engine {} cannot be started: {}", command[0], error)
+        logger.error("llama-host: the engine {} cannot be started: {}", command[0], error)
         return None
     words = out.decode(errors="replace").split()
     if process.returncode != 0 or not words:
-        logger.error("the engine {} does not run here: {}", command[0], " ".join(words)[-500:])
+        logger.error("llama-host: the engine {} does not run here: {}", command[0], " ".join(words)[-500:])
         return None
-    return words[words.index("version:") + 1] if "version:" in words[:-1] else words[-1]
+    said = words[words.index("version:") + 1] if "version:" in words[:-1] else words[-1]
+    return f"b{said.rpartition('.')[2]}"
 
 
-async def serve(settings: HostSettings, command: Sequence[str]) -> int:
-    version = asyncio.create_task(engine_version(command))
+async def serve(settings: HostSettings, command: Sequence[str], environ: Mapping[str, str]) -> int:
+    version = asyncio.create_task(engine_version(command, environ))
 
     async def told() -> str:
-        return f"0.0.0-llama.cpp.{await version or 'unknown'}"
+        return await asyncio.shield(version) or ""
 
-    engines = Engines(command, settings, os.environ)
+    engines = Engines(command, settings, environ)
     host = LlamaHost(HostedModels(Layout(settings.models)), engines, told)
     config = uvicorn.Config(
         host,
@@ -79,14 +84,13 @@ async def serve(settings: HostSettings, command: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if "MODAL_TASK_ID" in os.environ:
-        in_container(engine="llama.cpp")
-    else:
-        on_stderr()
-    command = list(arguments[1:]) if arguments[:1] == ["--"] else list(FROM_WHEEL)
-    import uvloop  # noqa: PLC0415 - only a process that serves needs it
-
-    return uvloop.run(serve(HostSettings.of(os.environ), command))
+    parser = argparse.ArgumentParser(prog="python -m app.llama_host", description="llama.cpp for many models.")
+    parser.add_argument("--llama-server", type=Path, metavar="PATH", help="the program, in place of the wheel")
+    binary: Path | None = parser.parse_args(arguments).llama_server
+    on_stderr()
+    environ = {**os.environ, **(libraries_of(binary, os.environ) if binary else {})}
+    command = [str(binary)] if binary else list(FROM_WHEEL)
+    return uvloop.run(serve(HostSettings.of(os.environ), command, environ))
 
 
 if __name__ == "__main__":

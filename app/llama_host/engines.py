@@ -161,7 +161,7 @@ class Engines:
         loaded.load = asyncio.create_task(self._load(loaded))
         loaded.load.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to whoever waits
         if launch.note:
-            logger.warning("{}: {}", model.name, launch.note)
+            logger.warning("llama-host: {}: {}", model.name, launch.note)
         return loaded
 
     async def _load(self, loaded: LoadedModel) -> None:
@@ -183,7 +183,7 @@ class Engines:
             loaded.is_leaving = True
             self._end(loaded)
             raise
-        logger.info("{} is in memory after {:.2f} s", loaded.model.name, self._now() - began)
+        logger.info("llama-host: loaded {} in {:.2f} s", loaded.model.name, self._now() - began)
         loaded.used_at = self._now()
         self._set_timer(loaded)
         self._notify()
@@ -193,7 +193,7 @@ class Engines:
             if process.is_stopping or loaded.process is not process or loaded.is_leaving:
                 return
             loaded.why_ended = f"the engine of {str(loaded.model.name)!r} ended {how}"
-            logger.error("{}; the next request starts it again", loaded.why_ended)
+            logger.error("llama-host: {}; the next request starts it again", loaded.why_ended)
             if loaded.is_ready:  # else whoever loads it is told
                 loaded.is_leaving = True
                 self._end(loaded)
@@ -229,7 +229,7 @@ class Engines:
         """Send it away: at once, or when it has answered."""
         if loaded.is_leaving:
             return
-        logger.info("{} leaves memory: {}", loaded.model.name, why)
+        logger.info("llama-host: unloading {}: {}", loaded.model.name, why)
         loaded.is_leaving = True
         if not loaded.busy:
             self._end(loaded)

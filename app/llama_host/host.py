@@ -15,50 +15,33 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 from loguru import logger
 
-from app.gateway.protocol.dialects import error, words_of
+from app.engines.llama_server import LLAMA_SERVER
+from app.gateway.protocol.dialects import words_of
 from app.gateway.protocol.errors import status_of
 from app.gateway.protocol.headers import to_caller
-from app.gateway.protocol.routes import speech_of
 from app.llama_host import conversations
 from app.llama_host.engines import Engines, LoadedModel, expires_at, memory_of
 from app.llama_host.models import HostedModel, HostedModels
 from app.llama_host.settings import keep_alive_seconds
 from jobs.core import foreign
 from jobs.core.clock import isoformat
-from jobs.core.errors import BadRequest, Corrupt, CutShort, NetworkTrouble, ServerTrouble, Trouble, Unsupported
+from jobs.core.errors import BadRequest, Corrupt, CutShort, NetworkTrouble, NotFound, ServerTrouble, Trouble
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-INFERENCE = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/responses",
-        "/v1/rerank",
-        "/v1/reranking",
-        "/rerank",
-        "/completion",
-        "/infill",
-        "/tokenize",
-        "/detokenize",
-        "/apply-template",
-    }
-)
-"""What llama.cpp's server answers for one model (tools/server/README.md)."""
-
 MOST_BODY = 256 << 20
 """Bytes of a request: the gateway before us has limits of its own."""
 
 _PASSED = frozenset({b"content-type", b"accept"})
+
+
+class NoRoute(NotFound):
+    """The engine has no such route."""
 
 
 class CallerGone(Exception):
@@ -116,16 +99,24 @@ class _Request:
         self._headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self._receive = receive
         self._send = send
-        self._has_begun = False
+        self._status = 0
+        """Of the answer; 0 until it has begun."""
 
     async def answer(self) -> None:
+        try:
+            await self._answered()
+        finally:
+            if self._method == "POST":
+                logger.info("llama-host: answered {} {} {}", self._status or _LEFT, self._method, self._path)
+
+    async def _answered(self) -> None:
         try:
             await self._answer()
         except CallerGone:
             return
         except Trouble as trouble:
-            if self._has_begun:  # left without its end, so nobody takes it for whole
-                logger.warning("{} {}: {}", self._method, self._path, trouble)
+            if self._status:  # left without its end, so nobody takes it for whole
+                logger.warning("llama-host: {} {}: {}", self._method, self._path, trouble)
                 return
             await self._fail(trouble)
 
@@ -147,13 +138,10 @@ class _Request:
                 await self._json(200, {"object": "list", "data": data})
             case "POST", "/api/generate" | "/api/embed":
                 await self._while_here(self._lifecycle(await self._body()))
-            case "POST", path if path in INFERENCE:
+            case "POST", path if LLAMA_SERVER.speaks(path):
                 await self._while_here(self._inference(await self._body()))
             case _:
-                raise Unsupported(
-                    f"the engine has no {self._method} {self._path}",
-                    hint=f"llama.cpp's server speaks {', '.join(sorted(each for each in INFERENCE if 'v1' in each))}",
-                )
+                raise NoRoute(f"this engine has no {self._method} {self._path}")
 
     # Loading and unloading
 
@@ -161,8 +149,8 @@ class _Request:
         """A request for nothing, which is how Ollama is asked to have a model in memory, or out of it."""
         document = _document(raw)
         if document.get("prompt") or document.get("input") or document.get("images"):
-            raise Unsupported(
-                f"the engine has no POST {self._path}", hint="ask /v1/chat/completions, /v1/completions, /v1/embeddings"
+            raise NoRoute(
+                f"this engine has no POST {self._path} but to load a model; {LLAMA_SERVER.instead[self._path]}"
             )
         model, keep = self._host.find(document), keep_alive_seconds(document.get("keep_alive"))
         options = document.get("options")
@@ -229,7 +217,7 @@ class _Request:
     # What goes out
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._has_begun = True
+        self._status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _json(self, status: int, document: Any) -> None:
@@ -241,8 +229,12 @@ class _Request:
     async def _fail(self, trouble: Trouble) -> None:
         status = _status_of(trouble)
         if status >= 500:
-            logger.warning("{} {}: {}", self._method, self._path, trouble)
-        await self._json(status, error(speech_of(self._path), status, words_of(trouble), uuid4().hex))
+            logger.warning("llama-host: {} {}: {}", self._method, self._path, trouble)
+        text = words_of(trouble)
+        if self._path.startswith("/api/"):
+            await self._json(status, {"error": text})
+        else:
+            await self._json(status, {"error": {"code": status, "message": text, "type": _TYPES.get(status, _OTHER)}})
 
     async def _body(self) -> bytes:
         pieces, size = [], 0
@@ -257,6 +249,14 @@ class _Request:
                 raise BadRequest(f"the body has more than {MOST_BODY:,} bytes")
             if not message.get("more_body", False):
                 return b"".join(pieces)
+
+
+_LEFT = 499
+"""As which the answer is told that nobody waited for, as Ollama does."""
+
+_TYPES = {400: "invalid_request_error", 404: "not_found_error", 503: "unavailable_error"}
+_OTHER = "server_error"
+"""As llama.cpp's server words them (tools/server/server-common.cpp, format_error_response)."""
 
 
 def _status_of(trouble: Trouble) -> int:

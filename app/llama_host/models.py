@@ -71,7 +71,7 @@ class HostedModels:
         for file in self._layout.files_called(name):
             if (found := self._read(file)) is not None:
                 return found
-        raise NotFound(f"model {str(name)!r} not found", hint="pull it first")
+        raise NotFound(f"model {str(name)!r} not found")
 
     def all(self) -> list[HostedModel]:
         """All that are whole, the newest first."""

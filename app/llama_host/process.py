@@ -99,7 +99,8 @@ class EngineProcess:
         upstream = TierUpstream("engine", f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"})
         self.client = UpstreamClient(upstream, PATIENCE)
         self._heard_at = asyncio.get_running_loop().time()
-        logger.info("started an engine for {}, pid {}", self.name, self._process.pid)
+        command = " ".join([*self._command, "--port", str(port), *self._arguments])
+        logger.info("llama-host: loading {}: {}", self.name, plain(command, _LONGEST_LINE))
         self._reader = asyncio.create_task(self._read_output())
         self._watcher = asyncio.create_task(self._await_end(on_end))
 
@@ -217,7 +218,7 @@ class EngineProcess:
         self._last_lines.append(line)
         if self._is_ready and level is not None and level[1] == "I":
             return  # once it answers, it says half a dozen lines of each request
-        logger.log(_LEVELS.get(level[1], "INFO") if level else "INFO", "engine of {}: {}", self.name, line)
+        logger.log(_LEVELS.get(level[1], "INFO") if level else "INFO", "{}: {}", self.name, line)
 
 
 def _free_port() -> int:
