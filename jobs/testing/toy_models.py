@@ -8,6 +8,7 @@ One thread is all that they are worth; on a busy machine more of them wait for o
 """
 
 import json
+from functools import cache
 
 from jobs.core.model_name import ModelName
 from jobs.testing import toy_weights
@@ -37,8 +38,9 @@ def toy(name: str, weights: bytes, *capabilities: str, system: str = "", **param
     )
 
 
+@cache
 def all_toys() -> tuple[SimModel, ...]:
-    """Each of them, made at the first question."""
+    """Each of them, made at the first question and then remembered."""
     tools = toy_weights.speaker(TOOL_CALL, template=toy_weights.TOOLS_TEMPLATE)
     return (
         toy("toy", toy_weights.speaker(), "completion"),
