@@ -9,8 +9,10 @@ Exits 3 where the engine cannot be started at all.
 import argparse
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -28,6 +30,17 @@ from jobs.weights.layout import Layout
 FROM_WHEEL = (sys.executable, "-m", "app.llama_host.llama_server")
 NO_ENGINE = 3
 _VERSION_SECONDS = 60.0
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would end the process by them before the engines have ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def end(self) -> None:
+        self.should_exit = True
 
 
 async def engine_version(command: Sequence[str], environ: Mapping[str, str]) -> str | None:
@@ -70,14 +83,16 @@ async def serve(settings: HostSettings, command: Sequence[str], environ: Mapping
         server_header=False,
         timeout_graceful_shutdown=2,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.end)
     serving = asyncio.create_task(server.serve())
     try:
         if await version is None:
             return NO_ENGINE
         await serving
     finally:
-        server.should_exit = True
+        server.end()
         await engines.close()
         await asyncio.gather(serving, return_exceptions=True)
     return 0

@@ -291,7 +291,7 @@ def test_no_engine_outlives_its_host(tmp_path: Path, number: signal.Signals) -> 
         assert host.post("/api/generate", {"model": "toy"}).status_code == 200
         [engine] = engines_below(host.process.pid).values()
         host.process.send_signal(number)
-        host.process.wait(PATIENCE)
+        assert host.process.wait(PATIENCE) == (0 if number == signal.SIGTERM else -number)
         until(lambda: not is_running(engine))
 
 
