@@ -38,8 +38,8 @@ MIRROR = "OLLAMA_MODAL_REGISTRY"
 TIERS = ("a10g", "h100")
 READY_SECONDS = 60.0
 REGISTRY_SECONDS = 5.0
-SLOWLY = "7MB"
-"""The simulated model has 20 MB: so the bar can be seen."""
+SLOWLY: dict[Kind, str] = {"simulated": "7MB", "toys": "60KB"}
+"""What is made up has 20 MB, and toys 0.1: so the bar can be seen."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Demo:
         self.step("Start the stack: servers, workers, the ledger, the gateway")
         self.start_up()
         self.step(f"Pull {model} through the queue")
-        limit = ["--rate-limit", SLOWLY] if self.kind == "simulated" else []
+        limit = ["--rate-limit", SLOWLY[self.kind]] if self.kind in SLOWLY else []
         first = self.ollama_modal("pull", model, *limit, "--no-wait", captured=True).strip()
         say(f"The job {first} is in the ledger now. Asking for the same model attaches to the same job:")
         self.ollama_modal("pull", model)

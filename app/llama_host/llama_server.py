@@ -55,6 +55,16 @@ def _member(enum: str, prefix: str) -> Callable[[str], Any]:
 
 _cache_kind = _member("ggml_type", "GGML_TYPE_")
 
+_flash = _member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_")
+_FLASH = {"on": lambda: _flash("enabled"), "off": lambda: _flash("disabled"), "auto": lambda: _flash("auto")}
+
+_load_mode = _member("llama_load_mode", "LLAMA_LOAD_MODE_")
+_LOAD_MODES = {
+    "mmap": lambda: _load_mode("mmap"),
+    "none": lambda: _load_mode("none"),
+    "dio": lambda: _load_mode("direct_io"),
+}
+
 WITH_VALUE: Mapping[str, Callable[[Any, str], None]] = {
     "--model": _set("model.path", str),
     "--host": lambda params, text: setattr(params, "hostnames", [text]),
@@ -86,16 +96,6 @@ WITH_VALUE: Mapping[str, Callable[[Any, str], None]] = {
     "--frequency-penalty": _set("sampling.penalty_freq", float),
     "--seed": _set("sampling.seed", lambda text: int(text) % 2**32),
     "--predict": _set("n_predict", int),
-}
-
-_flash = _member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_")
-_FLASH = {"on": lambda: _flash("enabled"), "off": lambda: _flash("disabled"), "auto": lambda: _flash("auto")}
-
-_load_mode = _member("llama_load_mode", "LLAMA_LOAD_MODE_")
-_LOAD_MODES = {
-    "mmap": lambda: _load_mode("mmap"),
-    "none": lambda: _load_mode("none"),
-    "dio": lambda: _load_mode("direct_io"),
 }
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.models.gguf import Tensor
 from jobs.testing import gguf
@@ -54,8 +54,10 @@ _F32 = 0
 
 
 @cache
-def speaker(phrase: str = PHRASE, *, template: str = CHAT_TEMPLATE, endless: bool = False) -> bytes:
+def speaker(phrase: str = PHRASE, *, template: str = CHAT_TEMPLATE, endless: bool = False, inner: int = 32) -> bytes:
     """A model that says `phrase`, a word at a time, and ends; or begins again, `endless`.
+
+    With a larger `inner` it has more weights that do nothing, 384 bytes for each, and takes longer for each word.
 
     Each word of it has a direction of its own, and leads to the next; everything else has one in common, which leads to
     the first. Attention and what follows it add nothing.
@@ -71,13 +73,13 @@ def speaker(phrase: str = PHRASE, *, template: str = CHAT_TEMPLATE, endless: boo
     for at, following in enumerate([*range(first, len(tokens)), first if endless else end]):
         output[following][at] = 8.0
     header = {
-        **_llama(width),
+        **_llama(width, inner),
         **_tokenizer("llama", tokens, kinds),
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.chat_template": template,
     }
-    return _file(header, {"token_embd.weight": embedding, "output.weight": output, **_still_layer(width)})
+    return _file(header, {"token_embd.weight": embedding, "output.weight": output, **_still_layer(width, inner)})
 
 
 @cache
@@ -188,7 +190,7 @@ def _axis(at: int, width: int, size: float = 1.0) -> list[float]:
     return [size if each == at else 0.0 for each in range(width)]
 
 
-def _llama(width: int) -> dict[str, Any]:
+def _llama(width: int, inner: int) -> dict[str, Any]:
     return {
         "general.architecture": "llama",
         "general.name": "toy",
@@ -196,7 +198,7 @@ def _llama(width: int) -> dict[str, Any]:
         "llama.context_length": CONTEXT,
         "llama.embedding_length": width,
         "llama.block_count": 1,
-        "llama.feed_forward_length": 32,
+        "llama.feed_forward_length": inner,
         "llama.attention.head_count": 1,
         "llama.attention.head_count_kv": 1,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
@@ -216,17 +218,23 @@ def _tokenizer(model: str, tokens: Sequence[str], kinds: Sequence[int]) -> dict[
     }
 
 
-def _still_layer(width: int) -> dict[str, Sequence[Any]]:
+class _Nothing(NamedTuple):
+    """A matrix of zeros."""
+
+    rows: int
+    columns: int
+
+
+def _still_layer(width: int, inner: int) -> dict[str, Sequence[Any]]:
     """A layer that adds nothing to what comes in."""
-    nothing = [[0.0] * width for _ in range(width)]
     return {
         "output_norm.weight": [1.0] * width,
         "blk.0.attn_norm.weight": [1.0] * width,
-        **{f"blk.0.attn_{part}.weight": nothing for part in ("q", "k", "v", "output")},
+        **{f"blk.0.attn_{part}.weight": _Nothing(width, width) for part in ("q", "k", "v", "output")},
         "blk.0.ffn_norm.weight": [1.0] * width,
-        "blk.0.ffn_gate.weight": [[0.0] * width for _ in range(32)],
-        "blk.0.ffn_up.weight": [[0.0] * width for _ in range(32)],
-        "blk.0.ffn_down.weight": [[0.0] * 32 for _ in range(width)],
+        "blk.0.ffn_gate.weight": _Nothing(inner, width),
+        "blk.0.ffn_up.weight": _Nothing(inner, width),
+        "blk.0.ffn_down.weight": _Nothing(width, inner),
     }
 
 
@@ -234,9 +242,12 @@ def _file(header: Mapping[str, Any], tensors: Mapping[str, Sequence[Any]]) -> by
     """The whole file. A tensor is a list of numbers, or of rows of them."""
     data, shapes = [], []
     for name, rows in tensors.items():
-        flat = [number for row in rows for number in row] if isinstance(rows[0], list) else rows
-        shape = (len(rows[0]), len(rows)) if isinstance(rows[0], list) else (len(rows),)
-        raw = struct.pack(f"<{len(flat)}f", *flat)
+        if isinstance(rows, _Nothing):
+            shape, raw = (rows.columns, rows.rows), bytes(4 * rows.rows * rows.columns)
+        else:
+            flat = [number for row in rows for number in row] if isinstance(rows[0], list) else rows
+            shape = (len(rows[0]), len(rows)) if isinstance(rows[0], list) else (len(rows),)
+            raw = struct.pack(f"<{len(flat)}f", *flat)
         data.append(raw + bytes(-len(raw) % gguf.ALIGNMENT))
         shapes.append(Tensor(name, _F32, shape))
     offsets = [0, *accumulate(map(len, data))][:-1]
