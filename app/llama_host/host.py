@@ -128,7 +128,7 @@ class _Request:
             case "GET" | "HEAD", "/" | "/health" | "/v1/health":
                 await self._json(200, {"status": "ok"})
             case "GET", "/api/version":
-                await self._json(200, {"version": await self._host.version()})
+                await self._json(200, {"version": await self._host.version(), "engine": LLAMA_SERVER.name})
             case "GET", "/api/tags":
                 await self._json(200, {"models": [_listed(each) for each in self._host.all()]})
             case "GET", "/api/ps":
