@@ -80,6 +80,7 @@ def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
         environ=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
         readers_ahead=tier.readers_ahead,
+        engine=fleet.engine_of(name),
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
         models=fleet.settings_by_model,

@@ -17,6 +17,7 @@ from loguru import logger
 
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.worker_process import work
+from app.engines.clients import CLIENTS
 from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
 from app.model_server.report import ReportsOf
@@ -57,7 +58,7 @@ def run() -> bool:
     context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
-        servers=_servers(os.environ),
+        servers=_servers(fleet, os.environ),
         tiers=fleet.catalog_tiers(),
         declared_tier=lambda name: tier_of(name, fleet, facts),
         settings=fleet.settings_of,
@@ -66,10 +67,10 @@ def run() -> bool:
     return work(ledger, facts, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
-def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
+def _servers(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
     client = httpx.Client(headers=proxy_headers(environ), limits=httpx.Limits(max_keepalive_connections=0))
-    return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses().items()}
+    return {tier: CLIENTS[fleet.engine_of(tier)](url, client=client, policy=NEVER) for tier, url in addresses().items()}
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:

@@ -56,19 +56,20 @@ class Engine:
         title: as its makers write it.
         command: starts it in its image. It is told all else by its environment, in the variables of `ollama serve`
             (OLLAMA_HOST, OLLAMA_MODELS and those of a tier's settings), whatever it is.
-        environ: what it needs in its environment beside that.
         routes: the paths that it speaks, of those in `app.gateway.protocol.routes` that are passed on.
         instead: for some of those that it does not speak, what a caller may do.
         holds_many: it has several models in memory at once; else a load puts out what was there.
         refuses_as_ollama: what Ollama refuses of a body, it refuses as well, in the same words.
         errors_in: the dialect of its errors on every route; None where each route has them in its own.
         cuts_prompts: it shortens a prompt that does not fit, without a word; else it refuses that.
+        loads_by_request: what a request says of context and GPU decides how its model is loaded.
         tells_usage: each stream ends with the count of its tokens; else only one that asks for it.
         long_end: what ends the last event of a stream that is longer than what is kept of it.
         tokens: the count, from the first and the last bytes of an answer.
         not_yet: statuses that mean that the server or the model will be there in a moment.
         no_model: the status of a model that it does not know, or does not yet.
         log: what its lines tell.
+        code: the folder of our own code, where some of it starts the engine; it is not started there.
 
     """
 
@@ -79,12 +80,13 @@ class Engine:
     refuses_as_ollama: bool
     errors_in: Literal["openai"] | None
     cuts_prompts: bool
+    loads_by_request: bool
     tells_usage: bool
     long_end: re.Pattern[bytes]
     tokens: Callable[[bytes, bytes], Tokens]
     log: LogWords
-    environ: Mapping[str, str]
     instead: Mapping[str, str]
+    code: str = ""
     holds_many: bool = True
     not_yet: frozenset[int] = frozenset({503})
     no_model: int = 404

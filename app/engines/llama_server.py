@@ -6,6 +6,7 @@ and ends was seen of llama.cpp b10488, which Ollama's image has, and of b11549, 
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,16 +14,14 @@ from app.engines.answer_tokens import as_llama_server_counts
 from app.engines.engine import Engine, LogWords
 from app.engines.ollama import OLLAMA
 
-BINARY = "/usr/lib/ollama/llama-server"
-"""In Ollama's image, with what it links to beside it and the backends of GPUs in folders there (its Dockerfile)."""
-
-_CODE = str(Path(__file__).parents[2])
+BINARY = shutil.which("llama-server") or "/usr/lib/ollama/llama-server"
+"""In Ollama's image it is not on PATH; what it links to is beside it, and the backends of GPUs in folders there."""
 
 LLAMA_SERVER = Engine(
     name="llama-server",
     title="llama-server",
     command=(sys.executable, "-m", "app.llama_host", "--llama-server", BINARY),
-    environ={"PYTHONPATH": _CODE},  # it is started elsewhere than in the folder that holds us
+    code=str(Path(__file__).parents[2]),
     routes=frozenset(
         {
             "/v1/chat/completions",
@@ -40,10 +39,12 @@ LLAMA_SERVER = Engine(
         "/api/generate": "ask /v1/completions",
         "/api/embed": "ask /v1/embeddings",
         "/api/embeddings": "ask /v1/embeddings",
+        "/api/show": "leave `verbose` out",
     },
     refuses_as_ollama=False,
     errors_in="openai",
     cuts_prompts=False,
+    loads_by_request=False,
     tells_usage=True,
     # The usage of /v1/responses stands behind all text, and what was measured behind that.
     long_end=re.compile(rb'"usage":\{"input_tokens":[^}]*\}?\}[^\n]*\}\s*\Z'),

@@ -1,17 +1,20 @@
-"""Ollama, as version 0.32 is: facts in shared form are those of its sources, named beside each."""
+"""Ollama, as version 0.32 is; its sources are named beside what was read there."""
 
 import re
 
 from app.engines.answer_tokens import as_ollama_counts
 from app.engines.engine import Engine, LogWords
 
-_ASK_FOR_ONE = "ask it for one token (`max_tokens` or `num_predict` of 1), and its answer tells how many the prompt has"
+COUNTS = (
+    "only a server with the model in memory counts tokens; ask it for one token (`max_tokens` or `num_predict` of 1),"
+    " and its answer tells how many the prompt has"
+)
+"""What may be done where nobody counts them beforehand."""
 
 OLLAMA = Engine(
     name="ollama",
     title="Ollama",
     command=("ollama", "serve"),
-    environ={},
     routes=frozenset(
         {
             "/api/show",
@@ -27,10 +30,11 @@ OLLAMA = Engine(
             "/v1/messages",
         }
     ),
-    instead={"/v1/messages/count_tokens": _ASK_FOR_ONE, "/tokenize": _ASK_FOR_ONE},
+    instead={"/v1/messages/count_tokens": COUNTS, "/tokenize": COUNTS},
     refuses_as_ollama=True,
     errors_in=None,
     cuts_prompts=True,
+    loads_by_request=True,
     tells_usage=False,
     long_end=re.compile(rb'"type":"response\.completed"\}\s*\Z'),
     tokens=as_ollama_counts,

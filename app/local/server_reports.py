@@ -11,6 +11,8 @@ from datetime import timedelta
 
 from loguru import logger
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.model_server.report import Loaded, Report
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
@@ -35,10 +37,14 @@ class ServerReporter:
         urls: where each tier's server answers.
         facts: the ledger's dict.
         clock: for times and pauses.
+        engines: what answers on each tier; Ollama where nothing is said.
 
     """
 
-    def __init__(self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock) -> None:
+    def __init__(
+        self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock, engines: Mapping[str, Engine] | None = None
+    ) -> None:
+        self._engines = engines or {}
         self._servers = {
             tier: OllamaClient(url, policy=NEVER, stall=_TIMEOUT, clock=clock) for tier, url in urls.items()
         }
@@ -99,6 +105,7 @@ class ServerReporter:
             state="serving",
             at=self._clock.now(),
             started_at=self._started_at,
+            engine=self._engines.get(tier, OLLAMA).name,
             version=known.version if known else server.version(),
             models=tuple(sorted(each.name for each in server.tags())),
             loaded=tuple(map(Loaded.of, server.ps())),

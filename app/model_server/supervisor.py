@@ -1,4 +1,4 @@
-"""One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, and its checks.
+"""One server in one container, from its start to its end: a GPU, a view of the weights, an engine, and its checks.
 
 A thread checks every half minute: it reports to the ledger from inside, so that nobody has to wake a server to learn
 how it is; it takes in new weights when nothing is in use, and asks for a pause when that does not come to be; and when
@@ -76,11 +76,17 @@ class ServerSupervisor:
         )
         self._daemon = Daemon(
             environ(
-                host.inherited, settings.environ, host=host.address, models=self._models_view.layout.root, home=home
+                host.inherited,
+                settings.environ,
+                host=host.address,
+                models=self._models_view.layout.root,
+                home=home,
+                engine=settings.engine,
             ),
             host.address,
             host.clock,
             on_death=self._daemon_died,
+            engine=settings.engine,
             command=host.command,
             loads=(self._readers, self._start_reports),
         )
@@ -122,7 +128,7 @@ class ServerSupervisor:
 
         Raises:
             CpuFallback: a GPU was promised and is not there, or is not used.
-            ServerTrouble: Ollama did not come up.
+            ServerTrouble: the engine did not come up.
 
         """
         phases = self._start_reports.begin_start(self._host.began_ago)
@@ -169,7 +175,8 @@ class ServerSupervisor:
             raise
         finally:
             beside.shutdown(wait=False)
-        logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
+        count = counted(len(self._models_view.names()), "model")
+        logger.info("{} {} answers; it has {}", self._settings.engine.name, self._version, count)
         self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
@@ -231,12 +238,12 @@ class ServerSupervisor:
         self._report(self._last_running, state=None)
 
     def stop(self) -> None:
-        """Let what is in flight end if it is quick, then end Ollama and all that it started."""
+        """Let what is in flight end if it is quick, then end the engine and all that it started."""
         if not self._ending.acquire(blocking=False):
             return
         self._stopping.set()
         self._drain()
-        logger.info("ollama ended with {}", self._daemon.stop())
+        logger.info("{} ended with {}", self._settings.engine.name, self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         self._readers.stop()
@@ -252,7 +259,7 @@ class ServerSupervisor:
 
     def _daemon_died(self, code: int) -> None:
         if self._is_ready:  # before, `start` itself says so
-            self._end_container(f"ollama ended by itself with {code}")
+            self._end_container(f"{self._settings.engine.name} ended by itself with {code}")
 
     def _end_container(self, why: str) -> None:
         """Say why, end everything and the container with it; once."""
@@ -297,7 +304,9 @@ class ServerSupervisor:
             why=f"{counted(self._misses, 'probe')} in a row without an answer: {trouble}" if is_trouble else "",
         )
         if self._misses >= MISSES_ALLOWED:
-            self._end_container(f"ollama has not answered {counted(self._misses, 'probe')} in a row: {trouble}")
+            self._end_container(
+                f"{self._settings.engine.name} has not answered {counted(self._misses, 'probe')} in a row: {trouble}"
+            )
 
     def _reload_if_due(self, view: ServerView) -> None:
         wanted = self._weights_reload.wanted_generation()
@@ -431,6 +440,7 @@ class ServerSupervisor:
             why=why,
             started_at=self._started_at,
             version=self._version,
+            engine=self._settings.engine.name,
             gpu=self._gpu,
             models=tuple(sorted(str(name) for name in self._models_view.names())),
             loaded=tuple(self._loaded(each) for each in running or ()),

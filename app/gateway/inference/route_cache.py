@@ -13,6 +13,9 @@ from jobs.core.model_name import ModelName
 MOST = 256
 """Routes that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
+_Asked = tuple[str, int | None, tuple[str, ...]]
+"""A name, a context, and the tiers that speak the path: those are the same for most paths."""
+
 
 class RouteCache:
     """Belongs to one event loop."""
@@ -22,28 +25,31 @@ class RouteCache:
         self._known = known
         self._models: object = None
         self._aliases: object = None
-        self._routes: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
+        self._routes: dict[Caller, OrderedDict[_Asked, Route]] = defaultdict(OrderedDict)
 
-    def route(self, caller: Caller, text: str, context: int | None) -> Route:
+    def route(self, caller: Caller, text: str, context: int | None, path: str = "") -> Route:
         """Where a request of this caller goes.
 
         Raises:
             BadName: the text is no model's name.
             Forbidden: the key may not use it.
             NotFound: there is no such model.
+            Unsupported: its tier does not speak that path.
 
         """
         self._drop_stale()
         own = self._routes[caller]
-        route = own.get((text, context))
+        asked = text, context, self._router.speaking(path)
+        route = own.get(asked)
         if route is None:
             name = ModelName.parse(text)
             caller.need_model(self._router.subject(name), asked_as=name)
-            route = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
+            route = self._router.route(text, context=context, may_see=caller.may_use, path=path)
+            own[asked] = route
             if len(own) > MOST:
                 own.popitem(last=False)
         else:
-            own.move_to_end((text, context))
+            own.move_to_end(asked)
         return route
 
     def is_known(self, name: str) -> bool:
