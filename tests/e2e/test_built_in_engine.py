@@ -177,7 +177,7 @@ def test_a_killed_engine_costs_its_answers_alone(stack: Stack) -> None:
 
 
 def test_a_killed_host_is_started_again(stack: Stack) -> None:
-    """Its engines end with it; `up` starts another and tells of it, and models are loaded again as they are asked for."""
+    """Its engines end with it; `up` starts another and tells of it; models are loaded again as they are asked for."""
     assert stack.chat("toy").status_code == 200
     host, engines = stack.host, list(engines_below(stack.host).values())
     os.kill(host, signal.SIGKILL)
