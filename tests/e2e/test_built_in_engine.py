@@ -149,8 +149,8 @@ def test_what_was_asked_is_counted(stack: Stack) -> None:
     """Tokens of streams and of whole answers stand in the usage of the model."""
 
     def tokens() -> int:
-        rows = httpx.get(f"{stack.up.url}/ops/v1/usage", timeout=PATIENCE).json()["models"]
-        return sum(row["completion_tokens"] for row in rows if row["model"] == "toy:latest")
+        rows = httpx.get(f"{stack.up.url}/ops/v1/usage", timeout=PATIENCE).json()["usage"]
+        return sum(row["output_tokens"] for row in rows if row["model"] == "toy:latest")
 
     before = tokens()
     stack.chat("toy")
@@ -206,10 +206,11 @@ def test_a_load_is_told_by_its_phases(stack: Stack) -> None:
     assert stack.chat("toy:cold").status_code == 200
 
     def found() -> list[Any]:
-        return [each for each in stack.shell.ask("cold")["records"] if each["model"] == "toy:cold"]
+        return [each for each in stack.shell.ask("cold") if each["model"] == "toy:cold"]
 
     [record] = until(found)
-    assert sum(record["phases"].values()) == pytest.approx(record["seconds"], abs=0.01)
+    assert record["kind"] == "load"
+    assert sum(record["seconds"].values()) == pytest.approx(record["total_seconds"], abs=0.01)
 
 
 def resident(pid: int) -> int:
