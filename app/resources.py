@@ -24,11 +24,19 @@ from jobs.registry.mirror import VARIABLE as MIRROR
 from jobs.store.by_sort import DictBySort
 
 APP = "ollama-service"
-SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
-"""The class that serves each tier."""
-
 GATEWAY = "Gateway"
-"""The class in front of them."""
+"""The class in front of the servers."""
+
+
+def server_class(tier: str) -> str:
+    """The class that serves a tier: `OllamaL40S`, `OllamaH100_2`, `OllamaReasoning`.
+
+    In small letters, and with dashes, it says the tier again. So no two tiers have one, nor one address: Modal makes
+    that of the name in small letters.
+    """
+    parts = (part.upper() if any(map(str.isdigit, part)) else part.capitalize() for part in tier.split("-"))
+    return f"Ollama{'_'.join(parts)}"
+
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"

@@ -111,6 +111,18 @@ class WorkerLauncher:
             say("note: this is by app/fleet.toml of this checkout instead")
             return declared()
 
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the same fleet, none of whose other keys is looked at."""
+        from app.fleet.file import read  # noqa: PLC0415 - as above
+
+        if self.deployed:
+            try:
+                return tuple(deployment.ask(READ_FLEET)["tiers"])
+            except Trouble as trouble:
+                say(f"note: the fleet that is deployed cannot be read: {plain(trouble)}")
+                say("note: its tiers are those of app/fleet.toml of this checkout instead")
+        return tuple(read().get("tiers", ()))
+
     @property
     def ends_with_us(self) -> bool:
         return self._call is not None
@@ -253,7 +265,8 @@ def show_night(commands: JobCommands, *, json: bool) -> int:
 def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
     url = deployment.url(GATEWAY) if launcher.deployed else None
     jobs = commands.reader.select()[0]
-    status = reports.status(ledger, commands.now, deployed=launcher.deployed, gateway=url, jobs=jobs)
+    tiers = launcher.tiers()
+    status = reports.status(ledger, commands.now, tiers, deployed=launcher.deployed, gateway=url, jobs=jobs)
     show(status.as_json(), status.lines(), json=json)
     return 0
 

@@ -7,7 +7,7 @@ starts while somebody waits imports nothing that checks.
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from app.fleet.file import FLEET_FILE
+from app.fleet.file import FLEET_FILE, read
 from app.logs import in_container
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.supervisor import ServerSupervisor
@@ -66,9 +66,17 @@ def _settings(tier: str, environ: Mapping[str, str]) -> TierSettings:
     return replace(settings, probe_every=timedelta(seconds=float(every))) if every else settings
 
 
-def checked_tiers(fleet: "Fleet", names: Iterable[str]) -> str:
+def deployed_tiers() -> Sequence[str]:
+    """The tiers of this deployment, in a container; one that brought no such file has those of the fleet file."""
+    try:
+        return tuple(json.loads(CHECKED.read_text("utf-8")))
+    except FileNotFoundError:
+        return tuple(read()["tiers"])
+
+
+def checked_tiers(fleet: "Fleet") -> str:
     """What `CHECKED` says, where somebody deploys."""
-    return json.dumps({name: tier_settings(fleet, name).as_json() for name in names}, indent=1)
+    return json.dumps({name: tier_settings(fleet, name).as_json() for name in fleet.tiers}, indent=1)
 
 
 def tier_settings(fleet: "Fleet", name: str) -> TierSettings:

@@ -70,7 +70,10 @@ def run() -> bool:
 def _servers(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
     client = httpx.Client(headers=proxy_headers(environ), limits=httpx.Limits(max_keepalive_connections=0))
-    return {tier: CLIENTS[fleet.engine_of(tier)](url, client=client, policy=NEVER) for tier, url in addresses().items()}
+    return {
+        tier: CLIENTS[fleet.engine_of(tier)](url, client=client, policy=NEVER)
+        for tier, url in addresses(fleet.tiers).items()
+    }
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:

@@ -125,7 +125,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
         Refused: one is not deployed.
 
     """
-    urls, headers = addresses(), proxy_headers(environ)
+    urls, headers = addresses(fleet.tiers), proxy_headers(environ)
     if missing := sorted(set(fleet.tiers) - set(urls)):
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"

@@ -113,7 +113,7 @@ class ServerSupervisor:
         #: What was reported last.
         self._state, self._why = "waking", ""
         self._served_before = 0
-        self._meter = Meter(host.facts, host.clock, settings.tier, host.container)
+        self._meter = Meter(host.facts, host.clock, settings.tier, host.container, settings.dollars_per_hour)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         #: What is to be in memory beside the first model; written by the thread that starts the server.
         self._others: list[ModelName] = []

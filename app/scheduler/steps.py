@@ -88,6 +88,14 @@ def keep_windows(
     return posted
 
 
+def end_windows_of_gone_tiers(fleet: Fleet, facts: DictLike) -> None:
+    """What kept a tier awake ended with it; nor is its window open should it be declared again."""
+    for key, is_awake in list(facts.items(keys.WINDOW)):
+        if is_awake and key.removeprefix(keys.WINDOW) not in fleet.tiers:
+            facts.put(key, False)
+            logger.info("tier {} is gone, and its window with it", key.removeprefix(keys.WINDOW))
+
+
 def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
     """What the tier's servers reported; where that cannot be read now, the window is kept as it was declared."""
     try:

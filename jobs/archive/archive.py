@@ -7,7 +7,7 @@ nowhere; readers tell it once.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import islice, takewhile
 from operator import itemgetter
@@ -29,6 +29,8 @@ from jobs.telemetry import incidents, usage
 
 AFTER = timedelta(days=5)
 """Two nights may fail before the Dict forgets."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 COUNTED_AFTER = timedelta(days=1)
 """A container that has not counted or reported for so long has ended."""
@@ -192,7 +194,7 @@ def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
 
 def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
     """Take what was observed long enough ago out of the Dict; how many entries those were."""
-    entries = dict(facts.items(*OBSERVED))
+    entries = dict(facts.items(*OBSERVED, *keys.FOR_SERVERS))
     leaving = {
         TURNS: _old_turns(entries, now),
         METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
@@ -211,6 +213,8 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         for key in gone:
             facts.pop(key, None)
         logger.info("archived {}", counted(len(gone), "fact"))
+    for key in _passed(entries, now):
+        facts.pop(key, None)
     return len(gone)
 
 
@@ -219,18 +223,37 @@ def archived_facts(archive: Archive, sort: str) -> dict[str, Any]:
     return {record["key"]: record["fact"] for record in archive.read(sort) if {"key", "fact"} <= record.keys()}
 
 
+def archived_turns(archive: Archive) -> dict[str, Any]:
+    """The archived history of all tiers. One that was gone for long, and came back, numbers its turns anew."""
+    records = (record for record in archive.read(TURNS) if {"key", "fact"} <= record.keys())
+    return {f"{record['key']}/{record['fact']['at']}": record["fact"] for record in records}
+
+
+def _passed(entries: Entries, now: datetime) -> Iterator[str]:
+    """What the containers of a tier were told long ago. Of one that is gone nobody says it anew."""
+    for key, fact in entries.items():
+        if key.startswith(keys.WARMING):
+            said = [fact["until"]]
+        elif key.startswith(keys.WANTED):
+            said = [each["at"] for each in fact["models"]]
+        else:
+            continue
+        if max(map(parse_moment, said), default=_NEVER) < now - AFTER:
+            yield key
+
+
 def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[str]:
     return [key for key, fact in entries.items() if key.startswith(prefixes) and parse_moment(fact["at"]) < before]
 
 
 def _old_turns(entries: Entries, now: datetime) -> list[str]:
-    """A tier's history, but for its last entry: that is how it is."""
+    """A tier's history, but for its last entry: that is how it is, unless the tier is gone."""
     numbers: dict[str, int] = {}
     for key in entries:
         if key.startswith(keys.HEALTH):
             tier, _, n = key.removeprefix(keys.HEALTH).partition("/")
             numbers[tier] = max(numbers.get(tier, 0), int(n))
-    last = {keys.health(tier, n) for tier, n in numbers.items()}
+    last = {key for tier, n in numbers.items() if entries[key := keys.health(tier, n)]["state"] != "gone"}
     return [key for key in _old(entries, (keys.HEALTH,), now - AFTER) if key not in last]
 
 

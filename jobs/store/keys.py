@@ -247,6 +247,7 @@ _RETIRED = "an hour after its job was retired"
 _CASE = "archived some days after the incident has passed, unless a later one of its key is known"
 _LATER = "archived some days later"
 _STAYS = "stays"
+_HEARD = "removed some days later"
 
 _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     # pattern, what it says, who writes it, whether once, until when it is there
@@ -273,16 +274,16 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
     (meter("<tier>", "<container>"), "the seconds of one container, by what they went to", "that container", False,
      "archived when it has not counted for a day"),
-    (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _HEARD),
     (cold("<tier>", "<container>", "<n>"), "the phases of one start of a server, or of one load in it",
      "that server; with the whole of the wait, the gateway", False, _LATER),
     (wanted("<tier>"), "which models are to be in memory first there, and when each was asked for", "whoever wakes it",
-     False, "stays; counts for some minutes"),
+     False, f"{_HEARD}; counts for some minutes"),
     (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
     (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
      "archived when it has not reported for a day"),
     (health("<tier>", "<n>"), "from when on a tier was so; each n once", "the check for alerts", True,
-     "archived some days later, but for the last of a tier"),
+     "archived some days later, but for the last of a tier that is there"),
     (WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
     (WEIGHTS_MODELS, "size and header of each whole model", "the weights worker; on one machine the night's thread",
      False, _STAYS),
@@ -297,7 +298,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (SORTS_MOVING, "when an entry was last found among the jobs that belongs elsewhere", "the weights worker", False,
      _STAYS),
     (SORTS_MOVED, "since when none is looked for there", "the weights worker", False, _STAYS),
-    (window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
+    (window("<tier>"), "whether a window keeps the tier awake; not, once the tier is gone", "the tick", False, _STAYS),
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
     (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),

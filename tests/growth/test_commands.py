@@ -189,7 +189,7 @@ def look_at_night(at: Deployed) -> None:
 
 
 def look_at_status(at: Deployed) -> None:
-    status(at.store.facts, at.clock.now(), deployed=True, jobs=at.commands.reader.select()[0])
+    status(at.store.facts, at.clock.now(), ("a10g", "h100"), deployed=True, jobs=at.commands.reader.select()[0])
 
 
 LOOKS: dict[str, tuple[Look, int, str]] = {

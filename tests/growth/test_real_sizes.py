@@ -117,7 +117,7 @@ def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     now = large.clock.now()
     wrong = check(look_and_remember(large.ledger.reader, large.facts, now), large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
-    assert list(status(large.facts, now, deployed=True, jobs=large.ledger.reader.jobs()).lines())
+    assert list(status(large.facts, now, large.fleet.tiers, deployed=True, jobs=large.ledger.reader.jobs()).lines())
 
 
 def test_one_machine_plans_the_same_directory(large: LargeModels, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cronsim import CronSim
 from modal.client import Client
 
 from app.fleet.schema import declared
-from app.resources import SERVERS
+from app.resources import server_class
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
@@ -90,7 +90,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     """The tiers' servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used;
     one gateway is kept, to which Modal lets everybody."""
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
-    servers = set(SERVERS.values())
+    servers = set(map(server_class, declared().tiers))
 
     looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}

@@ -9,7 +9,6 @@ from pathlib import Path
 from app.deployment.server_container import checked_tiers, tier_settings
 from app.fleet.schema import declared
 from app.model_server.settings import TierSettings
-from app.resources import SERVERS
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -56,9 +55,9 @@ def test_what_a_container_is_brought_is_what_the_fleet_says(tmp_path: Path) -> N
     """What was checked for a tier comes out of the file as it went in, what is set for its models included."""
     fleet = declared()
     file = tmp_path / "checked_tiers.json"
-    file.write_text(checked_tiers(fleet, SERVERS), "utf-8")
+    file.write_text(checked_tiers(fleet), "utf-8")
     document = json.loads(file.read_text("utf-8"))
 
     assert {name: TierSettings.from_json(each) for name, each in document.items()} == {
-        name: tier_settings(fleet, name) for name in SERVERS
+        name: tier_settings(fleet, name) for name in fleet.tiers
     }

@@ -240,7 +240,7 @@ def test_status_tells_what_is_wrong(store: Store) -> None:
     """`status` shows how each tier is and what is wrong, from what is written down."""
     said(store, "failed", why="ollama ended by itself with 1")
     looked(store)
-    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs=[])
+    found = reports.status(store.facts, store.clock.now(), FLEET.tiers, deployed=True, jobs=[])
     assert "tiers    a10g is lost, h100 is asleep" in found.lines()
     assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
     assert found.as_json()["incidents"][0]["subject"] == "a10g"
@@ -350,7 +350,7 @@ def test_refused_starts_are_one_incident(store: Store) -> None:
         said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
     told = {"tier/a10g": "tier a10g is lost: its starts are refused: nvidia-smi ended with 9"}
     assert wrong(store) == told
-    shown = "\n".join(reports.status(store.facts, store.clock.now(), deployed=True, jobs=()).lines())
+    shown = "\n".join(reports.status(store.facts, store.clock.now(), FLEET.tiers, deployed=True, jobs=()).lines())
     assert "a10g is lost" in shown
     store.clock.wait(4 * 3600)
     assert wrong(store) == told

@@ -151,7 +151,7 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
     assert states == {"a": "serving", "b": "silent", "c": "ended"}
     pull(store, "m:latest")
     jobs = store.ledger().reader.jobs()
-    shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs=jobs).lines())
+    shown = "\n".join(reports.status(store.facts, now, FLEET.tiers, deployed=True, jobs=jobs).lines())
     assert "a10g  b  silent 10 min 0 s ago: not heard of since" in shown
     assert "jobs     1 queued" in shown
     assert "night    no night has come yet" in shown
