@@ -163,7 +163,9 @@ class _Request:
         wanted = options if isinstance(options, dict) and options else None
         async with self._host.engines.lent(model, options=wanted, keep_seconds=keep):
             took = round(1e9 * (asyncio.get_running_loop().time() - began))
-        answer = {"response": "", "done_reason": "load"} if self._path == "/api/generate" else {"embeddings": []}
+        answer: dict[str, Any] = {"response": "", "done_reason": "load"}
+        if self._path == "/api/embed":
+            answer = {"embeddings": []}
         await self._json(200, {**done, **answer, "load_duration": took, "total_duration": took})
 
     # Inference

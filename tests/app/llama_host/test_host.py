@@ -103,6 +103,7 @@ def test_a_system_prompt_of_the_model_goes_first(host: Host) -> None:
 
 
 def test_tokens_are_counted_by_the_model(host: Host) -> None:
+    """A text is cut as the weights cut it: here a letter is a token."""
     assert len(host.post("/tokenize", {"model": "toy", "content": "hello"}).json()["tokens"]) == 5
 
 
