@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -143,6 +144,17 @@ def test_routes_of_ollama_are_refused_before_a_load(stack: Stack) -> None:
     assert answer.status_code == 501
     assert "/v1/chat/completions" in answer.json()["error"]
     assert set(engines_below(stack.host)) == before
+
+
+def test_the_commands_ask_as_the_engine_is_asked(stack: Stack) -> None:
+    """`run` answers, and tells what it cost, `show` and `ps` say what the model is and where."""
+    done = stack.shell.run("run", "toy", "hello")
+    assert (done.returncode, done.stdout.strip()) == (0, PHRASE), done.stderr
+    told = stack.shell.ask("run", "toy", "hello")
+    assert (told["response"], told["output_tokens"], told["done_reason"]) == (PHRASE, 9, "stop")
+    assert told["prompt_tokens"] > 5
+    assert re.search(r"(?m)^    architecture +llama$", stack.shell.run("show", "toy").stdout)
+    until(lambda: re.search(r"(?m)^toy:latest .*100% CPU", stack.shell.run("ps").stdout))
 
 
 def test_what_was_asked_is_counted(stack: Stack) -> None:
