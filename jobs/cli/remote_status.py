@@ -47,6 +47,7 @@ class Served:
         tier: that answers.
         context: tokens, for who asks for no other.
         set_here: what is set for the model there, in words; empty where nothing is.
+        engine: what answers there; an older gateway does not say, and has Ollamas alone.
 
     """
 
@@ -55,6 +56,7 @@ class Served:
     tier: str
     context: int | None
     set_here: str
+    engine: str = "ollama"
 
     @classmethod
     def at(cls, remote: GatewayClient, text: str) -> "Served | None":
@@ -66,7 +68,8 @@ class Served:
         told = (str(fact).partition(SET) for fact in route["facts"])
         set_here = next((plain(rest) for before, found, rest in told if found and not before), "")
         context = int(route["context"]) if route.get("context") else None
-        return cls(plain(route["model"]), bool(route.get("alias")), plain(route["tier"]), context, set_here)
+        alias, engine = bool(route.get("alias")), plain(route.get("engine") or "ollama")
+        return cls(plain(route["model"]), alias, plain(route["tier"]), context, set_here, engine)
 
     def as_json(self) -> dict[str, Any]:
         return {"model": self.model, "alias": self.is_alias, "tier": self.tier, "context": self.context}

@@ -3,7 +3,7 @@
 What it has and runs, loading and unloading are asked as of an Ollama: the host in front of the engine answers that.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from jobs.core import foreign
 from jobs.core.errors import Corrupt, CutShort, ServerTrouble, Unsupported
 from jobs.ollama.client import PATIENCE, OllamaClient
-from jobs.ollama.responses import Frame, Usage
+from jobs.ollama.responses import ChatFrame, Frame, Usage
 
-_DATA, _DONE = b"data: ", b"[DONE]"
+_DATA = b"data: "
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,34 @@ class LlamaServerClient(OllamaClient):
                 frame = _frame(chunk)
                 yield frame
                 if frame.done:
+                    return
+        raise CutShort(f"{doing}: the stream ended before it said why")
+
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        more: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> Iterator[ChatFrame]:
+        """Answer the last of these messages; `more` may have `format` and `think`. See `OllamaClient.chat`."""
+        doing = f"chatting with {name!r} on {self.url}"
+        body = {"model": name, "messages": list(messages), "stream": True, **_said_otherwise(more or {})}
+        chunks = self._patient("/v1/chat/completions", body, doing=doing, check=check, patience=patience)
+        with closing(chunks):
+            for chunk in chunks:
+                choice = foreign.fields(next(iter(foreign.items(chunk.get("choices"))), None))
+                delta, reason = foreign.fields(choice.get("delta")), foreign.text(choice.get("finish_reason"))
+                yield ChatFrame(
+                    text=foreign.text(delta.get("content")),
+                    thinking=foreign.text(delta.get("reasoning_content")),
+                    done=bool(reason),
+                    done_reason=reason,
+                    usage=_usage(chunk),
+                )
+                if reason:
                     return
         raise CutShort(f"{doing}: the stream ended before it said why")
 
@@ -137,7 +165,7 @@ class LlamaServerClient(OllamaClient):
         with closing(self._lines(path, body, doing=doing, idle=idle, silence=silence)) as lines:
             for line in lines:
                 text = line.removeprefix(_DATA)
-                if text == _DONE or (text is line and not line.startswith(b"{")):  # the end, or no data of an event
+                if not text.startswith(b"{"):  # the end of the stream, an event's name, or a comment
                     continue
                 try:
                     document = foreign.document(text, "an event")
@@ -148,11 +176,33 @@ class LlamaServerClient(OllamaClient):
 
 def _frame(chunk: Mapping[str, Any]) -> Frame:
     choice = foreign.fields(next(iter(foreign.items(chunk.get("choices"))), None))
-    counts, times = foreign.fields(chunk.get("usage")), foreign.fields(chunk.get("timings"))
-    spent = times.get("predicted_ms")
-    usage = Usage(
-        prompt_tokens=foreign.count(counts.get("prompt_tokens")),
-        tokens=foreign.count(counts.get("completion_tokens")),
-        eval=timedelta(milliseconds=float(spent)) if isinstance(spent, int | float) else timedelta(0),
+    return Frame(text=foreign.text(choice.get("text")), done=bool(choice.get("finish_reason")), usage=_usage(chunk))
+
+
+def _usage(chunk: Mapping[str, Any]) -> Usage:
+    """By the timings of an answer's last chunk."""
+    times = foreign.fields(chunk.get("timings"))
+    read, wrote = _milliseconds(times.get("prompt_ms")), _milliseconds(times.get("predicted_ms"))
+    return Usage(
+        prompt_tokens=foreign.count(times.get("prompt_n")) + foreign.count(times.get("cache_n")),
+        tokens=foreign.count(times.get("predicted_n")),
+        total=read + wrote,
+        prompt_eval=read,
+        eval=wrote,
     )
-    return Frame(text=foreign.text(choice.get("text")), done=bool(choice.get("finish_reason")), usage=usage)
+
+
+def _milliseconds(value: Any) -> timedelta:
+    return timedelta(milliseconds=value) if isinstance(value, int | float) and 0 <= value < 1e12 else timedelta(0)
+
+
+def _said_otherwise(more: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `format` and `think` in the fields that this engine has for them."""
+    said: dict[str, Any] = {}
+    if (shape := more.get("format")) == "json":
+        said["response_format"] = {"type": "json_object"}
+    elif shape is not None:
+        said["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": shape}}
+    if "think" in more:
+        said["chat_template_kwargs"] = {"enable_thinking": more["think"]}
+    return said

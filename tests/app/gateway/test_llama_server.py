@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from app.engines.llama_server import LLAMA_SERVER
+from jobs.cli.models.chat import Conversation
 from jobs.testing.toy_models import all_toys
 from jobs.testing.toy_weights import PHRASE
 from tests.support.gateways import ModelList, RunningGateway, gateway, model
@@ -107,6 +108,16 @@ def test_streams_end_and_are_counted(case: Case) -> None:
     assert row.sums.output_tokens == 9 + 9 + 4
     # What is in the cache of one is what the other has read: each counts the whole of its prompt.
     assert row.sums.prompt_tokens == 4 * counted
+
+
+def test_our_own_command_chats(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ollama-modal run` asks by the route that the model's engine speaks, and tells what it cost."""
+    with Conversation(case.running.url, None, "toy", more={"think": False}, verbose=True) as conversation:
+        assert conversation.answer("hello") == 0
+    said = capsys.readouterr()
+
+    assert said.out.strip() == PHRASE
+    assert "tokens/s" in said.err
 
 
 def test_an_engine_that_dies_amid_its_answer(case: Case) -> None:

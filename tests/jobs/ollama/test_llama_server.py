@@ -56,6 +56,18 @@ def test_tokens_come_one_by_one_and_are_counted(server: LlamaServerClient) -> No
     assert whole.strip() == PHRASE
 
 
+def test_a_chat_comes_in_pieces(server: LlamaServerClient) -> None:
+    """Its last frame says why it ended and what it cost; a format is asked for in the engine's own words."""
+    talk = [{"role": "user", "content": "hello"}]
+    frames = list(server.chat("toy", talk, more={"think": False}))
+    shaped = "".join(frame.text for frame in server.chat("toy", talk, more={"format": {"enum": ["yes"]}}))
+
+    assert "".join(frame.text for frame in frames) == PHRASE
+    assert (frames[-1].done, frames[-1].done_reason, frames[-1].usage.tokens) == (True, "stop", 9)
+    assert frames[-1].usage.prompt_tokens > 0
+    assert shaped == '"yes"'
+
+
 def test_vectors_and_scores(server: LlamaServerClient) -> None:
     """What embeds gives a vector, what ranks a score; what does neither says so."""
     assert server.embed("toy-embed", "hello") == 64
