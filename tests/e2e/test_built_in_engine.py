@@ -17,11 +17,12 @@ import httpx
 import openai
 import pytest
 
+from app.fleet.file import FLEET_FILE
 from jobs.testing.registry.server import RegistryDouble
 from jobs.testing.toy_models import all_toys, toy
 from jobs.testing.toy_weights import PHRASE, speaker
 from tests.support.llama_hosts import engines_below, needs_engine, said_in
-from tests.support.local_stack import Shell, Up, family, up
+from tests.support.local_stack import Shell, Up, family, simulator_as_ollama, up
 from tests.support.processes import is_running
 from tests.support.waiting import PATIENCE, until
 
@@ -245,3 +246,20 @@ def test_memory_stays_flat_over_a_thousand_requests(stack: Stack) -> None:
         before = resident(stack.up.process.pid)
         list(pool.map(asks, [250] * 4))
     assert resident(stack.up.process.pid) - before < 12_000_000
+
+
+def test_a_tier_may_have_it_beside_an_ollama(tmp_path: Path) -> None:
+    """`engine = "llama-server"` of a fleet file starts the built-in engine for that tier, the Ollama for the others."""
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(FLEET_FILE.read_text().replace("[tiers.h100]\n", '[tiers.h100]\nengine = "llama-server"\n'))
+    with RegistryDouble(all_toys()) as registry:
+        programs = simulator_as_ollama(tmp_path / "bin", registry.url)
+        path = f"{programs}:/usr/bin:/bin"
+        shell = Shell(tmp_path, {"PATH": path, "OLLAMA_MODAL_REGISTRY": registry.url})
+        with up(shell, "--models", str(tmp_path / "models"), "--fleet", str(fleet)) as running:
+            tiers = httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
+            assert {tier["tier"]: tier["engine"] for tier in tiers} == {"a10g": "ollama", "h100": "llama-server"}
+            assert shell.run("pull", "toy-rerank").returncode == 0
+            body = {"model": "toy-rerank", "query": "panda", "documents": DOCUMENTS}
+            answer = httpx.post(f"{running.url}/v1/rerank", json=body, timeout=PATIENCE)
+            assert (answer.status_code, answer.headers["x-served-tier"]) == (200, "h100")
