@@ -3,13 +3,14 @@
     python -m app.llama_host                        with the engine of the wheel `xllamacpp`
     python -m app.llama_host --llama-server PATH    with that program
 
-Exits 3 where the engine cannot be started at all.
+Exits 1 where its port is taken, and 3 where the engine cannot be started at all.
 """
 
 import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ from app.logs import on_stderr
 from jobs.weights.layout import Layout
 
 FROM_WHEEL = (sys.executable, "-m", "app.llama_host.llama_server")
-NO_ENGINE = 3
+NO_PORT, NO_ENGINE = 1, 3
+_BACKLOG = 2048
 _VERSION_SECONDS = 60.0
 
 
@@ -68,12 +70,17 @@ async def serve(settings: HostSettings, command: Sequence[str], environ: Mapping
     async def told() -> str:
         return await asyncio.shield(version) or ""
 
+    address = (settings.host.host or "127.0.0.1", settings.host.port)
+    try:
+        listener = socket.create_server(address, backlog=_BACKLOG)
+    except OSError as error:
+        logger.error("llama-host: port {} of {} cannot be used: {}", address[1], address[0], error.strerror)
+        version.cancel()
+        return NO_PORT
     engines = Engines(command, settings, environ)
     host = LlamaHost(HostedModels(Layout(settings.models)), engines, told)
     config = uvicorn.Config(
         host,
-        host=settings.host.host or "127.0.0.1",
-        port=settings.host.port,
         http="httptools",
         loop="uvloop",
         lifespan="off",
@@ -86,7 +93,7 @@ async def serve(settings: HostSettings, command: Sequence[str], environ: Mapping
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.end)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve([listener]))
     try:
         if await version is None:
             return NO_ENGINE

@@ -128,7 +128,7 @@ class _Request:
             case "GET" | "HEAD", "/" | "/health" | "/v1/health":
                 await self._json(200, {"status": "ok"})
             case "GET", "/api/version":
-                await self._json(200, {"version": await self._host.version()})
+                await self._json(200, {"version": await self._host.version(), "engine": LLAMA_SERVER.name})
             case "GET", "/api/tags":
                 await self._json(200, {"models": [_listed(each) for each in self._host.all()]})
             case "GET", "/api/ps":
@@ -163,7 +163,9 @@ class _Request:
         wanted = options if isinstance(options, dict) and options else None
         async with self._host.engines.lent(model, options=wanted, keep_seconds=keep):
             took = round(1e9 * (asyncio.get_running_loop().time() - began))
-        answer = {"response": "", "done_reason": "load"} if self._path == "/api/generate" else {"embeddings": []}
+        answer: dict[str, Any] = {"response": "", "done_reason": "load"}
+        if self._path == "/api/embed":
+            answer = {"embeddings": []}
         await self._json(200, {**done, **answer, "load_duration": took, "total_duration": took})
 
     # Inference

@@ -116,6 +116,11 @@ class OllamaClient:
         """Its version. An answer means that it is ready: Ollama accepts connections long before."""
         return str(_object(self._ask("GET", "/api/version", doing="asking for the version")).get("version", ""))
 
+    def engine(self) -> str:
+        """Which engine answers there, in its own words."""
+        answer = _object(self._ask("GET", "/api/version", doing="asking who answers"))
+        return foreign.text(answer.get("engine")) or "Ollama"
+
     def tags(self) -> list[Listed]:
         """The models on its disk, newest first."""
         return [Listed.of(each) for each in listed_in(self._ask("GET", "/api/tags", doing="listing models"))]

@@ -242,6 +242,7 @@ def _file(header: Mapping[str, Any], tensors: Mapping[str, Sequence[Any]]) -> by
     """The whole file. A tensor is a list of numbers, or of rows of them."""
     data, shapes = [], []
     for name, rows in tensors.items():
+        shape: tuple[int, ...]
         if isinstance(rows, _Nothing):
             shape, raw = (rows.columns, rows.rows), bytes(4 * rows.rows * rows.columns)
         else:

@@ -66,16 +66,15 @@ def engines_below(pid: int) -> dict[str, int]:
 
 
 @contextmanager
-def toy_host(home: Path, *models: SimModel, **environ: str) -> Iterator[Host]:
-    """A host with these models, on a free port; it is ended by its pid."""
+def toy_host(home: Path, *models: SimModel, binary: Path | None = None, **environ: str) -> Iterator[Host]:
+    """A host with these models, on a free port; it is ended by its pid. Its engine is the wheel's, or that program."""
     port, directory, log = free_port(), home / "models", home / "host.log"
     lay(directory, *models)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "MODAL_", "LLAMA_"))}
     own = {"HOME": str(home), "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(directory)}
+    words = [sys.executable, "-m", "app.llama_host", *(["--llama-server", str(binary)] if binary else [])]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.llama_host"], env={**kept, **own, **environ}, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(words, env={**kept, **own, **environ}, stdout=output, stderr=output)
     host = Host(f"http://127.0.0.1:{port}", directory, log, process)
 
     def answers() -> bool:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from jobs.testing.toy_models import SYSTEM, all_toys, toy
 from jobs.testing.toy_weights import PHRASE, speaker
 from tests.support.llama_hosts import Host, engines_below, events, needs_engine, said_in, toy_host
 from tests.support.models_directory import lay
-from tests.support.processes import is_running
+from tests.support.processes import free_port, is_running
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = needs_engine
@@ -103,6 +106,7 @@ def test_a_system_prompt_of_the_model_goes_first(host: Host) -> None:
 
 
 def test_tokens_are_counted_by_the_model(host: Host) -> None:
+    """A text is cut as the weights cut it: here a letter is a token."""
     assert len(host.post("/tokenize", {"model": "toy", "content": "hello"}).json()["tokens"]) == 5
 
 
@@ -306,3 +310,41 @@ def test_log_lines_tell_of_loads_and_answers_and_no_prompt(tmp_path: Path) -> No
     assert "llama-host: loaded toy:latest in " in host.said()
     assert "unspeakable" not in host.said()
     assert "sleeps" not in host.said()
+
+
+def test_what_keeps_the_host_from_serving_is_told(tmp_path: Path) -> None:
+    """A port that is taken, and an engine that does not run, end it with words in the log and a status of their own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ = {"OLLAMA_HOST": f"127.0.0.1:{taken.getsockname()[1]}", "OLLAMA_MODELS": str(tmp_path)}
+        done = run_host(environ)
+    assert (done.returncode, "cannot be used: Address already in use" in done.stderr) == (1, True)
+    broken = tmp_path / "llama-server"
+    broken.write_text("#!/bin/sh\necho no such instruction >&2; exit 132\n")
+    broken.chmod(0o755)
+    done = run_host({"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "OLLAMA_MODELS": str(tmp_path)}, broken)
+    assert done.returncode == 3
+    assert f"the engine {broken} does not run here: no such instruction" in done.stderr
+
+
+def run_host(environ: dict[str, str], *binary: Path) -> "subprocess.CompletedProcess[str]":
+    words = [
+        sys.executable,
+        "-m",
+        "app.llama_host",
+        *(word for each in binary for word in ("--llama-server", str(each))),
+    ]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "LLAMA_"))}
+    return subprocess.run(words, env={**kept, **environ}, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_a_program_stands_in_for_the_wheel(tmp_path: Path) -> None:
+    """`--llama-server PATH` starts that program, with the same arguments, and the libraries beside it."""
+    binary = tmp_path / "llama-server"
+    binary.write_text(f'#!/bin/sh\necho "$LD_LIBRARY_PATH" >{tmp_path}/path\nexec {sys.executable} -m {ENGINE} "$@"\n')
+    binary.chmod(0o755)
+    with toy_host(tmp_path, *all_toys(), binary=binary) as host:
+        assert chat(host, "toy").json()["choices"][0]["message"]["content"] == PHRASE
+        assert (tmp_path / "path").read_text().startswith(str(tmp_path))
+
+
+ENGINE = "app.llama_host.llama_server"

@@ -84,6 +84,7 @@ def test_the_context_is_the_models_own_else_the_tiers() -> None:
 
 
 def test_adapters_and_a_projector_go_along() -> None:
+    """Each adapter is laid over the weights; one projector is all that an engine takes."""
     said = arguments(card(), projectors=("/blobs/eye",), adapters=("/blobs/a", "/blobs/b"))
     assert (said["--mmproj"], said["--lora"]) == (["/blobs/eye"], ["/blobs/a", "/blobs/b"])
 
@@ -117,6 +118,7 @@ def test_settings_are_ollamas_variables() -> None:
     ],
 )  # fmt: skip
 def test_keep_alive_is_read_as_ollama_reads_it(value: Any, seconds: float | None) -> None:
+    """Seconds, or a duration as Go writes it; negative is for ever, and what makes no sense says nothing."""
     assert keep_alive_seconds(value) == seconds
 
 
