@@ -7,13 +7,20 @@ A container looks its class up by its name in this module, which is run again th
 deployed with it, and one that it would not find there is not deployed.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import os
 
-import modal
+from app.model_server.starting import engine
 
-from app.deployment.server_container import CHECKED, checked_tiers, deployed_tiers, serve
-from app.resources import MODELS, OLLAMA_IMAGE, PORT, app, gpu_image, server_class, weights, with_file
+ENGINE = engine.begun(os.environ)
+"""In a server's container, from before all that follows is imported; None elsewhere."""
+
+from collections.abc import Mapping  # noqa: E402 - from here on, while the engine starts
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+import modal  # noqa: E402
+
+from app.deployment.server_container import checked_tier, deployed_tiers, serve  # noqa: E402
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, app, gpu_image, server_class, weights, with_file  # noqa: E402
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -51,8 +58,11 @@ def _of_the_fleet() -> dict[str, dict[str, Any]]:
     with refusals_told():
         fleet = declared()
     warn_unpinned(OLLAMA_IMAGE)
-    image = with_file(gpu_image, f"/root/{CHECKED.name}", checked_tiers(fleet))
-    return {name: {**server_options(fleet, name), "image": image} for name in fleet.tiers}
+    return {name: {**server_options(fleet, name), "image": _image(fleet, name)} for name in fleet.tiers}
+
+
+def _image(fleet: "Fleet", name: str) -> modal.Image:
+    return with_file(gpu_image, f"/root/{engine.CHECKED.name}", checked_tier(fleet, name))
 
 
 def _server(tier: str, options: Mapping[str, Any]) -> modal.Server:
@@ -61,7 +71,7 @@ def _server(tier: str, options: Mapping[str, Any]) -> modal.Server:
     class Server:
         @modal.enter()
         def start(self) -> None:
-            self.server = serve(tier)
+            self.server = serve(tier, started=ENGINE)
 
         @modal.exit()
         def stop(self) -> None:

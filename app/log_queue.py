@@ -64,9 +64,10 @@ class LineQueue:
         self._close = close
         self._limit = limit
         self._drain_seconds = drain_seconds
-        self._changed = threading.Condition()
-        #: These six are guarded by `_changed`, and nobody waits for anything else while holding that. `dropped` alone
-        #: reads without it: a number that only grows.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        #: These six are guarded by `_lock`, that of `_changed`, and nobody waits for anything else while holding it.
+        #: `dropped` alone reads without it: a number that only grows.
         self._lines: deque[str | Callable[[], str]] = deque()
         self._is_urgent = False
         self._waiting = 0
@@ -93,7 +94,7 @@ class LineQueue:
 
     def write_later(self, make: Callable[[], str]) -> None:
         """Take a line that the thread makes when it writes it, in a moment; behind what came before, as any other."""
-        with self._changed:
+        with self._lock:
             if self._has_room(LATE_CHARACTERS):
                 self._lines.append(make)
                 if len(self._lines) == 1:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -225,9 +226,18 @@ def late_json(line: Line) -> str:
     """As `as_json` has it."""
     message, about = line.told()
     at = f"{_second_in_utc(int(line.at))}.{int(line.at * 1000) % 1000:03d}Z"
-    fields: dict[str, object] = {"at": at, "level": "INFO", "message": message, "where": line.where}
-    request = {"request": line.request} if line.request else {}
-    return f"{json.dumps({**fields, **_about, **request, **about, **fields})}\n"
+    request = f', "request": {_quoted(line.request)}' if line.request else ""
+    more = _inside_json(tuple({**_about, **about}.items()))
+    return f'{{"at": "{at}", "level": "INFO", "message": {_quoted(message)}, "where": "{line.where}"{request}{more}}}\n'
+
+
+@lru_cache(256)
+def _inside_json(about: tuple[tuple[str, object], ...]) -> str:
+    """What a line belongs to, as it stands in its object; nearly all lines belong to what others did."""
+    return "".join(f", {_quoted(name)}: {json.dumps(value)}" for name, value in about if name not in _FIELDS)
+
+
+_FIELDS = frozenset({"at", "level", "message", "where", "request"})
 
 
 @lru_cache(2)

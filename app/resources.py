@@ -15,6 +15,7 @@ import modal
 
 from app.image_pinning import pinned
 from app.image_requirements import LOCK, runtime_part
+from app.model_server.starting import engine
 from app.platform.deployment import Deployment
 from app.platform.limits import limits_of
 from app.platform.store import LimitedDict, LimitedQueue
@@ -45,7 +46,7 @@ NIGHTLY = "nightly"
 PLAN_NIGHT = "plan_night"
 PLAN_PRUNE = "plan_prune"
 READ_FLEET = "read_fleet"
-PORT = 11434
+PORT, MODELS = engine.PORT, engine.MODELS
 PYTHON = "3.12"
 
 OLLAMA_VERSION = "0.32.15"
@@ -59,9 +60,6 @@ OLLAMA_IMAGE = pinned(f"ollama/ollama:{OLLAMA_VERSION}", OLLAMA_DIGEST)
 
 UV_VERSION = "0.8.22"
 """Installs the packages while an image is built; unpinned, each build would fetch the newest."""
-
-MODELS = "/models"
-"""Where the weights are mounted: read-only on servers, writable for the weights worker."""
 
 app = modal.App(APP)
 

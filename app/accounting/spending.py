@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.fleet.schema import Fleet
-from jobs.archive.archive import COLD, METERS, USAGE, archived_facts, archived_turns
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import COLD, METERS, USAGE, archived_facts, archived_turns
 from jobs.core.clock import Clock, isoformat
 from jobs.store import keys
 from jobs.store.protocols import DictLike

@@ -7,8 +7,9 @@ it is enough.
 import re
 from dataclasses import dataclass
 
-_PROMPT = rb"prompt_eval_count|prompt_tokens|input_tokens"
-_OUTPUT = rb"eval_count|completion_tokens|output_tokens"
+_PROMPT = (b'"prompt_eval_count":', b'"prompt_tokens":', b'"input_tokens":')
+_OUTPUT = (b'"eval_count":', b'"completion_tokens":', b'"output_tokens":')
+_NUMBER = re.compile(rb"\s*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,34 @@ def as_llama_server_counts(head: bytes, tail: bytes) -> Tokens:
     Anthropic's count leaves out what was in the cache; and in a stream of that dialect the prompt stands in the first
     event alone.
     """
-    prompt = last_count(tail, rb"prompt_tokens")
+    prompt = last_count(tail, (b'"prompt_tokens":',))
     if prompt is None:
         prompt = _sum(_read(tail) or _read(head), _cached(tail) or _cached(head))
     if prompt is None:
-        prompt = _sum(last_count(tail, rb"prompt_n"), last_count(tail, rb"cache_n"))
-    output = last_count(tail, rb"completion_tokens|output_tokens")
-    return Tokens(prompt, last_count(tail, rb"predicted_n") if output is None else output)
+        prompt = _sum(last_count(tail, (b'"prompt_n":',)), last_count(tail, (b'"cache_n":',)))
+    output = last_count(tail, _OUTPUT)
+    return Tokens(prompt, last_count(tail, (b'"predicted_n":',)) if output is None else output)
 
 
-def last_count(text: bytes, names: bytes) -> int | None:
-    """The last number that stands behind one of these names."""
-    counts = re.findall(rb'"(?:%b)":\s*(\d+)' % names, text)
-    return int(counts[-1]) if counts else None
+def last_count(text: bytes, names: tuple[bytes, ...]) -> int | None:
+    """The number behind the last of these names that has one. Looked for from the end, where it is."""
+    end = len(text)
+    while end >= 0:
+        at = -1
+        for name in names:
+            at = max(at, text.rfind(name, 0, end))
+        if at >= 0 and (number := _NUMBER.match(text, text.index(b":", at) + 1)) is not None:
+            return int(number[1])
+        end = at
+    return None
 
 
 def _read(text: bytes) -> int | None:
-    return last_count(text, rb"input_tokens")
+    return last_count(text, (b'"input_tokens":',))
 
 
 def _cached(text: bytes) -> int | None:
-    return last_count(text, rb"cache_read_input_tokens")
+    return last_count(text, (b'"cache_read_input_tokens":',))
 
 
 def _sum(counted: int | None, cached: int | None) -> int | None:

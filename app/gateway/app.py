@@ -10,12 +10,12 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.gateway.auth.keys import Caller, Keys
+from app.gateway.auth.keys import Caller, Key, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
@@ -45,6 +45,17 @@ _NOBODY = Caller("", frozenset())
 """The caller of a request that was not let in."""
 
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What follows from a head alone, so that it holds for each request on a connection that has the same one: its key
+    was known and might ask for this. What hangs on the moment, as when the key expires, is looked at each time.
+    """
+
+    path: str
+    found: tuple[RouteEntry, str]
+    key: Key
 
 
 class GatewayApp:
@@ -118,6 +129,12 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        decided: _Decided | None = scope["extensions"][CALLER].decided
+        if decided is not None:
+            exchange = self._exchange(scope, decided.found, send)
+            request_of_lines.set(exchange.id)
+            await self._respond(scope, decided.path, exchange, receive, is_known=True)
+            return
         path = clean(scope["path"])
         found = find(path)
         exchange = self._exchange(scope, found or (RouteEntry((), path, "refused"), ""), send)
@@ -152,8 +169,13 @@ class GatewayApp:
             self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
+        decided: _Decided | None = exchange.connection.decided
         try:
-            exchange.caller = self._keys.identify(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
+            if decided is None:
+                key = self._keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
+            else:
+                key = decided.key
+            exchange.caller = key.caller_at(exchange.at)
         except Unauthorized:
             if (exchange.method, path) != HEARTBEAT:
                 raise
@@ -161,8 +183,11 @@ class GatewayApp:
             return
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
-            _refuse_wrong(exchange, path, is_known=is_known)
             entry = exchange.entry
+            if decided is None:
+                _refuse_wrong(exchange, path, is_known=is_known)
+                if key.is_shown_again:
+                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key))
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}

@@ -6,7 +6,8 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
@@ -15,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+
+if TYPE_CHECKING:
+    from app.gateway.http_head import ReadHead
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -25,36 +29,50 @@ _NO_BODY = frozenset({204, 304})
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: HttpToolsProtocol, *, is_old: bool) -> None:
+    def __init__(self, protocol: HttpToolsProtocol, scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.
+            scope: as ASGI has it.
+            keep_alive: the connection is for other requests afterwards, as far as this one says.
             is_old: the request is of HTTP/1.0, which has no chunks: what has no length ends with the connection.
 
         """
         super().__init__(
-            scope=protocol.scope,
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=False,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=protocol.expect_100_continue,
-            keep_alive=not is_old and protocol.parser.should_keep_alive(),
-            on_response=protocol.on_response_complete,
+            scope,
+            protocol.transport,
+            protocol.flow,
+            protocol.logger,
+            protocol.access_logger,
+            False,  # nothing is logged here
+            protocol.server_state.default_headers,
+            asyncio.Event(),
+            protocol.expect_100_continue,
+            keep_alive,
+            protocol.on_response_complete,
         )
         self.task: asyncio.Task[None] | None = None
+        self.read_head: ReadHead | None = None
+        """The head, where it is one that may come again."""
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
         self._is_unframed = False
-        self._has_no_body = protocol.scope["method"] == "HEAD"
+        self._has_no_body = scope["method"] == "HEAD"
         self._head = b""
         self._call_when_gone: Callable[[], None] | None = None
 
     # What the application may ask beside ASGI
+
+    @property
+    def decided(self) -> Any:
+        """What the application has made of the same head before, on this connection; None where nothing."""
+        return self.read_head and self.read_head.decided
+
+    def decide(self, decided: object) -> None:
+        """Keep this for the next request with the same head."""
+        if self.read_head is not None:
+            self.read_head.decided = decided
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -139,13 +157,11 @@ class HttpCycle(RequestResponseCycle):
     def _begin(self, status: int, headers: Any) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        lines = [*self.default_headers, *[(name.lower(), value) for name, value in headers]]
-        if HEADER_RE.search(b"".join([name for name, _ in lines])):
-            raise RuntimeError("Invalid HTTP header name.")
-        if HEADER_VALUE_RE.search(b"".join([value for _, value in lines])):
-            raise RuntimeError("Invalid HTTP header value.")
+        lines = [STATUS_LINE[status], *[_remembered_line(name, value) for name, value in self.default_headers]]
         closes = False
-        for name, value in lines:
+        for said, value in headers:
+            name = said.lower()
+            lines.append(_remembered_line(name, value) if name in _REMEMBERED else _line(name, value))
             if name == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
@@ -155,13 +171,14 @@ class HttpCycle(RequestResponseCycle):
             elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
                 self.keep_alive, closes = False, True
         if not self.keep_alive and not closes:
-            lines.append((b"connection", b"close"))
+            lines.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self._is_old:
             self.chunked_encoding, self._is_unframed = False, True
         elif self.chunked_encoding is None and not self._has_no_body and status not in _NO_BODY:
             self.chunked_encoding = True
-            lines.append((b"transfer-encoding", b"chunked"))
-        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join([b"%b: %b\r\n" % line for line in lines]))
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
         self._loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
@@ -199,6 +216,25 @@ class HttpCycle(RequestResponseCycle):
         self.expected_content_length -= size
         if is_last and self.expected_content_length:
             raise RuntimeError("Response content shorter than Content-Length")
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header as it is written.
+
+    Raises:
+        RuntimeError: it cannot be one.
+
+    """
+    if HEADER_RE.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    if HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    return b"%b: %b\r\n" % (name, value)
+
+
+_remembered_line = lru_cache(256)(_line)
+_REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
+"""Beside our own, those that are the same again and again."""
 
 
 def _nothing() -> None:

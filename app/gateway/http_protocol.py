@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.gateway.http_cycle import CALLER, HttpCycle
+from app.gateway.http_head import ReadHead
 
 MOST_HEAD = 64 * 1024
 """Bytes of an address and headers. No caller needs more, and uvicorn itself would take them without end."""
@@ -106,6 +107,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._discards = False
         """Whatever else comes on this connection is thrown away."""
         self._pieces: list[bytes] = []
+        self._is_between = True
+        """All that came was read to the end of a request, and nothing of another one has come."""
+        self._read_head: ReadHead | None = None
         self._head_timeout = _Timeout(self.loop, limits.head_seconds, self._head_expired)
         self._reader_timeout = _Timeout(self.loop, limits.unread_seconds, self._reader_expired)
 
@@ -116,6 +120,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             raise ValueError("a request came before the answer to the one before")
         self._head = self._lines = 0
         self._is_in_head = True
+        self._is_between = False
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -218,6 +223,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # it is read once more
             return
         self._hand_on()
+        self._is_between = True
         super().on_message_complete()
         if self._has_declined:
             self._discards = True
@@ -270,7 +276,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
         scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
-        before, cycle = self.cycle, HttpCycle(self, is_old=version == "1.0")
+        is_old = version == "1.0"
+        keep_alive = not is_old and self.parser.should_keep_alive()
+        before, cycle = self.cycle, HttpCycle(self, scope, keep_alive=keep_alive, is_old=is_old)
         scope["extensions"] = {CALLER: cycle}
         if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
             cycle.keep_alive = False
@@ -288,9 +296,45 @@ class StrictHttpProtocol(HttpToolsProtocol):
         cycle.task = self.loop.create_task(cycle.run(self.app))
         self.tasks.add(cycle.task)
 
+    # A head that comes again
+
+    def _is_taken(self, head: ReadHead, data: bytes) -> bool:
+        """Begin to answer a request which has the same head as the one before, and has come as a whole."""
+        if (found := head.again(data)) is None:
+            self._read_head = None
+            return False
+        start, length = found
+        if len(data) - start != int(length or 0):
+            return False
+        self._head_timeout.clear()
+        self.expect_100_continue = False
+        scope: Any = head.scope.copy()
+        scope["headers"] = head.headers(length)
+        scope["state"] = self.app_state.copy()
+        cycle = self.cycle = HttpCycle(self, scope, keep_alive=True)
+        scope["extensions"] = {CALLER: cycle}
+        cycle.read_head = head
+        cycle.body += memoryview(data)[start:]
+        cycle.more_body = False
+        self.scope = scope
+        self._begin(cycle)
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._discards:
             return
+        is_between = self._is_between and not self._is_answering
+        if is_between and self._read_head is not None and self._is_taken(self._read_head, data):
+            return
+        before = self.cycle
+        self._feed(data)
+        cycle = self.cycle
+        if is_between and cycle is not before and cycle.keep_alive and not self._is_in_head:
+            if self._read_head is None:
+                self._read_head = ReadHead.of(data, cast("Any", cycle.scope))
+            cycle.read_head = self._read_head
+
+    def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:

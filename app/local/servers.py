@@ -27,6 +27,7 @@ from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
 from app.model_server.manifest_settings import PARAMS, SYSTEM
 from app.model_server.models_view import ModelsView
+from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
@@ -169,6 +170,9 @@ class Servers:
     def engine(self, tier: str) -> Engine:
         return self.engines.get(tier, OLLAMA)
 
+    starts: Mapping[str, Phases] = field(default_factory=dict)
+    """How each tier's start went, where it is we who started it."""
+
 
 @dataclass(frozen=True)
 class ServerLauncher:
@@ -251,15 +255,16 @@ def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
     engines = {tier.name: LLAMA_SERVER if binary is None else launcher.plan.engine(tier.name) for tier in tiers}
     if LLAMA_SERVER in engines.values():
         _require_built_in(launcher, silent, engines, has_ollama=binary is not None)
+    starts = _starts(tiers, launcher.clock)
     models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     commands = {
-        tier: BUILT_IN if engine is LLAMA_SERVER or binary is None else (binary, "serve")
+        tier: (engine, BUILT_IN if engine is LLAMA_SERVER or binary is None else (binary, "serve"))
         for tier, engine in engines.items()
     }
-    urls = _serve(tiers, launcher, commands, own)
-    return Servers(tiers, urls, models, served=served, engines=engines)
+    urls = _serve(starts, launcher, commands, own)
+    return Servers(tiers, urls, models, served=served, engines=engines, starts=starts)
 
 
 def _require_built_in(
@@ -301,12 +306,6 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
     logger.info("the simulated registry has {}", ", ".join(str(model.name) for model in LIBRARY))
-    # OLLAMA_MODELS names real models; noise must never come to lie among them.
-    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
-    mirror, *_ = _free_urls(1)
-    port = mirror.rpartition(":")[2]
-    registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
-    _wait_until_up([(registry, mirror)], launcher, _accepts)
     tiers = tuple(
         replace(
             tier,
@@ -315,11 +314,18 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
         )
         for tier in launcher.plan.capacities(launcher.environ)
     )
+    starts = _starts(tiers, launcher.clock)
+    # OLLAMA_MODELS names real models; noise must never come to lie among them.
+    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
+    mirror, *_ = _free_urls(1)
+    port = mirror.rpartition(":")[2]
+    registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
+    _wait_until_up([(registry, mirror)], launcher, _accepts)
     command = (sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror)
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1"}
-    urls = _serve(tiers, launcher, {tier.name: command for tier in tiers}, own)
-    return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served)
+    urls = _serve(starts, launcher, {tier.name: (OLLAMA, command) for tier in tiers}, own)
+    return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served, starts=starts)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
@@ -358,20 +364,35 @@ def _seen(models: Path, served: ServedModels | None) -> str:
     return str(models if served is None else served.root)
 
 
+def _starts(tiers: Sequence[TierCapacity], clock: Clock) -> dict[str, Phases]:
+    """The start of each tier's server, which begins now, with a look at the weights."""
+    return {tier.name: begun_start(clock) for tier in tiers}
+
+
+def begun_start(clock: Clock) -> Phases:
+    """The start of a server of this machine, which begins now: the moment numbers it among all that there ever were."""
+    return Phases(clock, round(clock.now().timestamp() * 1000), "start")
+
+
+def process_name(tier: str, engine: Engine) -> str:
+    """Of a tier's server."""
+    return f"{'llama' if engine is LLAMA_SERVER else 'ollama'}-{tier}"
+
+
 def _serve(
-    tiers: Sequence[TierCapacity],
+    starts: Mapping[str, Phases],
     launcher: ServerLauncher,
-    commands: Mapping[str, Sequence[str]],
+    commands: Mapping[str, tuple[Engine, Sequence[str]]],
     own: Mapping[str, str],
 ) -> tuple[str, ...]:
-    urls = _free_urls(len(tiers))
+    urls = _free_urls(len(starts))
     started = []
-    for tier, url in zip(tiers, urls, strict=True):
-        env = {**launcher.plan.tuning(tier.name, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
-        command = commands[tier.name]
-        name = "llama" if command is BUILT_IN else "ollama"
-        started.append((launcher.start(f"{name}-{tier.name}", command, env), url))
-    _wait_until_up(started, launcher, _version)
+    for (tier, phases), url in zip(starts.items(), urls, strict=True):
+        env = {**launcher.plan.tuning(tier, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
+        engine, command = commands[tier]
+        phases.ended("weights")
+        started.append((launcher.start(process_name(tier, engine), command, env), url))
+    _wait_until_up(started, launcher, _version, list(starts.values()))
     return urls
 
 
@@ -388,11 +409,23 @@ def _free_urls(count: int) -> tuple[str, ...]:
 
 
 def _wait_until_up(
-    started: Sequence[tuple[ServerProcess, str]], launcher: ServerLauncher, answers: Callable[[str, Clock], str | None]
+    started: Sequence[tuple[ServerProcess, str]],
+    launcher: ServerLauncher,
+    answers: Callable[[str, Clock], str | None],
+    starts: Sequence[Phases] = (),
 ) -> None:
+    """Return when all of them answer; each start is over when its own does."""
     deadline = launcher.clock.monotonic() + START.total_seconds()
-    for process, url in started:
-        while answers(url, launcher.clock) is None:
+    left = dict(enumerate(started))
+    while left:
+        for place, (process, url) in list(left.items()):
+            if answers(url, launcher.clock) is not None:
+                process.require_alive()  # else somebody else took the port, and it is they who answer
+                del left[place]
+                for phases in starts[place : place + 1]:
+                    phases.ended("engine")
+                    phases.over()
+                continue
             launcher.check()
             process.require_alive()
             if launcher.clock.monotonic() > deadline:
@@ -400,8 +433,8 @@ def _wait_until_up(
                     f"{process.name} did not answer at {url} within {START.total_seconds():.0f} s",
                     hint=f"what it said is in {process.log}",
                 )
+        if left:
             launcher.clock.wait(_POLL_SECONDS)
-        process.require_alive()  # else somebody else took the port, and it is they who answer
 
 
 def _version(url: str, clock: Clock) -> str | None:

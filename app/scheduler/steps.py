@@ -17,13 +17,13 @@ from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import NotFound, StoreTrouble
-from jobs.ledger.job import JobState
+from jobs.ledger.job import BY_NIGHTLY, JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import HeardJob
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
+from jobs.telemetry.nightly_report import NightJob
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ class SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
         if wake is not None:

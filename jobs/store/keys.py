@@ -51,6 +51,7 @@ LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
 CHANGED = "changed/"
+CHANGES_FORGOTTEN = "changes_forgotten"
 DEAD_LETTERS = "dead_letters"
 WORKER = "worker/"
 CLEARED = "cleared"
@@ -233,7 +234,7 @@ FOR_SERVERS = (WARMING, WANTED)
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "changes": (CHANGED, DEAD_LETTERS),
+    "changes": (CHANGED, CHANGES_FORGOTTEN, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
     "incidents": (*CASES, STILL_OPEN),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
@@ -259,7 +260,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED),
     (cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
     (dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED),
-    (gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    (gone("<id>"), "it is archived: not listed any more", "the archive", False, "as long as the job's own"),
     (open("<id>"), "it is open, as far as whoever wrote this knew: its request, attempt and place in the queue",
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
@@ -267,7 +268,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
     (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
-    (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
+    (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
+    (DEAD_LETTERS, "what failed for good when that was last looked at, the jobs of the last nights, who was heard of",
      "the check for alerts", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),

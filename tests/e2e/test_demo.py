@@ -15,7 +15,7 @@ from jobs.testing.toy_weights import PHRASE, embedder, speaker
 from tests.support.checkout import ROOT
 from tests.support.llama_hosts import needs_engine
 from tests.support.processes import running_with
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, WHOLE, until
 
 TOYS = (toy("toy", speaker(), "completion"), toy("toy-embed", embedder(), "embedding"))
 """What a registry has in place of the real models: other weights, under their names."""
@@ -42,7 +42,7 @@ def test_the_demo_shows_the_main_job_and_cleans_up(tmp_path: Path, environ: dict
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=WHOLE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,8 @@ from app.fleet.schema import declared
 from app.scheduler.alert_check import healths
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.night_plan import Actual, night
-from jobs.archive.archive import archive_at, archive_facts, archive_jobs
+from jobs.archive.archive import archive_facts, archive_jobs
+from jobs.archive.archived import archive_at
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.all_jobs import AllJobs, page

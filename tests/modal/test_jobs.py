@@ -4,7 +4,6 @@ import http.server
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
 from tests.support.deployments import (
     APP,
+    are_vouched_for,
     ask,
     control_plane,
     deploy,
@@ -257,15 +257,8 @@ def test_a_killed_worker_costs_what_was_not_committed(
     ledger = deployed_ledger(client)
     id = ledger.post("pull", "many-blobs:latest", {"model": "many-blobs"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-
-    def committed() -> bool:
-        files = deployed.volume("ollama-model-weights").files()
-        staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
-        return {digest.replace(":", "-") for digest in before} <= staged
-
     until(lambda: ledger.reader.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before))
-    until(committed)
-    time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
+    until(lambda: are_vouched_for(deployed, MANY_BLOBS.layers[:-1]))
     worker = deployed.wait_for("weights_worker")
     registry.faults.clear()
     deployed.kill(worker)

@@ -151,6 +151,25 @@ class Key:
     proof: str
     expires: datetime | None = None
 
+    @property
+    def is_shown_again(self) -> bool:
+        """Whether what shows it is good for more than one request, which a signature is not."""
+        return not self.proof.startswith(_SIGNER)
+
+    def caller_at(self, now: datetime) -> Caller:
+        """Whose it is.
+
+        Raises:
+            Unauthorized: it has expired.
+
+        """
+        if self.expires is not None and self.expires <= now:
+            raise Unauthorized(
+                f"key {self.caller.name!r} expired at {isoformat(self.expires)}",
+                hint="make another: `ollama-modal keys new NAME --expires …`",
+            )
+        return self.caller
+
     @classmethod
     def parse(cls, line: str) -> Self:
         """Read a line.
@@ -193,6 +212,10 @@ class Key:
         words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
         words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
+
+
+_ANYONES = Key(ANYONE, "")
+"""In place of a key, where none are configured."""
 
 
 def _is_proof(word: str) -> bool:
@@ -336,23 +359,32 @@ class Keys:
             Unauthorized: no key, one that is not known, or one that has expired; or a signature that does not fit.
 
         """
+        return self.key_of(headers, now, signed).caller_at(now)
+
+    def key_of(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        now: datetime,
+        signed: Callable[[], SignedRequest] | None = None,
+    ) -> Key:
+        """The key that these headers show, whether it has expired or not.
+
+        Raises:
+            Unauthorized: no key, or one that is not known; or a signature that does not fit.
+
+        """
         if not self._keys:
-            return ANYONE
+            return _ANYONES
         shown = [(name.lower(), value) for name, value in headers if name.lower() in _HEADERS]
         sent = hashlib.sha256(repr(shown).encode()).digest()  # in place of what was sent, which is kept nowhere
         known = self._seen.get(sent)
         if known is None:
             known = self._find(_proof(shown, now, signed, takes_signatures=self._takes_signatures))
-            if not known.proof.startswith(_SIGNER):  # a signature is good for one request
+            if known.is_shown_again:
                 if len(self._seen) >= _MOST_SEEN:
                     self._seen.clear()
                 self._seen[sent] = known
-        if known.expires is not None and known.expires <= now:
-            raise Unauthorized(
-                f"key {known.caller.name!r} expired at {isoformat(known.expires)}",
-                hint="make another: `ollama-modal keys new NAME --expires …`",
-            )
-        return known.caller
+        return known
 
     def _find(self, shown: str) -> Key:
         known: Key | None = None

@@ -87,17 +87,18 @@ class _Tier:
 class _Use:
     """A request that a server answers with a model, from beginning to end."""
 
-    __slots__ = ("_begin", "_end")
+    __slots__ = ("_end", "_folded", "_tier")
 
-    def __init__(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
-        self._begin = begin
+    def __init__(self, end: Callable[[str, ModelName], object], tier: str, folded: ModelName) -> None:
         self._end = end
+        self._tier = tier
+        self._folded = folded
 
     def __enter__(self) -> None:
-        self._begin()
+        """It is under way already."""
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._end(self._tier, self._folded)
 
 
 class LoadedModels:
@@ -142,7 +143,7 @@ class LoadedModels:
     def used(
         self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None
     ) -> AbstractContextManager[None]:
-        """For as long as a server answers with this model, and from then on as long as it keeps it.
+        """From now on until the end of what is returned, a server answers with this model, and keeps it afterwards.
 
         Args:
             tier: which kind of server.
@@ -151,16 +152,25 @@ class LoadedModels:
             keep: how long it is to be kept afterwards, below zero for ever; None is as before.
 
         """
-        return _Use(
-            lambda: self.loaded(tier, name, settings, keep, busy=1),
-            lambda: self._ended(tier, ModelName.parse(name).folded()),
-        )
+        folded = ModelName.parse(name).folded()
+        self._note(tier, name, folded, settings, keep, busy=1)
+        return _Use(self._ended, tier, folded)
 
-    def loaded(
-        self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None = None, *, busy: int = 0
-    ) -> None:
+    def loaded(self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None = None) -> None:
         """A server of the tier has this model in memory."""
-        folded, notes = ModelName.parse(name).folded(), self._tiers[tier].notes
+        self._note(tier, name, ModelName.parse(name).folded(), settings, keep)
+
+    def _note(
+        self,
+        tier: str,
+        name: str,
+        folded: ModelName,
+        settings: Mapping[str, Any],
+        keep: timedelta | None,
+        *,
+        busy: int = 0,
+    ) -> None:
+        notes = self._tiers[tier].notes
         before = notes.get(folded)
         if keep is None:
             keep = before.keep if before is not None and before.loaded is not None else self._keep[tier]

@@ -4,12 +4,15 @@ No label is open to callers: models are those that are here, keys those that are
 ours. Whatever else comes is counted as `other`.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from app.gateway.inference.request_log import RequestRecord
 from jobs.telemetry.cold_starts import ColdStart
@@ -72,31 +75,8 @@ class Metrics:
         self._tiers = frozenset(tiers)
         self._is_known = is_known
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "ollama_modal_requests",
-            "Requests that have ended, by how they ended",
-            ("model", "tier", "key", "ending"),
-            registry=self._registry,
-        )
-        self.tokens = Counter(
-            "ollama_modal_tokens",
-            "Tokens as Ollama counted them",
-            ("model", "tier", "key", "kind"),
-            registry=self._registry,
-        )
-        self.prompts_truncated = Counter(
-            "ollama_modal_prompts_truncated",
-            "Prompts of which the model was given less than all, as far as that is known",
-            ("model", "tier", "key"),
-            registry=self._registry,
-        )
-        self.first_byte = Histogram(
-            "ollama_modal_first_byte_seconds",
-            "From the request to the first byte of its answer, time held included",
-            ("tier",),
-            buckets=FIRST_BYTE_SECONDS,
-            registry=self._registry,
-        )
+        self._requests = _RequestMeters()
+        self._registry.register(self._requests)
         self._loop_lag = Histogram(
             "ollama_modal_loop_lag_seconds",
             "How late the event loop comes to a timer, looked at a few times a second",
@@ -113,9 +93,6 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
-        #: What counts for each model, tier and key: to look them up by their labels takes longer than to count. Of the
-        #: event loop.
-        self._meters: dict[tuple[str, str, str], _Meters] = {}
         self._store = Gauge(
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
@@ -126,11 +103,8 @@ class Metrics:
     def add(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         model = record.model if record.model and self._is_known(record.model) else OTHER
-        about = (model, self._tier(record.tier), record.key if record.key in self._keys else OTHER)
-        meters = self._meters.get(about)
-        if meters is None:
-            meters = self._meters[about] = _Meters(self, *about)
-        meters.add(record)
+        tier = record.tier if record.tier in self._tiers else OTHER
+        self._requests.add(record, (model, tier, record.key if record.key in self._keys else OTHER))
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
@@ -170,35 +144,90 @@ class Metrics:
         return name if name in self._tiers else OTHER
 
 
-class _Meters:
-    """The meters of one model, tier and key, each found once, when there is something to count."""
+_Labels = tuple[str, str, str]
+"""Model, tier and key."""
 
-    def __init__(self, metrics: Metrics, model: str, tier: str, key: str) -> None:
-        self._metrics = metrics
-        self._about = (model, tier, key)
-        self._first_byte = metrics.first_byte.labels(tier)
-        self._endings: dict[str, Counter] = {}
-        self._tokens: dict[str, Counter] = {}
 
-    def add(self, record: RequestRecord) -> None:
-        ending = self._endings.get(record.ending)
-        if ending is None:
-            ending = self._endings[record.ending] = self._metrics.requests.labels(*self._about, record.ending)
-        ending.inc()
-        if record.prompt_tokens:
-            self._count("prompt", record.prompt_tokens)
-        if record.output_tokens:
-            self._count("output", record.output_tokens)
-        if record.is_prompt_truncated:
-            self._metrics.prompts_truncated.labels(*self._about).inc()
+class _Sums:
+    """What the requests of one model, tier and key come to."""
+
+    __slots__ = ("endings", "output", "prompt", "truncated")
+
+    def __init__(self) -> None:
+        self.endings: dict[str, int] = {}
+        self.prompt = self.output = self.truncated = 0
+
+
+class _FirstBytes:
+    """The times to the first byte on one tier."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(FIRST_BYTE_SECONDS) + 1)
+        self.seconds = 0.0
+
+
+class _RequestMeters(Collector):
+    """What all requests come to. A lock for each number, as the library's meters have, would cost more than the sum."""
+
+    def __init__(self) -> None:
+        #: Counted up by the event loop alone; the thread of a scrape goes through copies, each made in one step.
+        self._sums: dict[_Labels, _Sums] = {}
+        self._first_bytes: dict[str, _FirstBytes] = {}
+
+    def add(self, record: RequestRecord, about: _Labels) -> None:
+        """Count a request; on the event loop."""
+        sums, tier = self._sums.get(about), about[1]
+        if sums is None:
+            sums = self._sums[about] = _Sums()
+            self._first_bytes.setdefault(tier, _FirstBytes())
+        sums.endings[record.ending] = sums.endings.get(record.ending, 0) + 1
+        sums.prompt += record.prompt_tokens or 0
+        sums.output += record.output_tokens or 0
+        sums.truncated += record.is_prompt_truncated
         if record.first_byte_seconds is not None:
-            self._first_byte.observe(record.first_byte_seconds)
+            times = self._first_bytes[tier]
+            times.counts[bisect_left(FIRST_BYTE_SECONDS, record.first_byte_seconds)] += 1
+            times.seconds += record.first_byte_seconds
 
-    def _count(self, kind: str, tokens: int) -> None:
-        meter = self._tokens.get(kind)
-        if meter is None:
-            meter = self._tokens[kind] = self._metrics.tokens.labels(*self._about, kind)
-        meter.inc(tokens)
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: there may be no request yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The meters as they are now, those that count nothing left out."""
+        about = ("model", "tier", "key")
+        requests = CounterMetricFamily(
+            "ollama_modal_requests", "Requests that have ended, by how they ended", labels=(*about, "ending")
+        )
+        tokens = CounterMetricFamily("ollama_modal_tokens", "Tokens as Ollama counted them", labels=(*about, "kind"))
+        truncated = CounterMetricFamily(
+            "ollama_modal_prompts_truncated",
+            "Prompts of which the model was given less than all, as far as that is known",
+            labels=about,
+        )
+        for labels, sums in list(self._sums.items()):
+            for ending, count in list(sums.endings.items()):
+                requests.add_metric((*labels, ending), count)
+            for kind, count in (("prompt", sums.prompt), ("output", sums.output)):
+                if count:
+                    tokens.add_metric((*labels, kind), count)
+            if sums.truncated:
+                truncated.add_metric(labels, sums.truncated)
+        yield from (requests, tokens, truncated, self._first_byte())
+
+    def _first_byte(self) -> Metric:
+        family = HistogramMetricFamily(
+            "ollama_modal_first_byte_seconds",
+            "From the request to the first byte of its answer, time held included",
+            labels=("tier",),
+        )
+        bounds = [*(floatToGoString(each) for each in FIRST_BYTE_SECONDS), "+Inf"]
+        for tier, times in list(self._first_bytes.items()):
+            buckets = list(zip(bounds, accumulate(times.counts.copy()), strict=True))
+            family.add_metric((tier,), buckets, times.seconds)
+        return family
 
 
 class _Page(Collector):

@@ -92,7 +92,7 @@ class _ProxiedRequest:
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False
-        self._readied = Ready(woke=False)
+        self._readied = _NOT_WAITED
         self._uncut: prompt_truncation.UncutPrompt | None = None
 
     async def run(self) -> None:
@@ -326,6 +326,9 @@ class _ProxiedRequest:
             is_prompt_truncated=reply.is_prompt_truncated,
             alias=route.alias if route else "",
         )
+
+
+_NOT_WAITED = Ready(woke=False)
 
 
 def _context_of(request: InferenceRequest, route: Route) -> int | None:

@@ -45,6 +45,8 @@ class CallerReply:
         self._clock = clock
         self._tail: dialects.Tail | None = None
         self._content_type = b""
+        self._is_uncut = False
+        """That nothing of the prompt was cut is known."""
         self.context_length: int | None = None
         """The context that the request got from the operator, in place of its own or of none."""
         self._name: AnswerName | None = None
@@ -100,11 +102,12 @@ class CallerReply:
             if name == b"content-type":
                 self._content_type = value
                 break
-        served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
+        told = [*headers, *route.told]
         if self.context_length is not None:
-            served.append((b"x-context-length", b"%d" % self.context_length))
-        cut = [(b"x-prompt-truncated", b"true")] if self.is_prompt_truncated else []
-        await self._exchange.begin(status, [*headers, *served, *cut])
+            told.append((b"x-context-length", b"%d" % self.context_length))
+        if self.is_prompt_truncated:
+            told.append((b"x-prompt-truncated", b"true"))
+        await self._exchange.begin(status, told)
 
     async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
@@ -117,9 +120,11 @@ class CallerReply:
         headers = to_caller(answer.headers)
         if usage_filter is not None or self._name is not None:  # which change its length
             headers = [header for header in headers if header[0] != b"content-length"]
-        if content_type.startswith(dialects.JSON) and self.lengths_left():
-            await self._pass_document_on(answer, tail, headers, route)
-            return
+        if content_type.startswith(dialects.JSON):
+            if self.lengths_left():
+                await self._pass_document_on(answer, tail, headers, route)
+                return
+            self._is_uncut = True
         await self._begin(answer.status, headers, route)
         answer.pass_to(partial(self._pass_piece, tail, usage_filter))
         while piece := await self._read(answer, tail):  # the first, those that were not taken, and the last
@@ -205,7 +210,7 @@ class CallerReply:
 
     def _count(self, tail: dialects.Tail) -> None:
         """Note what the count of its tokens tells of the prompt."""
-        if lengths := self.lengths_left():
+        if not self._is_uncut and (lengths := self.lengths_left()):
             self.is_prompt_truncated = tail.tokens().prompt in lengths
 
     async def _refuse(self, answer: UpstreamAnswer, route: Route) -> None:

@@ -3,7 +3,7 @@
 Only routes are kept. A name without a model is looked up every time, so that it is found once it is there.
 """
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 
 from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
@@ -17,6 +17,16 @@ _Asked = tuple[str, int | None, tuple[str, ...]]
 """A name, a context, and the tiers that speak the path: those are the same for most paths."""
 
 
+class _OfKey:
+    """The routes of a key, by the name of the key: to find them by all that it may do would take longer."""
+
+    __slots__ = ("caller", "routes")
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+        self.routes: OrderedDict[_Asked, Route] = OrderedDict()
+
+
 class RouteCache:
     """Belongs to one event loop."""
 
@@ -25,7 +35,7 @@ class RouteCache:
         self._known = known
         self._models: object = None
         self._aliases: object = None
-        self._routes: dict[Caller, OrderedDict[_Asked, Route]] = defaultdict(OrderedDict)
+        self._routes: dict[str, _OfKey] = {}
 
     def route(self, caller: Caller, text: str, context: int | None, path: str = "") -> Route:
         """Where a request of this caller goes.
@@ -38,7 +48,10 @@ class RouteCache:
 
         """
         self._drop_stale()
-        own = self._routes[caller]
+        of_key = self._routes.get(caller.name)
+        if of_key is None or of_key.caller is not caller:
+            of_key = self._routes[caller.name] = _OfKey(caller)
+        own = of_key.routes
         asked = text, context, self._router.speaking(path)
         route = own.get(asked)
         if route is None:

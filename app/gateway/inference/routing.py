@@ -7,12 +7,14 @@ not here is refused with the names that come near it and how to pull it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
 from app.engines.table import speaking
 from app.gateway.catalog.state import KnownState
+from app.gateway.protocol.headers import Header
 from jobs.core.errors import NotFound, Unsupported
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import Alias
@@ -51,6 +53,11 @@ class Route:
     alias: str = ""
     settings: ModelSettings = UNSET
     engine: Engine = OLLAMA
+
+    @cached_property
+    def told(self) -> tuple[Header, ...]:
+        """What callers are told of it, as headers."""
+        return (b"x-served-model", str(self.model).encode()), (b"x-served-tier", self.tier.encode())
 
     def as_json(self) -> dict[str, Any]:
         weighed = self.weighed

@@ -138,8 +138,10 @@ class HeldBody:
     def _end(self) -> None:
         self._budget.take(self._key, -self._size)
         self._size = 0
-        with suppress(BufferError):  # a thread reads it at this moment, and frees it when it is done
+        try:
             self.data.clear()
+        except BufferError:  # a thread reads it at this moment, and frees it when it is done
+            return
 
 
 def give_memory_back() -> None:

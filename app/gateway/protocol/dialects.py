@@ -240,7 +240,7 @@ class EventTail(_Kept):
         return bool(last) and not last.endswith(b"\n\n")
 
     def next_sequence_number(self) -> int:
-        last = last_count(self.last(), rb"sequence_number")
+        last = last_count(self.last(), (b'"sequence_number":',))
         return 0 if last is None else last + 1
 
 

@@ -18,6 +18,13 @@ JSON = b"application/json; charset=utf-8"
 class CallerConnection(Protocol):
     """The connection that a request came by, as far as ASGI does not say it."""
 
+    @property
+    def decided(self) -> Any:
+        """What was made of the same head before, on this connection; None where nothing."""
+
+    def decide(self, decided: object, /) -> None:
+        """Keep this for the next request with the same head."""
+
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
 

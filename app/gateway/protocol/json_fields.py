@@ -8,7 +8,7 @@ bytes, so that a pass in a thread never keeps the event loop from the interprete
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed leaves it out
@@ -60,8 +60,9 @@ MOST_ESCAPES = 2_000
 _CONTROLS = bytes(range(0x20))
 """What no text may hold as it is."""
 
-_SHORT = 4 * 1024
-"""Values and names with their gaps are first taken for as short as this; what is longer is gone through by steps."""
+_SHORT = 256
+"""Values and names with their gaps are first taken for as short as this. The end of what is longer is looked for: a
+pattern takes ten times as long for each byte."""
 
 _GAP = rb"[ \t\n\r]*"
 # Unrolled, and each part takes what it takes for good: a text has one way to match, and nothing is gone back over where
@@ -78,8 +79,10 @@ _simple = re.compile(_GAP + rb'("' + _INSIDE + rb'"|' + _SCALAR + rb"|" + _EMPTY
 """A whole value and what stands behind it: nearly all values are such."""
 _name = re.compile(_GAP + rb'"(' + _INSIDE + rb')"' + _GAP + rb":")
 
-_pair = re.compile(_name.pattern + _simple.pattern)
-"""Both at once, with the comma or the end behind them: nearly all that stands in an object."""
+_pair = re.compile(_name.pattern + rb"(?:" + _simple.pattern + rb"|" + _GAP + rb'(?=["\[{]))')
+"""Both at once, with the comma or the end behind them; else the name alone, up to a value that is long or no scalar."""
+_WHOLE_PAIR = 3
+"""The last of its groups, where it has found both."""
 
 _COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
 _BLANK = 0x20
@@ -96,17 +99,19 @@ class Fields:
         body: Body = b"",
         spans: Mapping[str, ValueSpan] | None = None,
         inside: Mapping[str, "Fields"] | None = None,
+        outlines: Mapping[str, Any] | None = None,
     ) -> None:
         self._body = body
         self._spans = spans or {}
         self._inside = inside or {}
+        self._outlines = outlines or {}
 
     def span(self, name: str) -> ValueSpan | None:
         return self._spans.get(name)
 
-    def in_order(self) -> list[str]:
+    def in_order(self) -> Iterable[str]:
         """The names that were found, as their values stand in the body."""
-        return sorted(self._spans, key=self._spans.__getitem__)
+        return self._spans
 
     def inside(self, name: str) -> "Fields":
         """The fields of an object among the values; anything else has none."""
@@ -126,6 +131,11 @@ class Fields:
     def kind(self, name: str) -> str:
         """What JSON calls the value: object, array, string, number, bool, or null, which also stands for none."""
         return _kind(self._body[span[0]]) if (span := self._spans.get(name)) is not None else "null"
+
+    def is_plain_number(self, name: str) -> bool:
+        """Whether the value is a whole number of a few digits."""
+        start, end = self._spans.get(name, (0, 0))
+        return end - start < _MANY_DIGITS and self._body[start:end].isdigit()
 
     def kind_of_first(self, name: str) -> str:
         """The same of the first value in a list; empty for anything else and for an empty list."""
@@ -147,6 +157,8 @@ class Fields:
         """The value, built as Go's decoder has it, its long texts cut off behind their beginning; None if it is not
         there, and `TOO_LONG` where it would be long even so.
         """
+        if name in self._outlines:
+            return self._outlines[name]
         if (span := self._spans.get(name)) is None:
             return None
         start, end = span
@@ -166,7 +178,7 @@ class Fields:
             return None
         if span[1] - span[0] > MOST_TEXT:
             raise BadRequest(f"{name} has {span[1] - span[0]:,} bytes", hint=f"{MOST_TEXT:,} are the most")
-        return self.whole(name)
+        return _decoded(bytes(self._body[span[0] : span[1]]), _as_go)
 
     def whole(self, name: str) -> Any:
         """The value, whatever it is, built.
@@ -232,6 +244,8 @@ def fields_of(
     names: frozenset[str],
     inside: Mapping[str, frozenset[str]] | None = None,
     structs: frozenset[str] = frozenset(),
+    *,
+    marks: int | None = None,
 ) -> Fields:
     """Look for these names in the object that the body is, and in objects that stand there under a name.
 
@@ -240,6 +254,8 @@ def fields_of(
         names: in lower case; Go takes them in any.
         inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
         structs: of those objects, the ones whose names Go takes in any case, too; they are given in lower case.
+        marks: its quotes, commas, lists, objects and escapes at most, where they are so few that the library's own
+            reader may step over what holds other values.
 
     Raises:
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
@@ -250,11 +266,45 @@ def fields_of(
         raise BadRequest("missing request body")
     if body[at] not in _CLOSES:
         raise _no_object(body, at)
-    top = _Level(names)
-    inner = _scanned(body, at, top, inside or {}, structs)
+    top, reader = _Level(names), _Reader(body, marks) if marks is not None else None
+    inner = _scanned(body, at, top, inside or {}, structs, reader)
     if body[at] == _LIST:
         raise BadRequest("the body is a JSON list, not an object")
-    return Fields(body, top.spans, {name: Fields(body, each.spans) for name, each in inner.items()})
+    within = {name: Fields(body, each.spans) for name, each in inner.items()} if inner else None
+    return Fields(body, top.spans, within, reader and reader.outlines)
+
+
+class _Reader:
+    """The library's own reader, which takes and refuses what we do, but for its own constants and for how deep it goes.
+
+    It steps over a list or an object many times as fast as we do, and holds the interpreter meanwhile. What it does not
+    take is gone through by us, for its place and our words.
+    """
+
+    __slots__ = ("_is_kept", "_marks", "_scan", "_text", "outlines")
+
+    def __init__(self, body: Body, marks: int) -> None:
+        self._marks = marks
+        self._text = body.decode("latin-1")  # each byte a character, so that places are the same
+        self._is_kept = len(body) <= MOST_UNCUT and self._text.isascii() and "\\u" not in self._text
+        self._scan: Callable[[str, int], tuple[Any, int]] = (_exactly if self._is_kept else _over).scan_once
+        self.outlines: dict[str, Any] = {}
+        """Of the values that it went over, those that are their own outlines, by name."""
+
+    def end_of(self, at: int, depth: int, name: str) -> int | None:
+        """Where the list or object ends that begins there, so deep in others; None where it has to be gone through."""
+        try:
+            value, end = self._scan(self._text, at)
+        except (ValueError, StopIteration, RecursionError):
+            return None
+        if self._marks + depth > MOST_DEPTH and self._opened(at, end) + depth > MOST_DEPTH:
+            return None
+        if self._is_kept and name:
+            self.outlines[name] = value
+        return end
+
+    def _opened(self, at: int, end: int) -> int:
+        return self._text.count("[", at, end) + self._text.count("{", at, end)
 
 
 class _Level:
@@ -278,8 +328,13 @@ class _Level:
         return key if key in self.names else ""
 
 
-def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
-    body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]], structs: frozenset[str]
+def _scanned(  # noqa: C901, PLR0912, PLR0915, PLR0917 - one loop over millions of tokens: a call for each would double its time
+    body: Body,
+    at: int,
+    top: _Level,
+    inside: Mapping[str, frozenset[str]],
+    structs: frozenset[str],
+    reader: "_Reader | None" = None,
 ) -> dict[str, _Level]:
     """Note where the values stand, and return the levels below the top by their names."""
     size = len(body)
@@ -298,17 +353,18 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                 f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
                 hint="send it in several requests",
             )
-        match = None
+        pair = None
         if wants_name:
             wants_name = False
-            if (match := _pair.match(body, at, at + _SHORT)) is None:
+            if (pair := _pair.match(body, at, at + _SHORT)) is None:
                 name, at = _named(body, at, level)
-            elif level is not None and (name := level.see(match[1])):
-                level.spans[name] = match.span(2)
-        if match is not None:
-            at = match.end()
+            else:
+                name, at = level.see(pair[1]) if level is not None else "", pair.end()
+        if pair is not None and pair.lastindex == _WHOLE_PAIR:
+            if name and level is not None:
+                level.spans[name] = pair.span(2)
             mark = body[at - 1]
-        elif around and (match := _simple.match(body, at, at + _SHORT)) is not None:
+        elif pair is None and around and (match := _simple.match(body, at, at + _SHORT)) is not None:
             if name and level is not None:
                 level.spans[name] = match.span(1)
             at = match.end()
@@ -316,7 +372,13 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
         else:
             at = _after_gap(body, at)
             first = body[at] if at < size else 0
-            if (closer := _CLOSES.get(first)) is not None:
+            closer = _CLOSES.get(first)
+            end = None
+            if closer is not None and around and reader is not None and (first == _LIST or name not in inside):
+                end = reader.end_of(at, len(around), name if level is top else "")
+                if end is None:
+                    reader = None
+            if closer is not None and end is None:
                 if len(around) >= MOST_DEPTH:
                     raise BadRequest(
                         "the body is nested too deeply", hint=f"{MOST_DEPTH} lists and objects are the most"
@@ -335,7 +397,8 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                     continue
                 mark, at = closer, at + 1
             else:
-                end = _end_of_text(body, at) if first == _QUOTE else _end_of_scalar(body, at)
+                if end is None:
+                    end = _end_of_text(body, at) if first == _QUOTE else _end_of_scalar(body, at)
                 if name and level is not None:
                     level.spans[name] = at, end
                 mark, at = _marked(body, end)
@@ -389,10 +452,9 @@ def _end_of_text(body: Body, at: int) -> int:
     if (match := _short_text.match(body, at, at + _SHORT)) is not None:
         return match.end()
     end: int = body.find(b'"', at, at + _WINDOWS[-1])
-    if end >= 0:  # nearly always the end: what escapes nothing needs only to be free of control characters
-        text = bytes(body[at:end])
-        if b"\\" not in text and len(text.translate(None, _CONTROLS)) == len(text):
-            return end + 1
+    # Nearly always the end: what escapes nothing needs only to be free of control characters.
+    if end >= 0 and body.find(b"\\", at, end) < 0 and len(body[at:end].translate(None, _CONTROLS)) == end - at:
+        return end + 1
     for window in _WINDOWS:  # each byte a character, so that places are the same
         if body.count(b"\\", at, at + window) > MOST_ESCAPES:
             break
@@ -460,6 +522,8 @@ def _decoded(text: bytes, decoder: json.JSONDecoder) -> Any:
     """A value. Most are a word or a text without escapes, which need no decoder."""
     if text in _WORDS:
         return _WORDS[text]
+    if text.isdigit() and len(text) < _MANY_DIGITS:
+        return int(text)
     if _PLAIN.fullmatch(text):
         return text[1:-1].decode("utf-8", "replace")
     value = decoder.decode(text.decode("utf-8", "replace"))
@@ -467,6 +531,7 @@ def _decoded(text: bytes, decoder: json.JSONDecoder) -> Any:
 
 
 _WORDS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
+_MANY_DIGITS = 16
 _PLAIN = re.compile(rb'"[^"\\\x00-\x1f]*"')
 
 
@@ -491,6 +556,17 @@ def _number(text: str) -> int | float:
     return exact if exact is not None else int(value) if value.is_integer() and abs(value) < 2**63 else value
 
 
+def _nothing(_: str) -> None:
+    """In place of a number that nobody wants."""
+
+
+def _refused(constant: str) -> Any:
+    """What the library takes for a number and no other reader does."""
+    raise ValueError(constant)
+
+
 # Made once: to make one takes longer than to decode what is short.
 _as_go = json.JSONDecoder(parse_float=_number, parse_int=_number)
-_exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of)
+_exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of, parse_constant=_refused)
+_over = json.JSONDecoder(parse_float=_nothing, parse_int=_nothing, parse_constant=_refused)
+"""For what is stepped over."""

@@ -15,7 +15,7 @@ from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.json_fields import TOO_LONG, Fields
 from jobs.core.errors import BadRequest, Trouble
 from jobs.ollama import request_content as content
-from jobs.ollama.go_types import TEXT, TRUTH, check, field
+from jobs.ollama.go_types import FRACTION, TEXT, TRUTH, WHOLE, check, field
 from jobs.ollama.request_types import BODIES, think_of_effort
 
 _MOST_SHOWN = 200
@@ -122,6 +122,8 @@ def judge(found: Fields, path: str) -> Verdict:
         if (known := typed.get(name)) is not None:
             kind = found.kind(name)
             if _SCALARS.get(kind) is known[0]:  # as nearly all
+                continue
+            if kind == "number" and (known[0] is FRACTION or (known[0] is WHOLE and found.is_plain_number(name))):
                 continue
             value = body.value(name)
             check(_OF_KIND[kind] if value is TOO_LONG else value, *known)

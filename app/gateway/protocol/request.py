@@ -128,8 +128,8 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
     names = _LOOKED_FOR.get(path, _WATCHED)
-    if is_quick(body):
-        return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
+    if (marks := few_marks(body)) is not None:
+        return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS, marks=marks), exchange.entry, body)
     return await _in_turn(
         exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     )
@@ -184,8 +184,17 @@ def naming(request: InferenceRequest, name: str) -> BodyEdit:
 
 def is_quick(body: Body) -> bool:
     """Whether a body is read in so little time that to hand it to a thread would take longer."""
-    size = len(body)
-    return size <= MOST_MARKS or (size <= PLAIN and size - len(body.translate(None, b'",[{\\')) <= MOST_MARKS)
+    return few_marks(body) is not None
+
+
+def few_marks(body: Body) -> int | None:
+    """How many marks such a body has at most; None for any other."""
+    if (size := len(body)) <= MOST_MARKS:
+        return size
+    if size > PLAIN:
+        return None
+    marks = size - len(body.translate(None, b'",[{\\'))
+    return marks if marks <= MOST_MARKS else None
 
 
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:

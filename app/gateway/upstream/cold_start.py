@@ -92,9 +92,12 @@ class ColdStarts:
 
     def is_everywhere(self, model: str, settings: LoadSettings) -> bool:
         """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
+        is_only = self._upstream.most_containers == 1
+        if is_only and len(self._servers.of(self._tier)) <= 1:  # as on one machine
+            return True
         up = self._servers.up(self._tier)
         if len(up) <= 1:
-            return len(up) == 1 or self._upstream.most_containers == 1
+            return len(up) == 1 or is_only
         return not settings and self._servers.all_hold(self._tier, model)
 
     async def ready(self, model: str, settings: LoadSettings, until: float, caller: Caller = ANYONE) -> Ready:
@@ -188,7 +191,8 @@ class ColdStarts:
 
         """
         now = self._clock.now()
-        if (found := reported(self._servers.of(self._tier), now)) is not None:
+        silent_since = None if self._waker.task is None else self._waker.since
+        if (found := reported(self._servers.of(self._tier), now, silent_since)) is not None:
             return coming(self._tier, found, self._history, now)
         is_waking = self._waker.task is not None and bool(self._waker.why)
         own = sorted(self.loads, key=lambda load: (load.model != model, not load.has_begun))

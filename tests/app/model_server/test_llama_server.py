@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from app.engines.llama_server import LLAMA_SERVER
-from app.model_server.process import environ
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.engine import engine_environ
 from app.model_server.supervisor import ServerSupervisor
 from jobs.core.model_name import ModelName
 from jobs.ollama.host import OllamaHost
@@ -148,9 +148,8 @@ def test_its_death_takes_the_container_out(case: Case) -> None:
 
 def test_it_is_led_to_our_code(tmp_path: Path) -> None:
     """The engine that our code starts finds that code, and what its container found before."""
-    found = environ(
-        {"PYTHONPATH": "/theirs"}, {}, host=OllamaHost(), models=tmp_path, home=tmp_path, engine=LLAMA_SERVER
-    )
+    code = LLAMA_SERVER.code
+    found = engine_environ({"PYTHONPATH": "/theirs"}, {}, host=OllamaHost(), models=tmp_path, home=tmp_path, code=code)
 
     assert found["PYTHONPATH"] == os.pathsep.join([LLAMA_SERVER.code, "/theirs"])
     assert (Path(LLAMA_SERVER.code) / "app" / "engines").is_dir()

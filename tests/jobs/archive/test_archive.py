@@ -11,17 +11,9 @@ from typing import Any
 import pytest
 
 from app.model_server.report import Report
-from jobs.archive.archive import (
-    AFTER,
-    REPORTS,
-    ArchivedJobs,
-    archive_at,
-    archive_facts,
-    archive_jobs,
-    archived_facts,
-    archived_jobs,
-)
+from jobs.archive.archive import archive_facts, archive_jobs
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import AFTER, REPORTS, ArchivedJobs, archive_at, archived_facts, archived_jobs
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.clock import isoformat
 from jobs.ledger.job import Ending
@@ -105,9 +97,9 @@ class Watched(SqliteDict):
 
     said: Callable[[str], object]
 
-    def add_all(self, entries: Mapping[str, Any]) -> None:
-        self.said(f"retired {len(entries)}")
-        super().add_all(entries)
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self.said(f"retired {len(other)}")
+        super().update(other)
 
 
 def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.store import keys
-from jobs.store.prefixes import InOrderOfPosting
+from jobs.store.in_order import InOrder
 from jobs.store.sqlite import POSTED_INDEX, SqliteDict
 from jobs.store.sqlite_reader import SqliteReader
 from tests.support.counting_sqlite import Steps
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["written", "read", "read, of an older version"])
-def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrderOfPosting]:
+def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrder]:
     if request.param == "written":
         with closing(SqliteDict(path)) as facts:
             yield facts
@@ -41,7 +41,7 @@ def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrderOfPosti
     yield SqliteReader(path)
 
 
-def test_pages_have_every_request_once_the_newest_first(order: InOrderOfPosting) -> None:
+def test_pages_have_every_request_once_the_newest_first(order: InOrder) -> None:
     """Page by page, whatever their size, come all requests, newest first, those of one moment by their keys."""
     for size in (1, 2, 7, 200):
         found, at, key = [], "9999", ""

@@ -54,6 +54,49 @@ def test_a_body_that_is_cut_is_no_json(document: dict[str, Any], data: st.DataOb
         fields_of(body + b" " + data.draw(st.sampled_from([b"{}", b"x", b"\0", b","])), NAMES, INSIDE)
 
 
+wild = st.builds(
+    lambda document, places: _with(json.dumps(document, ensure_ascii=len(places) % 2 == 0).encode(), places),
+    documents,
+    st.lists(
+        st.tuples(
+            st.integers(0, 200),
+            st.sampled_from([*b'",[]{}:\\ 0-+.eEtNu\n\x00\x1f\x7f\xff', b"NaN", b"-Infinity", b"\\ud83d", b"[" * 210]),
+        ),
+        max_size=2,
+    ),
+)
+
+
+def _with(body: bytes, places: list[tuple[int, int | bytes]]) -> bytes:
+    for at, piece in places:
+        body = body[:at] + (piece if isinstance(piece, bytes) else bytes([piece])) + body[at:]
+    return body
+
+
+def read_by(body: bytes, marks: int | None) -> Any:
+    """What is found, or why the body is refused."""
+    try:
+        found = fields_of(body, NAMES, INSIDE, marks=marks)
+        spans = {name: (found.span(name), found.inside(name).span("num_ctx")) for name in NAMES}
+        return spans, list(found.in_order()), repr({name: found.outline(name) for name in NAMES})
+    except BadRequest as error:
+        return str(error)
+
+
+@given(wild)
+def test_stepping_over_values_changes_nothing(body: bytes) -> None:
+    """Where the library's reader steps over values, the same is found, and refused in the same words."""
+    assert read_by(body, len(body)) == read_by(body, None)
+
+
+@pytest.mark.parametrize("inside", [b"NaN", b"[Infinity]", b"[-Infinity]", b'["\t"]', b"[01]", b"[1.]", b"[" * 1500])
+def test_the_library_takes_no_more_than_we_do(inside: bytes) -> None:
+    """What Python's reader takes and Go's does not is refused, however deep it stands."""
+    body = b'{"model":"x","messages":[%b]}' % inside
+    with pytest.raises(BadRequest):
+        fields_of(body, NAMES | {"messages"}, INSIDE, marks=len(body))
+
+
 @pytest.mark.parametrize("step", [json_fields._STEP, json_fields._SHORT])
 @pytest.mark.parametrize("piece", [b"\\u0061", b"\\\\", b'\\"', b"\xc3\xa9"])
 def test_a_long_text_may_be_cut_anywhere(step: int, piece: bytes) -> None:
