@@ -93,7 +93,8 @@ def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator
         held = f", {tier['held']} callers wait" if tier["held"] else ""
         why = f": {plain(tier['why'])}" if tier["why"] else ""
         age = human_span(now - parse_moment(tier["since"]))
-        yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
+        engine = "" if tier.get("engine", "ollama") == "ollama" else f", {plain(tier['engine'])}"
+        yield f"  {plain(tier['tier'])}{engine}  {plain(tier['state'])} for {age}{held}{why}"
     models = health["models"]
     yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
     known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]

@@ -317,6 +317,15 @@ def notes(fleet: Fleet, **machine: Any) -> list[str]:
     return list(on_one_machine(fleet, OneMachine(**{"environ": {}, "tiers": ("a10g", "h100"), **machine})))
 
 
+def test_simulated_servers_speak_as_ollama() -> None:
+    """Where servers only pretend, an engine that is declared is said to do nothing."""
+    fleet = fleet_with(tiers__a10g__engine="llama-server")
+    said = 'tiers.a10g.engine = "llama-server" has no effect: a simulated server speaks as Ollama'
+
+    assert said in notes(fleet, simulated=True)
+    assert said not in notes(fleet)
+
+
 def test_a_found_ollama_is_told_how_it_would_be_tuned() -> None:
     """Where one answers already, all of [tiers] is said to do nothing, with what to set there and what to type."""
     [webhook, *_] = list(notes(fleet_with(), simulated=True))
