@@ -5,6 +5,7 @@ cross_origin   lets pages of other origins ask the gateway: which may, and what 
 compose        puts the gateway together from what differs between one machine and a deployment
 deployed       the gateway of a deployment: one small container that is always there
 http_cycle     one request and its answer, with as few steps and writes as there can be
+http_head      the head of a request that comes again on its connection, which is compared and not read
 http_protocol  HTTP/1.1 as the server reads it: strict about heads, with limits to every wait
 http_server    serves the gateway from a thread of this process: uvicorn on an event loop of its own
 origin_guard   keeps web pages of others out where no key does

@@ -25,9 +25,6 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCKS_AGREE = timedelta(seconds=5)
 """What a report says of the time of day is believed so far: to write it takes a while."""
 
-STARTING_EVERY = timedelta(seconds=10)
-"""So often at least a server reports while it starts or loads, also where nothing is news."""
-
 REPORT_STALE = timedelta(minutes=3)
 """A server reports every thirty seconds; one whose last word is older than this is gone."""
 

@@ -29,10 +29,10 @@ from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
 from jobs.home.local_jobs import LocalJobs
-from jobs.ledger.all_jobs import OPEN, JobFilter
+from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
-from jobs.listing.newest import EmptyArchive, page, page_of
+from jobs.listing import newest
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
@@ -121,20 +121,8 @@ def archived_jobs(home: Home) -> "ArchivedJobs":
 
 
 def _listed(home: Home, clock: Clock, fitting: JobFilter, limit: int | None) -> "tuple[Sequence[Job], int | None]":
-    """So many of the newest jobs of this machine that fit, and how many there are; None for more."""
-    reader, fits = home.reader(clock), None if fitting == JobFilter(since=fitting.since) else fitting.fits
-    if fitting.states and fitting.states <= OPEN:
-        opened = sorted(reader.listed(reader.said_open()), key=lambda job: job.age, reverse=True)
-        found = page_of(opened, limit=limit, fits=fits, most=None)
-    else:
-        archive = archived_jobs(home) if home.archive.exists() else EmptyArchive()
-        most = None if limit is None or fitting.since else LOOKED_AT
-        found = page(reader.window, archive, clock.now(), limit=limit, since=fitting.since, fits=fits, most=most)
-    return found.jobs, None if found.rest else len(found.jobs)
-
-
-LOOKED_AT = 10_000
-"""So many jobs a list of one state or kind looks at: a second's work. With a beginning it looks at all."""
+    archive = archived_jobs(home) if home.archive.exists() else newest.EmptyArchive()
+    return newest.chosen(home.reader(clock), archive, fitting, limit, clock.now())
 
 
 def _dead(home: Home, clock: Clock) -> "Sequence[Job]":

@@ -5,19 +5,23 @@ from a place is told of no job twice, and of each, whatever came or was archived
 ledger is read before the same part of the archive: what has left the one by then is in the other.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Protocol
 
-from jobs.ledger.all_jobs import Window
+from jobs.ledger.all_jobs import OPEN, JobFilter, Window
 from jobs.ledger.job import Job, Place, milliseconds
+from jobs.ledger.reader import LedgerReader
 
 LOOKED_AT = 2_000
 """So many jobs are looked at for a page of those that fit. With fewer on it a page says where to go on: a search for
 what nobody ever asked for costs no more than another."""
+
+CHOSEN_FROM = 10_000
+"""The same for who asks once: a second's work."""
 
 AT_ONCE = 100
 """Jobs that are read together where not all of them fit."""
@@ -101,6 +105,23 @@ def page(
         return page_of(recent, limit=limit, fits=fits, most=most)
 
 
+def chosen(
+    reader: LedgerReader, archive: JobArchive, fitting: JobFilter, limit: int | None, now: datetime
+) -> tuple[Sequence[Job], int | None]:
+    """So many of the newest jobs that fit, or all, and how many there are; None for more.
+
+    Of one state or kind, and without a beginning, some of the newest are looked at (`CHOSEN_FROM`).
+    """
+    fits = None if fitting == JobFilter(since=fitting.since) else fitting.fits
+    if fitting.states and fitting.states <= OPEN:
+        opened = sorted(reader.listed(reader.said_open()), key=lambda job: job.age, reverse=True)
+        found = page_of(opened, limit=limit, fits=fits, most=None)
+    else:
+        most = None if limit is None or fitting.since else CHOSEN_FROM
+        found = page(reader.window, archive, now, limit=limit, since=fitting.since, fits=fits, most=most)
+    return found.jobs, None if found.rest else len(found.jobs)
+
+
 def page_of(
     jobs: Iterable[Job], *, limit: int | None, fits: Callable[[Job], bool] | None = None, most: int | None = LOOKED_AT
 ) -> Page:
@@ -116,7 +137,9 @@ def page_of(
     return Page(found, None)
 
 
-def _newest(windows: Windows, archive: JobArchive, now: datetime, before: Place | None, at_once: int) -> Iterator[Job]:
+def _newest(
+    windows: Windows, archive: JobArchive, now: datetime, before: Place | None, at_once: int
+) -> Generator[Job, None, None]:
     """All jobs from there on, the newest first: each is read little before it is asked for."""
     surely_here = Place(milliseconds(now - SURELY_HERE), -1, "")
     while True:

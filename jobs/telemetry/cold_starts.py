@@ -18,7 +18,7 @@ of day. So the phases add up to the whole, whatever the clocks say.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal, Self, get_args
 
@@ -37,6 +37,9 @@ OF_THE_READ: tuple[Phase, ...] = ("bytes", "memory")
 """What takes longer the larger the model is."""
 
 Kind = Literal["start", "load"]
+
+TELL_AT_LEAST_EVERY = timedelta(seconds=10)
+"""So often at least a server says that it starts or loads, also where nothing is news."""
 
 LONGEST_SECONDS = 30 * 86400.0
 """No phase takes longer; what says so makes no sense."""

@@ -52,6 +52,6 @@ def busy() -> Iterator[str]:
     load, processors = os.getloadavg()[0], os.cpu_count() or 1
     if load > processors:
         yield (
-            f"this machine is busy: {load:.1f} programs want its {processors} processors, and waiting for one is in these"
-            " figures"
+            f"this machine is busy: {load:.1f} programs want its {processors} processors, and waiting for one is in"
+            " these figures"
         )

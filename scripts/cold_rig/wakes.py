@@ -56,7 +56,6 @@ KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
 PARTS = ("imports", "ledger", "view", "gateway notice", "rest")
 PROCESSOR = ("imports", "ledger, view, engine", "gateway")
 WITHIN = 120.0
-STORE_CALLS = ("DictGetOrCreate", "DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents")
 Interval = tuple[float, float]
 
 ENGINE = r"""#!/bin/bash

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import httpx
 import pytest
 
 from app.gateway.auth.keys import hash_of
-from tests.support.checkout import ROOT
-from tests.support.local_stack import Shell, up
+from tests.support.local_stack import Shell, family, up
 from tests.support.waiting import PATIENCE, until
 
 SECONDS = 1.5
@@ -35,12 +33,6 @@ def coming(url: str) -> tuple[str, str] | None:
     return tier["coming"] and (tier["coming"]["kind"], tier["coming"]["phase"])
 
 
-def bench(shell: Shell, *words: str) -> "subprocess.CompletedProcess[str]":
-    """What `scripts/bench_cold` says, as a person runs it."""
-    command = [str(ROOT / "scripts/bench_cold"), *words]
-    return subprocess.run(command, env=shell.environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
 def starts(shell: Shell) -> list[dict[str, Any]]:
     return [each for each in shell.ask("cold") if each["kind"] == "start"]
 
@@ -57,8 +49,7 @@ def test_the_start_of_a_server_is_a_cold_start(shell: Shell) -> None:
         assert 'ollama_modal_cold_seconds_count{phase="engine",tier="local"} 1.0' in metrics
 
         shell.ask("pull", "tiny")
-        stack = json.loads((shell.home / "om/stack.json").read_text("utf-8"))
-        os.kill(server_at(stack["servers"][0]["url"]), signal.SIGKILL)
+        os.kill(server_of(running.process.pid), signal.SIGKILL)
         until(lambda: coming(running.url) == ("start", "engine"), "a server that starts")
         asked = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": True}
         assert httpx.post(f"{running.url}/api/chat", json=asked, timeout=PATIENCE).status_code == 200
@@ -69,11 +60,10 @@ def test_the_start_of_a_server_is_a_cold_start(shell: Shell) -> None:
         assert second["seconds"]["engine"] >= SECONDS
 
 
-def server_at(url: str) -> int:
-    """The process that listens there."""
-    port = int(url.rpartition(":")[2])
-    found = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True, check=True).stdout
-    return int(found.partition("pid=")[2].partition(",")[0])
+def server_of(up: int) -> int:
+    """The process of its one server."""
+    [found] = [each for each in family(up) if "jobs.testing.ollama" in Path(f"/proc/{each}/cmdline").read_text("utf-8")]
+    return found
 
 
 @pytest.mark.parametrize("key", ["", KEY])
@@ -87,13 +77,13 @@ def test_one_table_wherever_it_is_asked_for(shell: Shell, key: str) -> None:
         at = ("--url", running.url)
         with_key = (*at, "--key", key) if key else at
         here, there = shell.run("cold"), shell.run("cold", *with_key)
-        measured = bench(shell, *with_key, "--json", str(shell.home / "figures.json"))
+        measured = shell.run_script("bench_cold", *with_key, "--json", str(shell.home / "figures.json"))
         if key:
-            for refused in (shell.run("cold", *at), bench(shell, *at)):
+            for refused in (shell.run("cold", *at), shell.run_script("bench_cold", *at)):
                 assert refused.returncode != 0
                 assert "hint: give the key by --key" in refused.stderr
             by_environment = replace(shell, extra={**shell.extra, "OLLAMA_MODAL_KEY": key})
-            assert bench(by_environment, *at).stdout == measured.stdout
+            assert by_environment.run_script("bench_cold", *at).stdout == measured.stdout
 
     assert measured.returncode == 0, measured.stderr
     assert here.stdout == there.stdout == measured.stdout
@@ -105,7 +95,10 @@ def test_one_table_wherever_it_is_asked_for(shell: Shell, key: str) -> None:
 
 def test_a_gateway_that_is_not_there_is_told(shell: Shell) -> None:
     """Neither is silent, and both say what to do."""
-    for done in (shell.run("cold", "--url", "http://127.0.0.1:9"), bench(shell, "--url", "http://127.0.0.1:9")):
+    for done in (
+        shell.run("cold", "--url", "http://127.0.0.1:9"),
+        shell.run_script("bench_cold", "--url", "http://127.0.0.1:9"),
+    ):
         assert done.returncode != 0
         assert "error: " in done.stderr
         assert "127.0.0.1:9" in done.stderr

@@ -102,7 +102,7 @@ FLAT: dict[str, Work] = {
     "windows --suggest": typed("windows", "--suggest"),
     "completion": lambda _: job_ids("x"),
     "status": typed("status"),
-    "up": lambda past: start_workers(past),
+    "up": start_workers,
 }
 """What costs the same, however many jobs have ended, whether `up` runs or has ended days ago."""
 
@@ -119,10 +119,10 @@ LINEAR: dict[str, tuple[Work, str]] = {
 ELSEWHERE = {
     **dict.fromkeys(("pull", "verify", "delete", "prune", "rollback", "warm"), "posts: `post` in test_round_trips.py"),
     **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
-    "retry": "`job ID` and a post; `--all`: `jobs --dead`, and a post for each; a delete: all jobs, for what came since",
+    "retry": "`job ID` and a post; `--all`: `jobs --dead`, and a post for each; a delete: all jobs",
     **dict.fromkeys(("models", "show", "ps", "run", "route"), "read no jobs, but models: test_model_files.py"),
     "plan": "asks the gateway; else it is what a night does",
-    "keys": "reads no ledger",
+    **dict.fromkeys(("keys", "help"), "reads no ledger"),
 }
 """What is counted in another file, or follows from what is."""
 

@@ -30,10 +30,10 @@ KEYS = "".join(f"k{number} sha256:{number:064x} chat\n" for number in range(20))
 
 OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 
-CALLS_OF_A_REQUEST = 330
+CALLS_OF_A_REQUEST = 260
 """Functions of Python that a whole request may call, from its first byte to its record."""
 
-CALLS_OF_A_PIECE = 14
+CALLS_OF_A_PIECE = 11
 """The same for a piece of a stream."""
 
 ANSWER = json.dumps(
@@ -249,6 +249,20 @@ def test_meters_are_found_once(running: RunningGateway) -> None:
     counted = on_the_loop(running, trial)
     assert counted["judge"] == 10  # requests were counted
     assert not {"labels", "place_model", "weigh", "compare_digest", "contextualize"} & counted.keys()
+
+
+def test_a_head_that_comes_again_is_not_read(running: RunningGateway) -> None:
+    """What a client sends with each request is parsed once, its key looked up once, and its path as well."""
+
+    async def trial(caller: Caller) -> Counter[str]:
+        with calls_by_name(OURS) as counted:
+            for _ in range(10):
+                await caller.ask()
+        return counted
+
+    counted = on_the_loop(running, trial)
+    assert counted["again"] == counted["caller_at"] == counted["enter"] == 10
+    assert not {"feed_data", "on_header", "key_of", "clean", "_refuse_wrong"} & counted.keys()
 
 
 def test_a_request_takes_few_steps(running: RunningGateway) -> None:

@@ -190,7 +190,7 @@ ELSEWHERE = {
     "GET /jobs/{id}": "one job by its keys: `job ID` in test_commands.py",
     "GET /jobs/{id}/events": "`look` in test_round_trips.py, shared by all who follow it",
     "GET /plan": "what a night does before it posts: test_round_trips.py",
-    "POST /plan/prune": "as a night's",
+    "GET /plan/prune": "as a night's",
     "GET /route": "from memory, as `models`: test_gateway_models.py",
     "POST /jobs": "`post_new` and others in test_round_trips.py",
     "POST /jobs/{id}/cancel": "`cancel_queued` and `cancel_running` in test_round_trips.py",

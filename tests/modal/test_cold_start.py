@@ -25,6 +25,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, modal_command, with_secrets
+from tests.support.local_stack import Shell
 from tests.support.processes import free_port, gpu_programs
 from tests.support.waiting import PATIENCE, least, until
 
@@ -208,9 +209,10 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_phases_add_up(case: Case, http: httpx.Client) -> None:
+def test_the_phases_add_up(case: Case, http: httpx.Client, tmp_path: Path) -> None:
     """A sleeping tier, asked for the model that is not warmed: each phase is a fact, together they are what the caller
-    waited, and the model that he asked for was the one in memory when the server was ready."""
+    waited, and the model that he asked for was the one in memory when the server was ready. `cold` and `bench_cold`
+    show one table of it, from afar."""
     started: list[tuple[Container, ColdStart]] = []
 
     def difference() -> float:
@@ -235,6 +237,11 @@ def test_the_phases_add_up(case: Case, http: httpx.Client) -> None:
         f'ollama_modal_cold_seconds_count{{phase="engine",tier="a10g"}} {len(started)}.0'
         in httpx.get(f"{case.url}/metrics", headers=KEY, timeout=PATIENCE).text
     )
+    person = Shell(tmp_path, {"OLLAMA_MODAL_KEY": ADMIN_KEY})
+    shown, measured = person.run("cold", "--url", case.url), person.run_script("bench_cold", "--url", case.url)
+    assert shown.returncode == measured.returncode == 0, shown.stderr + measured.stderr
+    assert shown.stdout == measured.stdout
+    assert "a10g start tiny" in shown.stdout
 
 
 TOLD: dict[str, tuple[str, ...]] = {

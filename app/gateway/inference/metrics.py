@@ -4,6 +4,7 @@ No label is open to callers: models are those that are here, keys those that are
 ours. Whatever else comes is counted as `other`.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -223,7 +224,7 @@ class _RequestMeters(Collector):
             "From the request to the first byte of its answer, time held included",
             labels=("tier",),
         )
-        bounds = [*(floatToGoString(each) for each in FIRST_BYTE_SECONDS), "+Inf"]
+        bounds = [floatToGoString(each) for each in (*FIRST_BYTE_SECONDS, math.inf)]  # type: ignore[no-untyped-call]
         for tier, times in list(self._first_bytes.items()):
             buckets = list(zip(bounds, accumulate(times.counts.copy()), strict=True))
             family.add_metric((tier,), buckets, times.seconds)

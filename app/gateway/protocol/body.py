@@ -193,13 +193,7 @@ def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Rec
 
 
 async def whole(
-    receive: Receive,
-    length: bytes,
-    held: HeldBody,
-    most: int = MOST,
-    *,
-    seconds: float = SECONDS,
-    come: bytearray | None = None,
+    receive: Receive, length: bytes, held: HeldBody, most: int = MOST, *, seconds: float = SECONDS
 ) -> bytearray:
     """All of it, whatever its Content-Length says.
 
@@ -209,7 +203,6 @@ async def whole(
         held: what counts it.
         most: bytes it may have.
         seconds: how long it may take, beside the time for its bytes.
-        come: all of it, where it has come already and there is nothing to wait for.
 
     Raises:
         TooLarge: it has more bytes than anybody may send.
@@ -220,9 +213,6 @@ async def whole(
     """
     if not length.isdigit() or int(length) > most:
         raise too_large(most)
-    if come is not None and len(come) <= most:
-        held.add(come)
-        return held.data
     held.expect(int(length))
     receive = bounded(receive, most, seconds)
     while True:

@@ -271,7 +271,7 @@ def fields_of(
     if body[at] == _LIST:
         raise BadRequest("the body is a JSON list, not an object")
     within = {name: Fields(body, each.spans) for name, each in inner.items()} if inner else None
-    return Fields(body, top.spans, within, reader and reader.outlines)
+    return Fields(body, top.spans, within, reader.outlines if reader is not None else None)
 
 
 class _Reader:
@@ -287,7 +287,7 @@ class _Reader:
         self._marks = marks
         self._text = body.decode("latin-1")  # each byte a character, so that places are the same
         self._is_kept = len(body) <= MOST_UNCUT and self._text.isascii() and "\\u" not in self._text
-        self._scan: Callable[[str, int], tuple[Any, int]] = (_exactly if self._is_kept else _over).scan_once
+        self._scan: Callable[[str, int], tuple[Any, int]] = _scan_exactly if self._is_kept else _scan_over
         self.outlines: dict[str, Any] = {}
         """Of the values that it went over, those that are their own outlines, by name."""
 
@@ -570,3 +570,4 @@ _as_go = json.JSONDecoder(parse_float=_number, parse_int=_number)
 _exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of, parse_constant=_refused)
 _over = json.JSONDecoder(parse_float=_nothing, parse_int=_nothing, parse_constant=_refused)
 """For what is stepped over."""
+_scan_exactly, _scan_over = (each.scan_once for each in (_exactly, _over))  # type: ignore[attr-defined] # typeshed's

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app.model_server.report import STARTING_EVERY, Report
+from app.model_server.report import Report
 from jobs.core.clock import isoformat
 from jobs.core.units import human_span, part_of_bytes
 from jobs.telemetry.cold_estimate import Situation, seconds_left
-from jobs.telemetry.cold_starts import OF_THE_READ, ColdStart, Progress
+from jobs.telemetry.cold_starts import OF_THE_READ, TELL_AT_LEAST_EVERY, ColdStart, Progress
 
-FRESH = 3 * STARTING_EVERY
+FRESH = 3 * TELL_AT_LEAST_EVERY
 """A server that starts or loads says so as often as that; one that was heard last longer ago was killed."""
 
 

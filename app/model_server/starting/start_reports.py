@@ -1,8 +1,8 @@
 """Tells of the starts and loads of one server: how far they have come, while they go on, and how they went.
 
 Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, what is news, and in
-`STARTING_EVERY` that it is still at work. When one is over, its fact is written once; where a gateway waited for it,
-that has more to say and writes the same key later.
+`TELL_AT_LEAST_EVERY` that it is still at work. When one is over, its fact is written once; where a gateway waited for
+it, that has more to say and writes the same key later.
 """
 
 import threading
@@ -12,13 +12,12 @@ from datetime import timedelta
 
 from loguru import logger
 
-from app.model_server.report import STARTING_EVERY
 from app.model_server.starting.bytes_read import BytesRead
 from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.store.protocols import DictLike
-from jobs.telemetry.cold_starts import ColdStart, Progress
+from jobs.telemetry.cold_starts import TELL_AT_LEAST_EVERY, ColdStart, Progress
 
 TELL_EVERY = timedelta(seconds=2)
 """A start of twenty seconds writes ten times at most; who waits is told every five."""
@@ -192,7 +191,7 @@ class StartReports:
             phases.over()
         self._write_ended()
         now = tuple(replace(each, in_phase=0.0) for each in self.progress())
-        is_due = phases is not None and self._clock.monotonic() - self._told_at >= STARTING_EVERY.total_seconds()
+        is_due = phases is not None and self._clock.monotonic() - self._told_at >= TELL_AT_LEAST_EVERY.total_seconds()
         if now != self._told or is_due:
             self._told, self._told_at = now, self._clock.monotonic()
             self._tell()

@@ -272,7 +272,7 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     routes.route(patient, "llama3.2", None)
     routes.route(greedy, "llama3.2", 1)
     assert len(weighed) == before
-    assert max(map(len, routes._routes.values())) == MOST
+    assert max(len(each.routes) for each in routes._routes.values()) == MOST
 
 
 def test_scrapes_at_once_see_all_jobs() -> None:

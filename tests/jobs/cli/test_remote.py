@@ -302,7 +302,12 @@ def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
     def page(*shown: dict[str, Any], next: str | None) -> httpx.Response:  # noqa: A002 - as it is called there
         return httpx.Response(200, json={"jobs": list(shown), "next": next})
 
-    pages = [page(*jobs[:2], next="1.a"), page(next="2.b"), page(*jobs[2:4], next="3.c"), page(jobs[4], next=None)]
+    pages: list[httpx.Response | Exception] = [
+        page(*jobs[:2], next="1.a"),
+        page(next="2.b"),
+        page(*jobs[2:4], next="3.c"),
+        page(jobs[4], next=None),
+    ]
     remote, asked = talking(pages)
     found, total = remote.select(kind="pull")
     assert ([job.id for job in found], total) == ([job["id"] for job in jobs], 5)

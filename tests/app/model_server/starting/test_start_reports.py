@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from app.model_server.report import STARTING_EVERY
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.start_reports import GIVEN_UP_AFTER, StartReports, Weights
 from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
-from jobs.telemetry.cold_starts import Progress, read_cold_starts
+from jobs.telemetry.cold_starts import TELL_AT_LEAST_EVERY, Progress, read_cold_starts
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import TroubledDict
 from tests.support.stores import Store
@@ -167,7 +166,7 @@ def test_one_that_goes_on_is_told_of_again(case: Case) -> None:
     case.start_reports.look()
     told = len(case.told)
     for _ in range(3):
-        case.clock.tick(STARTING_EVERY.total_seconds())
+        case.clock.tick(TELL_AT_LEAST_EVERY.total_seconds())
         case.start_reports.look()
     assert len(case.told) == told + 3
     case.start_reports.stop()

@@ -18,7 +18,3 @@ class Snapped:
     @modal.enter()
     def start(self) -> None:
         print("after", self.pid == os.getpid(), flush=True)
-
-    @modal.exit()
-    def stop(self) -> None:
-        print("stopped", flush=True)
