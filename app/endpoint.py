@@ -71,7 +71,7 @@ def _server(tier: str, options: Mapping[str, Any]) -> modal.Server:
     class Server:
         @modal.enter()
         def start(self) -> None:
-            self.server = serve(tier, engine=ENGINE)
+            self.server = serve(tier, started=ENGINE)
 
         @modal.exit()
         def stop(self) -> None:

@@ -55,6 +55,12 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
     _add(_to_stderr(_notice_json), level="INFO", form=as_json, late=late_json)
 
 
+def on_stderr() -> None:
+    """Lines as they are said, on stderr: whoever started us reads them, or keeps them in a file."""
+    _start({})
+    _add(_to_stderr(_notice_text), level="INFO", form=as_said, late=late_text)
+
+
 def on_terminal(log: Path) -> None:
     """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated. Nothing is told twice."""
     log.parent.mkdir(mode=FOLDER, exist_ok=True)
@@ -183,6 +189,12 @@ def as_text(record: "Record") -> str:
     extra["_about"] = f" {plain(about)}" if about else ""
     extra["_message"] = plain(record["message"], LONGEST_LINE)
     return "{time:HH:mm:ss} {level.name: <7} {extra[_message]}{extra[_about]}\n"
+
+
+def as_said(record: "Record") -> str:
+    """The message alone."""
+    record["extra"]["_message"] = plain(record["message"], LONGEST_LINE)
+    return "{extra[_message]}\n"
 
 
 def as_json(record: "Record") -> str:

@@ -18,7 +18,7 @@ from loguru import logger
 from app.fleet.file import read
 from app.logs import in_container
 from app.model_server.settings import ServerHost, TierSettings
-from app.model_server.starting.engine import CHECKED, Engine, address
+from app.model_server.starting.engine import CHECKED, StartedEngine, address
 from app.model_server.supervisor import ServerSupervisor
 from app.resources import MODELS, ledger, volume
 from jobs.core.clock import SystemClock
@@ -35,19 +35,19 @@ _LONGEST_IMPORTS = 120.0
 """Seconds. A process that has run for longer than this before it comes to us was restored, or is no container's."""
 
 
-def serve(tier: str, environ: Mapping[str, str] = os.environ, engine: Engine | None = None) -> ServerSupervisor:
+def serve(tier: str, environ: Mapping[str, str] = os.environ, started: StartedEngine | None = None) -> ServerSupervisor:
     """A started server of that tier.
 
     Args:
         tier: its name in the fleet.
         environ: the container's; OLLAMA_HOST and OLLAMA_MODAL_PROBE_SECONDS are read, so that a trial run can have a
             port of its own and probe more often.
-        engine: was started before.
+        started: its engine, where that was started before.
 
     """
     in_container(environ, tier=tier)
     import_httpx_alone()
-    server = ServerSupervisor(_settings(tier, environ), _server_host(environ, engine))
+    server = ServerSupervisor(_settings(tier, environ), _server_host(environ, started))
     server.start()
     return server
 
@@ -88,16 +88,17 @@ def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
         environ=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
         readers_ahead=tier.readers_ahead,
+        engine=fleet.engine_of(name),
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
         models=fleet.settings_by_model,
     )
 
 
-def _server_host(environ: Mapping[str, str], engine: Engine | None) -> ServerHost:
+def _server_host(environ: Mapping[str, str], started: StartedEngine | None) -> ServerHost:
     return ServerHost(
         volume=Path(MODELS),
-        disk=engine.disk if engine else Path(tempfile.mkdtemp(prefix="ollama-")),
+        disk=started.disk if started else Path(tempfile.mkdtemp(prefix="ollama-")),
         container=environ.get("MODAL_TASK_ID", "local"),
         facts=ledger,
         reload=volume.reload,
@@ -106,7 +107,7 @@ def _server_host(environ: Mapping[str, str], engine: Engine | None) -> ServerHos
         inherited=environ,
         clock=SystemClock(),
         began_ago=process_age(),
-        engine=engine,
+        started=started,
     )
 
 

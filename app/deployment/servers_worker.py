@@ -17,6 +17,7 @@ from loguru import logger
 
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.worker_process import work
+from app.engines.clients import CLIENTS
 from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
 from app.model_server.report import ReportsOf
@@ -69,7 +70,10 @@ def run() -> bool:
 def _servers(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
     client = httpx.Client(headers=proxy_headers(environ), limits=httpx.Limits(max_keepalive_connections=0))
-    return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses(fleet.tiers).items()}
+    return {
+        tier: CLIENTS[fleet.engine_of(tier)](url, client=client, policy=NEVER)
+        for tier, url in addresses(fleet.tiers).items()
+    }
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:

@@ -115,6 +115,9 @@ def _of_tiers(fleet: Fleet, machine: OneMachine) -> Iterator[str]:
                 f"{', and its windows load nothing' if windows else ''}; `up {_options([name])}` has a server of it"
             )
     for name in machine.tiers:
+        if machine.simulated and name in fleet.tiers and fleet.tiers[name].engine != "ollama":
+            engine = fleet.tiers[name].engine
+            yield f'tiers.{name}.engine = "{engine}" has no effect: a simulated server speaks as Ollama'
         if name not in fleet.tiers:
             yield f"the file says nothing of tier {name}: its server takes Ollama's own settings"
     if len(machine.tiers) > 1 and not machine.simulated:

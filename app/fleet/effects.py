@@ -42,6 +42,7 @@ KEYS: Mapping[str, Effect] = {
     "tiers.*.exit_grace_seconds": Effect(_MODAL, ""),
     "tiers.*.own_wakes_per_day": Effect("how often nights and windows wake it", ""),
     "tiers.*.readers_ahead": Effect("how many read a model's blobs ahead of its engine", ""),
+    "tiers.*.engine": Effect("which program answers, and so which routes are spoken", "the same"),
     "tiers.*.ollama.context_length": Effect(_OLLAMA, _OLLAMA),
     "tiers.*.ollama.num_parallel": Effect(_OLLAMA, _OLLAMA),
     "tiers.*.ollama.max_loaded_models": Effect(_OLLAMA, _OLLAMA),

@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from app.engines.engine import Engine, EngineName
+from app.engines.table import ENGINES
 from app.fleet import gpus
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.misnamed import misnamed
@@ -54,7 +56,7 @@ class _Table(BaseModel):
 
 
 class OllamaSettings(_Table):
-    """What one Ollama server is told by its environment."""
+    """What one server is told by its environment, in Ollama's words, whatever its engine."""
 
     context_length: Annotated[int, Field(ge=512, le=1_048_576)]
     num_parallel: Annotated[int, Field(ge=1, le=64)]
@@ -110,6 +112,8 @@ class TierConfig(_Table):
     """How often the night and the windows together may wake it in a day."""
     readers_ahead: Annotated[int, Field(ge=0, le=64)] = 16
     """How many readers bring a model's blobs from the volume while the engine loads it; 0 leaves it to the engine."""
+    engine: EngineName = "ollama"
+    """What answers on it, and so which routes it speaks. The settings below count for either."""
     ollama: OllamaSettings
 
     @property
@@ -307,6 +311,10 @@ class Fleet(_Table):
         if name not in self.tiers:
             raise BadFleet(f"there is no tier {name!r}; the fleet file declares {', '.join(self.tiers)}")
         return self.tiers[name]
+
+    def engine_of(self, tier: str) -> Engine:
+        """What answers on a tier."""
+        return ENGINES[self.tier(tier).engine]
 
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]

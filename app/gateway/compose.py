@@ -356,7 +356,10 @@ class Composed:
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports
         return [
-            tier_state.as_json(each.state(), reports(tier), now, each.coming())
+            {
+                **tier_state.as_json(each.state(), reports(tier), now, each.coming()),
+                "engine": self._parts.upstreams[tier].engine.name,
+            }
             for tier, each in self.cold_starts.items()
         ]
 

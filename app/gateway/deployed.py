@@ -133,7 +133,15 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
         )
     return {
-        name: TierUpstream(name, urls[name], headers, longest_start(fleet, name), tier.max_containers, is_remote=True)
+        name: TierUpstream(
+            name,
+            urls[name],
+            headers,
+            longest_start(fleet, name),
+            tier.max_containers,
+            is_remote=True,
+            engine=fleet.engine_of(name),
+        )
         for name, tier in fleet.tiers.items()
     }
 
@@ -177,7 +185,13 @@ class Service:
             GatewayParts(
                 upstreams=upstreams(fleet, environ),
                 known_state=self._known_state,
-                router=Router(self._known_state, fleet.catalog_tiers(), fleet.declared_tier, fleet.settings_of),
+                router=Router(
+                    self._known_state,
+                    fleet.catalog_tiers(),
+                    fleet.declared_tier,
+                    fleet.settings_of,
+                    {name: fleet.engine_of(name) for name in fleet.tiers},
+                ),
                 keys=keys,
                 facts=resources.ledger,
                 open_ledger=lambda: Ledger(resources.queue, resources.ledger, clock),

@@ -113,8 +113,8 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._starts = servers.starts
-        self._tier_of = {process_name(tier): tier for tier in urls}
-        self._reporter = ServerReporter(urls, self._facts, clock, servers.starts)
+        self._tier_of = {process_name(tier, servers.engine(tier)): tier for tier in urls}
+        self._reporter = ServerReporter(urls, self._facts, clock, servers.starts, servers.engines)
         self._interpreter = ServingInterpreter()
         self._known_state = KnownState(
             self._facts,
@@ -126,9 +126,12 @@ class LocalGateway:
         )
         self.composed = Composed(
             GatewayParts(
-                upstreams={tier: TierUpstream(tier, url, startup=plan.startup(tier)) for tier, url in urls.items()},
+                upstreams={
+                    tier: TierUpstream(tier, url, startup=plan.startup(tier), engine=servers.engine(tier))
+                    for tier, url in urls.items()
+                },
                 known_state=self._known_state,
-                router=Router(self._known_state, servers.tiers, plan.declared_tier, plan.settings_of),
+                router=Router(self._known_state, servers.tiers, plan.declared_tier, plan.settings_of, servers.engines),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),

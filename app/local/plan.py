@@ -6,6 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
+from app.engines.table import ENGINES
 from app.fleet.gpus import named_like
 from app.fleet.schema import GB, Fleet, TierConfig
 from app.fleet.values import TIER, tier_form
@@ -94,6 +97,11 @@ class StackPlan:
         config = self._config(tier)
         wanted = config.ollama.environ() if config else {}
         return {name: value for name, value in wanted.items() if not environ.get(name, "").strip()}
+
+    def engine(self, tier: str) -> Engine:
+        """What is declared to answer on a tier."""
+        config = self._config(tier)
+        return ENGINES[config.engine] if config else OLLAMA
 
     def startup(self, tier: str) -> timedelta:
         """How long callers wait for a tier's server and its loads."""

@@ -10,7 +10,6 @@ taken and says so.
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.model_server.starting.death_signal import with_death_signal
 from jobs.core.clock import Clock
 from jobs.core.errors import ServerTrouble, Trouble, os_trouble
 from jobs.ledger.job import Backoff
@@ -34,16 +34,6 @@ STABLE_AFTER = timedelta(minutes=2)
 
 _POLL_SECONDS = 0.05
 
-# Run between fork and exec by the child itself. What a thread of ours held at the fork could stop Python code there
-# for ever, so it is a program of its own that becomes the server.
-_DEATH_SIGNAL_PROGRAM = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
-if os.getppid() != int(sys.argv[1]):  # we died before it took effect
-    os._exit(1)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
 
 class ServerProcess:
     """A process that leads a group of its own; what it says goes to `log`."""
@@ -57,7 +47,7 @@ class ServerProcess:
         """
         self.name = name
         self.log = log
-        self._argv = [*_with_death_signal(os.getpid()), *argv]
+        self._argv = [*with_death_signal(os.getpid()), *argv]
         self._env = dict(env)
         try:
             if log.exists():
@@ -140,11 +130,6 @@ def stop(processes: Iterable[ServerProcess], clock: Clock) -> None:
         process.signal(signal.SIGKILL)  # its runners, should it have left any
         process._process.wait()  # noqa: SLF001 - ours
         logger.info("{} has ended", process.name)
-
-
-def _with_death_signal(parent: int) -> list[str]:
-    """What a command line begins with, for the process to be told when we die."""
-    return [sys.executable, "-I", "-S", "-c", _DEATH_SIGNAL_PROGRAM, str(parent)] if sys.platform == "linux" else []
 
 
 @dataclass

@@ -13,6 +13,8 @@ from datetime import timedelta
 
 from loguru import logger
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.local.servers import begun_start
 from app.model_server.report import Loaded, Report
 from app.model_server.starting.phases import Phases
@@ -44,12 +46,19 @@ class ServerReporter:
         facts: the ledger's dict.
         clock: for times and pauses.
         starts: how each server's start went, where it is we who started it.
+        engines: what answers on each tier; Ollama where nothing is said.
 
     """
 
     def __init__(
-        self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock, starts: Mapping[str, Phases] | None = None
+        self,
+        urls: Mapping[str, str],
+        facts: SqliteDict,
+        clock: Clock,
+        starts: Mapping[str, Phases] | None = None,
+        engines: Mapping[str, Engine] | None = None,
     ) -> None:
+        self._engines = engines or {}
         self._servers = {
             tier: OllamaClient(url, policy=NEVER, stall=_TIMEOUT, clock=clock) for tier, url in urls.items()
         }
@@ -122,7 +131,8 @@ class ServerReporter:
     def _report_of(self, tier: str, server: OllamaClient) -> Report:
         """What a server says; one that starts is not asked, as it may take its time to answer."""
         if (phases := self._going_on().get(tier)) is not None:
-            return Report(tier, CONTAINER, "waking", self._clock.now(), progress=(phases.progress(),))
+            engine = self._engines.get(tier, OLLAMA).name
+            return Report(tier, CONTAINER, "waking", self._clock.now(), progress=(phases.progress(),), engine=engine)
         known = self._last.get(tier)
         with self._starting:
             started = self._starts.get(tier)
@@ -132,6 +142,7 @@ class ServerReporter:
             state="serving",
             at=self._clock.now(),
             started_at=self._started_at if started is None else started.at,
+            engine=self._engines.get(tier, OLLAMA).name,
             version=(known.version if known else "") or server.version(),
             models=tuple(sorted(each.name for each in server.tags())),
             loaded=tuple(map(Loaded.of, server.ps())),

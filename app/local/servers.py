@@ -1,8 +1,11 @@
-"""Which Ollama servers the one-machine stack has, and which models directory: found, started, or simulated.
+"""Which servers the one-machine stack has, and which models directory: found, started, or simulated.
 
-Decided by what the person asked for and by what is here. Everything that is started listens on loopback only.
+Decided by what the person asked for and by what is here: an Ollama that answers, else `ollama` on PATH, else the
+built-in engine. Simulated ones are started only where somebody asks for them. Everything that is started listens on
+loopback only.
 """
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -16,6 +19,9 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.engines.engine import Engine
+from app.engines.llama_server import LLAMA_SERVER
+from app.engines.ollama import OLLAMA
 from app.gateway.protocol.model_defaults import notes
 from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
@@ -38,7 +44,16 @@ from jobs.weights.manifest import Layer, Manifest
 START = timedelta(seconds=60)
 """For all servers to answer: a cold disk and a GPU driver that wakes up take their time."""
 
-GET_OLLAMA = "get Ollama from https://ollama.com/download (or `pixi run up`, which brings it), or pass --simulate"
+FOUR_WAYS = (
+    "start an Ollama; or install it, so that `ollama` is on PATH (https://ollama.com/download, or `pixi run up`, which"
+    " brings it); or install the built-in engine, as in `uv tool install '.[engine]'`; or pass --simulate, for answers"
+    " that only pretend"
+)
+
+ENGINE_MODULE = "xllamacpp"
+"""What the extra `engine` brings: llama.cpp with its server."""
+
+BUILT_IN = (sys.executable, "-m", "app.llama_host")
 
 LOOK_SECONDS = 5.0
 """Between two looks for models that have come by another way than our jobs."""
@@ -149,6 +164,12 @@ class Servers:
     """It was there already, and is not ours to tune."""
     served: ServedModels | None = None
     """What they see of the directory, where that is not the directory itself."""
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """What answers on each tier; Ollama where nothing is said."""
+
+    def engine(self, tier: str) -> Engine:
+        return self.engines.get(tier, OLLAMA)
+
     starts: Mapping[str, Phases] = field(default_factory=dict)
     """How each tier's start went, where it is we who started it."""
 
@@ -230,18 +251,47 @@ def _directory_of_running(url: str, launcher: ServerLauncher) -> tuple[Path | No
 
 def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
     binary = shutil.which("ollama", path=launcher.environ.get("PATH"))
-    if binary is None:
-        why = "no `ollama` is on PATH"
-        if not launcher.plan.tiers:  # else nobody looked for one
-            why = f"no Ollama answers at {silent}, and none is on PATH"
-        raise Refused(why, hint=GET_OLLAMA)
     tiers = tuple(launcher.plan.capacities(launcher.environ))
+    engines = {tier.name: LLAMA_SERVER if binary is None else launcher.plan.engine(tier.name) for tier in tiers}
+    if LLAMA_SERVER in engines.values():
+        _require_built_in(launcher, silent, engines, has_ollama=binary is not None)
     starts = _starts(tiers, launcher.clock)
     models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    urls = _serve(starts, launcher, [binary, "serve"], own)
-    return Servers(tiers, urls, models, served=served, starts=starts)
+    commands = {
+        tier: (engine, BUILT_IN if engine is LLAMA_SERVER or binary is None else (binary, "serve"))
+        for tier, engine in engines.items()
+    }
+    urls = _serve(starts, launcher, commands, own)
+    return Servers(tiers, urls, models, served=served, engines=engines, starts=starts)
+
+
+def _require_built_in(
+    launcher: ServerLauncher, silent: str, engines: Mapping[str, Engine], *, has_ollama: bool
+) -> None:
+    """Insist that the built-in engine is here, and say what it means that it answers.
+
+    Raises:
+        Refused: it is not, and what else could be done.
+
+    """
+    if importlib.util.find_spec(ENGINE_MODULE) is None:
+        if has_ollama:
+            wanted = ", ".join(tier for tier, engine in engines.items() if engine is LLAMA_SERVER)
+            raise Refused(
+                f"tiers.{wanted}.engine is {LLAMA_SERVER.name!r}, and the built-in engine is not installed here",
+                hint="install it, as in `uv tool install '.[engine]'`",
+            )
+        why = "no `ollama` is on PATH"
+        if not launcher.plan.tiers:  # else nobody looked for one
+            why = f"no Ollama answers at {silent}, and none is on PATH"
+        raise Refused(f"{why}; nor is the built-in engine installed", hint=FOUR_WAYS)
+    if not has_ollama:
+        logger.info(
+            "no Ollama is here, so the built-in engine answers: llama.cpp. It speaks OpenAI's and Anthropic's dialects,"
+            " /v1/rerank and /tokenize, and none of Ollama's own routes for inference"
+        )
 
 
 def _default_models(environ: Mapping[str, str]) -> Path:
@@ -271,10 +321,10 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
     port = mirror.rpartition(":")[2]
     registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
     _wait_until_up([(registry, mirror)], launcher, _accepts)
-    argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
+    command = (sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror)
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1"}
-    urls = _serve(starts, launcher, argv, own)
+    urls = _serve(starts, launcher, {tier.name: (OLLAMA, command) for tier in tiers}, own)
     return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served, starts=starts)
 
 
@@ -324,20 +374,24 @@ def begun_start(clock: Clock) -> Phases:
     return Phases(clock, round(clock.now().timestamp() * 1000), "start")
 
 
-def process_name(tier: str) -> str:
+def process_name(tier: str, engine: Engine) -> str:
     """Of a tier's server."""
-    return f"ollama-{tier}"
+    return f"{'llama' if engine is LLAMA_SERVER else 'ollama'}-{tier}"
 
 
 def _serve(
-    starts: Mapping[str, Phases], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
+    starts: Mapping[str, Phases],
+    launcher: ServerLauncher,
+    commands: Mapping[str, tuple[Engine, Sequence[str]]],
+    own: Mapping[str, str],
 ) -> tuple[str, ...]:
     urls = _free_urls(len(starts))
     started = []
     for (tier, phases), url in zip(starts.items(), urls, strict=True):
         env = {**launcher.plan.tuning(tier, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
+        engine, command = commands[tier]
         phases.ended("weights")
-        started.append((launcher.start(process_name(tier), argv, env), url))
+        started.append((launcher.start(process_name(tier, engine), command, env), url))
     _wait_until_up(started, launcher, _version, list(starts.values()))
     return urls
 

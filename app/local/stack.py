@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from loguru import logger
 
 from app.accounting.archiving import ArchiveThread
+from app.engines.clients import CLIENTS
 from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
 from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
@@ -30,7 +31,6 @@ from jobs.core.units import human_bytes
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.prune_preview import weights_use
 from jobs.home.status import weights_of
-from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors, tokens
 from jobs.tasks.context import TaskContext
@@ -148,7 +148,8 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
         registry=Registry(clock=clock, mirrors=mirror, tokens=tokens(os.environ), registries=plan.registries),
         weights=weights,
         servers={
-            tier.name: OllamaClient(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)
+            tier.name: CLIENTS[servers.engine(tier.name)](url, clock=clock)
+            for tier, url in zip(servers.tiers, servers.urls, strict=True)
         },
         tiers=servers.tiers,
         declared_tier=plan.declared_tier,

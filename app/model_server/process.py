@@ -1,4 +1,4 @@
-"""One `ollama serve`: starts it, waits until it answers, passes on what it says, notices its death, ends all of it.
+"""One engine: starts it, waits until it answers, passes on what it says, notices its death, ends all of it.
 
 It runs in a process group of its own, away from the volume, so that nothing it starts can outlive it and hold the GPU's
 memory. It knows nothing about weights or the platform.
@@ -18,7 +18,9 @@ from typing import Protocol
 
 from loguru import logger
 
-from app.model_server.starting.engine import COMMAND, launched
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
+from app.model_server.starting.engine import launched
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.core.retry import NEVER
@@ -33,21 +35,6 @@ _ANSWER_WITHIN = timedelta(seconds=30)
 _ENDS_WITHIN_SECONDS = 10
 _LAST_LINES = 20
 
-_ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
-_LOADS = re.compile(
-    r'msg="starting llama-server" cmd="(?P<command>[^"]*--model \S*(?P<blob>sha256-[0-9a-f]{64})\b[^"]*)"'
-)
-"""Each load of a model, by its own log: which blob, and with what (llm/llama_server.go:431 of 0.32)."""
-
-_BYTES_READ = re.compile(r"\bllama_context: constructing|\bllama threadpool init")
-"""What the engine says first when all tensors are there (llama.cpp src/llama-context.cpp, common/common.cpp). A version
-that says neither leaves unknown when that was."""
-
-_IN_MEMORY = re.compile(r'msg="llama-server started in ')
-"""And Ollama, when the engine has the model in memory (llm/llama_server.go)."""
-
-_NO_LAYERS = re.compile(r" (?:-ngl|--gpu-layers|--n-gpu-layers) 0(?: |$)")
-"""What becomes of `num_gpu: 0`, whether a request said it or the model's own parameters."""
 
 _LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
 _LEVELS = {"INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
@@ -73,7 +60,8 @@ class Daemon:
         host: where it is told to listen.
         clock: for waiting until it answers.
         on_death: called from another thread with the exit code when it ends without having been asked to.
-        command: starts it.
+        engine: what it is.
+        command: starts it, where that is not the engine's own.
         child: its process, where that was started before; then `start` only begins to listen to it.
         loads: who hears of each load, in their order.
 
@@ -86,7 +74,8 @@ class Daemon:
         clock: Clock,
         *,
         on_death: Callable[[int], None],
-        command: Sequence[str] = COMMAND,
+        engine: Engine = OLLAMA,
+        command: Sequence[str] | None = None,
         child: "subprocess.Popen[str] | None" = None,
         loads: Sequence[LoadListener] = (),
     ) -> None:
@@ -100,7 +89,8 @@ class Daemon:
         self._host = host
         self._clock = clock
         self._on_death = on_death
-        self._command = list(command)
+        self._engine = engine
+        self._command = list(command or engine.command)
         self._loads = loads
         #: Appended by the thread that reads the output; read, once that has ended, by whoever reports a failed start.
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -122,7 +112,9 @@ class Daemon:
             except OSError as error:
                 raise ServerTrouble(f"{self._command[0]!r} cannot be started: {error.strerror}") from error
         for work in (self._read_output, self._await_end):
-            thread = threading.Thread(target=work, args=(self._child,), name=f"ollama {work.__name__}", daemon=True)
+            thread = threading.Thread(
+                target=work, args=(self._child,), name=f"{self._engine.name} {work.__name__}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
@@ -146,7 +138,8 @@ class Daemon:
                     trouble = found
                 self.require_alive("before it answered")
                 if self._clock.monotonic() > deadline:
-                    raise self._trouble(f"ollama did not answer for {within.total_seconds():g} s") from trouble
+                    what = f"{self._engine.name} did not answer for {within.total_seconds():g} s"
+                    raise self._trouble(what) from trouble
                 self._clock.wait(_READY_POLL_SECONDS)
 
     def _listens(self) -> bool:
@@ -173,7 +166,7 @@ class Daemon:
 
         """
         if not self.is_alive:
-            raise self._trouble(f"ollama ended with {self._code()} {until}")
+            raise self._trouble(f"{self._engine.name} ended with {self._code()} {until}")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -219,23 +212,24 @@ class Daemon:
                 self._read_line(line.rstrip())
 
     def _read_line(self, line: str) -> None:
-        if _ANSWERED.match(line):
+        words = self._engine.log
+        if words.answered.match(line):
             self.served += 1
-        if load := _LOADS.search(line):
-            asked_off = _NO_LAYERS.search(load["command"])
+        if load := words.load_began.search(line):
+            asked_off = words.kept_off_the_gpu.search(load["command"])
             (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
         for listener in self._loads:
             if load:
                 listener.load_began(load["blob"])
-            elif _BYTES_READ.search(line):
+            elif words.bytes_read.search(line):
                 listener.bytes_are_read()
-            elif _IN_MEMORY.search(line):
+            elif words.load_ended.search(line):
                 listener.load_ended()
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here
         self._last_lines.append(line)
-        logger.log(_LEVELS[level[1]] if level else "INFO", "ollama: {}", line)
+        logger.log(_LEVELS[level[1]] if level else "INFO", "{}: {}", self._engine.name, line)
 
     def _await_end(self, child: "subprocess.Popen[str]") -> None:
         code = child.wait()

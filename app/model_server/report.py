@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from app.engines.ollama import OLLAMA
 from app.model_server.gpu import Gpu
 from jobs.core import foreign
 from jobs.core.clock import isoformat
@@ -72,7 +73,7 @@ class Report:
         at: when it was written.
         why: what led to the state, in words.
         started_at: when the server began to start.
-        version: of its Ollama; empty while that has not answered yet.
+        version: of its engine; empty while that has not answered yet.
         gpu: what it found, where one was promised.
         models: the names it serves.
         loaded: what it holds in memory.
@@ -82,6 +83,7 @@ class Report:
         pausing_until: it asks for no new request until then, so that it can take in new weights.
         dollars_per_hour: what it costs while it is up, where that is known.
         progress: how far its start and its last load have come, or how they went; empty where nobody tells.
+        engine: what answers there, by its name.
         heard_at: when it was there to be read, by the clock of whoever keeps reading; no part of what is written.
 
     """
@@ -102,6 +104,7 @@ class Report:
     pausing_until: datetime | None = None
     dollars_per_hour: float | None = None
     progress: tuple[Progress, ...] = field(default=(), hash=False)
+    engine: str = OLLAMA.name
     heard_at: datetime | None = field(default=None, compare=False)
 
     @property
@@ -164,6 +167,7 @@ class Report:
             pausing_until=foreign.moment(wire.get("pausing_until")),
             dollars_per_hour=float(price) if isinstance(price, int | float) else None,
             progress=tuple(filter(None, map(Progress.from_json, foreign.items(wire.get("progress"))))),
+            engine=foreign.text(wire.get("engine")) or OLLAMA.name,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -175,6 +179,7 @@ class Report:
             "why": self.why,
             "at": isoformat(self.at),
             "started_at": self.started_at and isoformat(self.started_at),
+            "engine": self.engine,
             "version": self.version,
             "gpu": gpu and {"name": gpu.name, "vram_bytes": gpu.vram_bytes, "count": gpu.count},
             "models": list(self.models),

@@ -6,7 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from app.model_server.starting.engine import COMMAND, Engine
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
+from app.engines.table import ENGINES
+from app.model_server.starting.engine import StartedEngine
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -37,9 +40,9 @@ class ServerHost:
         address: where the server shall listen.
         inherited: the container's environment.
         clock: for times and pauses.
-        command: starts the server.
+        command: starts the server, where that is not its engine's own.
         began_ago: seconds that the container had run before it came to this: its imports.
-        engine: was started before, on this very disk; None where the server has to start it.
+        started: its engine, where that was started before, on this very disk; else the server has to start it.
 
     """
 
@@ -52,12 +55,13 @@ class ServerHost:
     address: OllamaHost
     inherited: Mapping[str, str]
     clock: Clock
-    command: tuple[str, ...] = COMMAND
+    command: tuple[str, ...] | None = None
     began_ago: float = 0.0
-    engine: Engine | None = None
+    started: StartedEngine | None = None
 
     def ollama(self) -> "OllamaClient":
-        """A client of the server, one try per request: the next check asks again."""
+        """A client of the server, one try per request: the next check asks again. Whatever the engine, it answers what
+        is asked of it here."""
         from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - as in `Daemon.wait_ready`
 
         return OllamaClient(self.address.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
@@ -76,6 +80,7 @@ class TierSettings:
     models: Mapping[ModelName, ModelSettings] = field(default_factory=dict)
     """What is set for models, by their names in small letters."""
     probe_every: timedelta = PROBE_EVERY
+    engine: Engine = OLLAMA
     readers_ahead: int = 0
     """How many read a model's blobs from the volume while the engine loads it."""
 
@@ -94,6 +99,7 @@ class TierSettings:
             ],
             "probe_seconds": self.probe_every.total_seconds(),
             "readers_ahead": self.readers_ahead,
+            "engine": self.engine.name,
         }
 
     @classmethod
@@ -112,4 +118,5 @@ class TierSettings:
             },
             probe_every=timedelta(seconds=document["probe_seconds"]),
             readers_ahead=document["readers_ahead"],
+            engine=ENGINES[document["engine"]],
         )

@@ -1,4 +1,4 @@
-"""One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, and its checks.
+"""One server in one container, from its start to its end: a GPU, a view of the weights, an engine, and its checks.
 
 A thread checks every half minute: it reports to the ledger from inside, so that nobody has to wake a server to learn
 how it is; it takes in new weights when nothing is in use, and asks for a pause when that does not come to be; and when
@@ -75,12 +75,15 @@ class ServerSupervisor:
             read_ahead=self._readers.progress,
         )
         self._daemon = Daemon(
-            engine_environ(host.inherited, settings.environ, host=host.address, models=models, home=home),
+            engine_environ(
+                host.inherited, settings.environ, host=host.address, models=models, home=home, code=settings.engine.code
+            ),
             host.address,
             host.clock,
             on_death=self._daemon_died,
+            engine=settings.engine,
             command=host.command,
-            child=host.engine.child if host.engine else None,
+            child=host.started.child if host.started else None,
             loads=(self._readers, self._start_reports),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
@@ -121,7 +124,7 @@ class ServerSupervisor:
 
         Raises:
             CpuFallback: a GPU was promised and is not there, or is not used.
-            ServerTrouble: Ollama did not come up.
+            ServerTrouble: the engine did not come up.
 
         """
         phases = self._start_reports.begin_start(self._host.began_ago)
@@ -137,11 +140,11 @@ class ServerSupervisor:
             self._readers.begin(names)
 
         try:
-            if self._host.engine is not None:  # it has been looking for its GPU since the first line
+            if self._host.started is not None:  # it has been looking for its GPU since the first line
                 self._daemon.start()
             self._weights_reload.prepare(visible)
             phases.ended("weights")
-            if self._host.engine is None:
+            if self._host.started is None:
                 self._daemon.start()
             self._gpu = found.result()
             self._version = self._daemon.wait_ready(self._settings.startup)
@@ -165,7 +168,8 @@ class ServerSupervisor:
             raise
         finally:
             beside.shutdown(wait=False)
-        logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
+        count = counted(len(self._models_view.names()), "model")
+        logger.info("{} {} answers; it has {}", self._settings.engine.name, self._version, count)
         self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
@@ -233,12 +237,12 @@ class ServerSupervisor:
         self._report(self._last_running, state=None)
 
     def stop(self) -> None:
-        """Let what is in flight end if it is quick, then end Ollama and all that it started."""
+        """Let what is in flight end if it is quick, then end the engine and all that it started."""
         if not self._ending.acquire(blocking=False):
             return
         self._stopping.set()
         self._drain()
-        logger.info("ollama ended with {}", self._daemon.stop())
+        logger.info("{} ended with {}", self._settings.engine.name, self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         self._readers.stop()
@@ -254,7 +258,7 @@ class ServerSupervisor:
 
     def _daemon_died(self, code: int) -> None:
         if self._is_ready:  # before, `start` itself says so
-            self._end_container(f"ollama ended by itself with {code}")
+            self._end_container(f"{self._settings.engine.name} ended by itself with {code}")
 
     def _end_container(self, why: str) -> None:
         """Say why, end everything and the container with it; once."""
@@ -299,7 +303,9 @@ class ServerSupervisor:
             why=f"{counted(self._misses, 'probe')} in a row without an answer: {trouble}" if is_trouble else "",
         )
         if self._misses >= MISSES_ALLOWED:
-            self._end_container(f"ollama has not answered {counted(self._misses, 'probe')} in a row: {trouble}")
+            self._end_container(
+                f"{self._settings.engine.name} has not answered {counted(self._misses, 'probe')} in a row: {trouble}"
+            )
 
     def _reload_if_due(self, view: ServerView) -> None:
         wanted = self._weights_reload.wanted_generation()
@@ -433,6 +439,7 @@ class ServerSupervisor:
             why=why,
             started_at=self._started_at,
             version=self._version,
+            engine=self._settings.engine.name,
             gpu=self._gpu,
             models=tuple(sorted(str(name) for name in self._models_view.names())),
             loaded=tuple(self._loaded(each) for each in running or ()),

@@ -47,6 +47,7 @@ class Served:
         tier: that answers.
         context: tokens, for who asks for no other.
         set_here: what is set for the model there, in words; empty where nothing is.
+        engine: what answers there; an older gateway does not say, and has Ollamas alone.
 
     """
 
@@ -55,6 +56,7 @@ class Served:
     tier: str
     context: int | None
     set_here: str
+    engine: str = "ollama"
 
     @classmethod
     def at(cls, remote: GatewayClient, text: str) -> "Served | None":
@@ -66,7 +68,8 @@ class Served:
         told = (str(fact).partition(SET) for fact in route["facts"])
         set_here = next((plain(rest) for before, found, rest in told if found and not before), "")
         context = int(route["context"]) if route.get("context") else None
-        return cls(plain(route["model"]), bool(route.get("alias")), plain(route["tier"]), context, set_here)
+        alias, engine = bool(route.get("alias")), plain(route.get("engine") or "ollama")
+        return cls(plain(route["model"]), alias, plain(route["tier"]), context, set_here, engine)
 
     def as_json(self) -> dict[str, Any]:
         return {"model": self.model, "alias": self.is_alias, "tier": self.tier, "context": self.context}
@@ -90,7 +93,8 @@ def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator
         held = f", {tier['held']} callers wait" if tier["held"] else ""
         why = f": {plain(tier['why'])}" if tier["why"] else ""
         age = human_span(now - parse_moment(tier["since"]))
-        yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
+        engine = "" if tier.get("engine", "ollama") == "ollama" else f", {plain(tier['engine'])}"
+        yield f"  {plain(tier['tier'])}{engine}  {plain(tier['state'])} for {age}{held}{why}"
     models = health["models"]
     yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
     known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import NetworkTrouble, ServerTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
@@ -178,6 +179,7 @@ class LocalTier:
     version: str | None
     loaded: tuple[Running, ...] = ()
     problem: str | None = None
+    engine: str = "Ollama"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -185,6 +187,7 @@ class LocalTier:
             "url": self.server.url,
             "answers": self.version is not None,
             "version": self.version,
+            "engine": self.engine,
             "problem": self.problem,
             "loaded": [{"name": model.name, "size": model.size, "size_vram": model.size_vram} for model in self.loaded],
         }
@@ -194,7 +197,7 @@ class LocalTier:
         if self.version is None:
             return [f"{head}does not answer: {plain(self.problem)}"]
         return [
-            f"{head}answers, Ollama {plain(self.version)}",
+            f"{head}answers, {plain(self.engine)} {plain(self.version)}",
             *(
                 f"    {plain(model.name)} is loaded,"
                 f" {human_bytes(model.size_vram)} of {human_bytes(model.size)} on the GPU"
@@ -346,11 +349,14 @@ def tier_now(server: LocalServer, clock: Clock) -> LocalTier:
     try:
         if not is_plain_loopback(server.url):
             with client_of(server, clock) as ollama:
-                return LocalTier(server, ollama.version(), tuple(ollama.ps()))
+                return LocalTier(server, ollama.version(), tuple(ollama.ps()), engine=ollama.engine())
         version = _document(server, "/api/version", "asking for the version")
         running = _document(server, "/api/ps", "listing running models")
-        said = str(version.get("version", "")) if isinstance(version, dict) else ""
-        return LocalTier(server, said, tuple(map(Running.of, listed_in(running))))
+        said = foreign.fields(version)
+        loaded = tuple(map(Running.of, listed_in(running)))
+        return LocalTier(
+            server, str(said.get("version", "")), loaded, engine=foreign.text(said.get("engine")) or "Ollama"
+        )
     except Trouble as trouble:
         return LocalTier(server, None, problem=str(trouble))
 

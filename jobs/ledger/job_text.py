@@ -254,9 +254,9 @@ def _rolled_back(_: Job, result: Mapping[str, Any]) -> str:
 def _warmed(_: Job, result: Mapping[str, Any]) -> str:
     where = "on the GPU" if result["on_gpu"] else "not wholly on a GPU"
     rate = f", {result['tokens_per_second']:.0f} tokens/s" if result.get("tokens_per_second") else ""
-    embeds = ", and embeds" if result.get("proved_by") == "an embedding" else ""
+    does = {"an embedding": ", and embeds", "a score": ", and ranks"}.get(result.get("proved_by") or "", "")
     seconds = f"{result['load_seconds']:.1f} s"
-    return f"{result['model']} is loaded on tier {result['tier']}, {where}, after {seconds}{rate}{embeds}"
+    return f"{result['model']} is loaded on tier {result['tier']}, {where}, after {seconds}{rate}{does}"
 
 
 _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {

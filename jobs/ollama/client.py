@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 
@@ -79,6 +79,9 @@ class OllamaClient:
 
     """
 
+    tells_abilities: ClassVar[bool] = False
+    """Its own word on what a model can do counts for more than what the model's files say."""
+
     def __init__(
         self,
         url: str,
@@ -113,6 +116,11 @@ class OllamaClient:
     def version(self) -> str:
         """Its version. An answer means that it is ready: Ollama accepts connections long before."""
         return str(_object(self._ask("GET", "/api/version", doing="asking for the version")).get("version", ""))
+
+    def engine(self) -> str:
+        """Which engine answers there, in its own words."""
+        answer = _object(self._ask("GET", "/api/version", doing="asking who answers"))
+        return foreign.text(answer.get("engine")) or "Ollama"
 
     def tags(self) -> list[Listed]:
         """The models on its disk, newest first."""
@@ -269,6 +277,24 @@ class OllamaClient:
             raise ServerTrouble(f"{doing}: the answer holds no vector")
         return len(vectors[0])
 
+    def rank(
+        self,
+        name: str,
+        query: str,
+        text: str,
+        *,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> float:
+        """No Ollama ranks.
+
+        Raises:
+            Unsupported: always.
+
+        """
+        del query, text, check, patience
+        raise Unsupported(f"ranking with {name!r} on {self.url}: Ollama has no route for that")
+
     # How it is asked
 
     def _ask(self, method: str, path: str, body: Any = None, *, doing: str) -> Any:
@@ -302,6 +328,14 @@ class OllamaClient:
         self, path: str, body: Any, *, doing: str, idle: Callable[[], None], silence: timedelta | None = None
     ) -> Generator[Mapping[str, Any], None, None]:
         """The JSON objects of an answer, one a line; an error status raises."""
+        with closing(self._lines(path, body, doing=doing, idle=idle, silence=silence)) as lines:
+            for line in lines:
+                yield _parsed(line, doing)
+
+    def _lines(
+        self, path: str, body: Any, *, doing: str, idle: Callable[[], None], silence: timedelta | None
+    ) -> Generator[bytes, None, None]:
+        """The lines of an answer that say something; an error status raises."""
         longest = silence or max(self._stall, self._verify_budget)
         timeout = httpx.Timeout(longest.total_seconds() + 60, connect=_CONNECT_SECONDS)
         with translated(doing):
@@ -315,7 +349,7 @@ class OllamaClient:
                 raise _refused(head.status, head.headers, _words(events), doing)
             for line in events:
                 if isinstance(line, bytes) and line.strip():
-                    yield _parsed(line, doing)
+                    yield line
 
     def _patient(
         self, path: str, body: Any, *, doing: str, check: Callable[[], None], patience: timedelta
@@ -353,6 +387,8 @@ def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> 
     except Corrupt:
         document = text
     words = document.get("error", text) if isinstance(document, dict) else text
+    if isinstance(words, dict):  # as OpenAI has it, and llama.cpp
+        words = words.get("message", text)
     return refusal(status, str(words), doing=doing, retry_after=headers.get("retry-after"))
 
 

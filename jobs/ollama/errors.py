@@ -100,6 +100,7 @@ _STATUSES: dict[int, type[Trouble]] = {
     405: Unsupported,
     429: TooManyRequests,
     499: CutShort,
+    501: Unsupported,
     503: TooManyRequests,
 }
 

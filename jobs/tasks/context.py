@@ -96,6 +96,8 @@ class TaskContext:
 
     def capabilities(self, name: ModelName, server: OllamaClient) -> tuple[str, ...]:
         """What a model can do: as its own files tell, or as the server shows it where they cannot be read from here."""
+        if server.tells_abilities:
+            return server.capabilities(str(name))
         known = self.weights.find(name) if self.weights else None
         card = card_of(self.weights.layout, known) if self.weights and known else None
         return server.capabilities(str(name)) if card is None or card.missing else capabilities.shown(card.traits)

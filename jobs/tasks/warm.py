@@ -1,6 +1,7 @@
 """Warm: load a model on its tier's server, have it prove what it can do, and tell how long that took and where it runs.
 
-A model that generates is asked for a few tokens, one that embeds for a vector; of any other its load is the proof.
+A model that generates is asked for a few tokens, one that embeds for a vector, one that ranks for a score; of any other
+its load is the proof.
 """
 
 from datetime import timedelta
@@ -94,6 +95,10 @@ def _proof(
         options = _options(context, name)
         length = server.embed(str(name), "Hi", options=options, keep_alive=_keep_alive(tier), check=attempt.check)
         proof |= {"proved_by": "an embedding", "embedding_length": length}
+    elif "rerank" in abilities:
+        attempt.progress.begin(f"asking {tier.name} for a score")
+        server.rank(str(name), "Hi", "Hi", check=attempt.check)
+        proof |= {"proved_by": "a score"}
     return proof
 
 

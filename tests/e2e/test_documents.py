@@ -30,8 +30,8 @@ SAYS: dict[str, dict[str, str]] = {
         'export PATH="$PWD/.venv/bin:$PATH"': r"^$",
         UP: r"^ready http://127\.0\.0\.1:\d+$",
         PULL: r"pull done: llama3\.2:latest, 20 MB, digest \w{12}: 20 MB straight from",
-        "curl http://127.0.0.1:11500/api/chat"
-        """ -d '{"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}'""": r'"done":true',
+        "curl http://127.0.0.1:11500/v1/chat/completions"
+        """ -d '{"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}'""": r'"finish_reason":',
     },
     "jobs/README.md": {
         PULL: r"pull done: llama3\.2:latest, 20 MB, digest \w{12}: ",

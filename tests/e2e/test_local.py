@@ -210,13 +210,17 @@ def servers_of(pid: int) -> list[int]:
     return [each for each in family(pid) if "jobs.testing.ollama" in Path(f"/proc/{each}/cmdline").read_text()]
 
 
-def test_no_ollama_is_told(shell: Shell, tmp_path: Path) -> None:
-    """With no Ollama anywhere `up` exits 2, says where it looked, how to get one, and names --simulate."""
-    done = Shell(tmp_path, {"PATH": "/nowhere"}).run("up", "--port", "0")
-    assert done.returncode == 2
-    assert "no Ollama answers at http://127.0.0.1:9, and none is on PATH" in done.stderr
-    assert "https://ollama.com/download" in done.stderr
-    assert "--simulate" in done.stderr
+def test_no_engine_is_told(tmp_path: Path) -> None:
+    """With no Ollama anywhere, nor the built-in engine, `up` exits 2, says where it looked, and names all four ways."""
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "sitecustomize.py").write_text("import sys\nsys.modules['xllamacpp'] = None\n")
+    process = Shell(tmp_path, {"PATH": "/nowhere", "PYTHONPATH": str(without)}).start("up", "--port", "0")
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "no Ollama answers at http://127.0.0.1:9, and none is on PATH; nor is the built-in engine installed" in said
+    for way in ("start an Ollama", "https://ollama.com/download", "uv tool install '.[engine]'", "--simulate"):
+        assert way in said
 
 
 def test_an_ollama_on_path_is_started(tmp_path: Path, registry: RegistryDouble) -> None:

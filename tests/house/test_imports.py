@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions
 import pytest
 from packaging.utils import canonicalize_name
 
-from app.image_requirements import LOCK, runtime_part
+from app.image_requirements import ENGINE, LOCK, runtime_part
 from tests.house.drawing import Drawing, circles
 from tests.support.checkout import ROOT
 
@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "jobs/testing/ollama": 7,
     "app/file_start.py": 0,
     "app/platform": 9,
+    "app/engines": 10,
     "app/deploy_refusals.py": 10,
     "app/image_pinning.py": 10,
     "app/image_requirements.py": 10,
@@ -56,6 +57,7 @@ FLOORS: dict[str, int] = {
     "app/gateway/catalog": 14,
     "app/gateway/upstream": 15,
     "app/gateway/inference": 16,
+    "app/llama_host": 16,
     "app/gateway/ops": 17,
     "app/gateway/dashboard": 18,
     "app/gateway": 19,
@@ -147,7 +149,8 @@ def shipped() -> frozenset[str]:
         if any(canonicalize_name(name) in locked for name in names)
     }
     with_modal = {"modal", "grpclib"}  # Modal's client is mounted, with what it needs
-    return frozenset({*sys.stdlib_module_names, *packages, *with_modal, "app", "jobs"})
+    of_an_extra = {ENGINE}  # asked for where there is no `llama-server`, which the images have
+    return frozenset({*sys.stdlib_module_names, *packages, *with_modal, *of_an_extra, "app", "jobs"})
 
 
 def test_images_bring_what_is_imported() -> None:

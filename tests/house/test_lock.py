@@ -20,7 +20,8 @@ def pins() -> dict[str, str]:
 
 def wanted() -> dict[str, Requirement]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    listed = [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]]
+    extras = [each for extra in pyproject["project"]["optional-dependencies"].values() for each in extra]
+    listed = [*pyproject["project"]["dependencies"], *extras, *pyproject["dependency-groups"]["dev"]]
     return {canonicalize_name(each.name): each for each in map(Requirement, listed)}
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT, script_module
+from tests.support.llama_hosts import needs_engine
 from tests.support.waiting import PATIENCE, WHOLE
 
 SMALLEST: dict[str, tuple[str, ...]] = {
+    "bench_engine": ("--rounds", "1", "--tokens", "20", "--weights-mb", "0.1", "--requests", "8"),
     # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
     "bench_gateway": (
         "--seconds", "0.1", "--rounds", "1", "--pieces", "2", "--requests", "50", "--only", "none,ours,nginx",
@@ -112,7 +114,9 @@ def test_a_run_ends_with_what_was_skipped(tmp_path: Path) -> None:
     assert (ROOT / ".ci/run").read_text("utf-8").splitlines()[-1] == 'exec "$root/scripts/test"'
 
 
-@pytest.mark.parametrize("name", sorted(SMALLEST))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_engine) if name == "bench_engine" else name for name in sorted(SMALLEST)]
+)
 def test_benchmarks_run(name: str, tmp_path: Path) -> None:
     """A benchmark runs to its end at its smallest size and names us and a figure; nothing is left in the checkout."""
     run(name, SMALLEST[name], tmp_path)
@@ -227,7 +231,7 @@ def run(name: str, options: tuple[str, ...], tmp_path: Path) -> str:
     else:
         figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text("utf-8"))
         assert "ollama-modal" in (figures.get("results") or figures["medians"])
-        assert "beside ollama-modal" in done.stdout
+        assert ("beside llama.cpp alone" if name == "bench_engine" else "beside ollama-modal") in done.stdout
     if any("nginx" in each for each in options) and shutil.which("nginx", path=f"{environ['PATH']}:/usr/sbin"):
         assert "nginx" in done.stdout
     assert set(ROOT.iterdir()) == before

@@ -27,6 +27,7 @@ killed_worker      a worker in a process of its own, which kills itself at the c
 large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes
 ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
+llama_hosts        hosts of the real engine, with toy weights, in processes of their own
 local_stack        runs `ollama-modal` as people do
 many_jobs          gateways with many jobs behind them
 models_directory   small models, and a models directory filled with them

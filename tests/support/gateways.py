@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Keys
 from app.gateway.catalog.state import KnownState, ModelsSource
@@ -125,6 +127,8 @@ def gateway(
     notes: Sequence[str] = (),
     loop_watch: LoopWatch | None = None,
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    engines: Mapping[str, Engine] | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -133,11 +137,21 @@ def gateway(
     known = tiers or [TierCapacity(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
-            name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers, is_remote)
+            name: TierUpstream(
+                name,
+                url,
+                headers or {},
+                timedelta(seconds=startup),
+                most_containers,
+                is_remote,
+                (engines or {}).get(name, OLLAMA),
+            )
             for name, url in servers.items()
         },
         known_state=known_state,
-        router=Router(known_state, known, settings=settings),
+        router=Router(
+            known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
+        ),
         keys=Keys.parse(keys),
         facts=facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),

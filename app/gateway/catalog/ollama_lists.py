@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from app.engines.ollama import OLLAMA
 from app.gateway.catalog.state import KnownState
 from app.model_server.report import Loaded, Report
 from jobs.core.errors import BadName, NotFound
@@ -38,8 +39,8 @@ def everything(_: ModelName) -> bool:
 
 
 def version(known: KnownState, otherwise: str) -> dict[str, Any]:
-    """The version that a server reported last; `otherwise` is what they would run, while none has."""
-    reported = (report.version for report in known.reports() if report.version)
+    """The version that an Ollama reported last; `otherwise` is what they would run, while none has."""
+    reported = (each.version for each in known.reports() if each.version and each.engine == OLLAMA.name)
     return {"version": next(reported, otherwise)}
 
 

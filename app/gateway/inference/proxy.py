@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
+from app.engines.engine import Engine
 from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference import abilities, operator_options, prompt_truncation
@@ -70,6 +71,11 @@ class Proxy:
     settings_in_manifests: bool = False
     """The servers know by themselves what is set for models: what a route has no field for counts there too."""
 
+    @cached_property
+    def is_all_ollama(self) -> bool:
+        """Whether it does not matter on which tier a body is refused as Ollama refuses it."""
+        return all(each.engine.refuses_as_ollama for each in self.upstreams.values())
+
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
         await _ProxiedRequest(self, exchange).run()
@@ -103,9 +109,11 @@ class _ProxiedRequest:
 
     async def _pass(self) -> None:
         request = await read_request(self._exchange)
+        if request.malformed is not None and self._proxy.is_all_ollama:
+            raise request.malformed
         operator_options.refuse(request, self._exchange.caller)
         route = self._route = await self._routed(request)
-        if self._exchange.entry.path in prompt_truncation.COUNTED:
+        if route.engine.cuts_prompts and self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
             self._reply.lengths_left = partial(self._proxy.lengths_left, route, size)  # without us: that were a circle
         self._refuse(request, route)
@@ -136,6 +144,10 @@ class _ProxiedRequest:
 
     def _refuse(self, request: InferenceRequest, route: Route) -> None:
         """Refuse what Ollama would refuse once it has found the model, in its order: options come last."""
+        if not route.engine.refuses_as_ollama:
+            return
+        if request.malformed is not None:
+            raise request.malformed
         refusal = request.refusal
         if refusal is None or isinstance(refusal, InvalidOption):
             abilities.refuse(request.wants, request.model, self._proxy.known.find(route.model))
@@ -144,23 +156,24 @@ class _ProxiedRequest:
 
     async def _routed(self, request: InferenceRequest) -> Route:
         """Where it goes. A model that is not known may have come a moment ago: that is looked up once."""
-        caller, cache = self._exchange.caller, self._proxy.route_cache
+        caller, cache, path = self._exchange.caller, self._proxy.route_cache, self._exchange.entry.path
         try:
-            return cache.route(caller, request.model, request.context)
+            return cache.route(caller, request.model, request.context, path)
         except NotFound:
             if not await self._proxy.refresh():
                 raise
-            return cache.route(caller, request.model, request.context)
+            return cache.route(caller, request.model, request.context, path)
 
     async def _prepared(self, request: InferenceRequest, route: Route) -> tuple[InferenceRequest, bytearray]:
         """The request and its body as the server gets them: as they came, where neither has to say something else."""
-        exchange, path = self._exchange, self._exchange.entry.path
+        exchange, path, engine = self._exchange, self._exchange.entry.path, route.engine
         edits: list[BodyEdit] = []
         # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
         if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
             edits.append(naming(request, route.served_name))
-        if request.asking_for_usage is not None:
-            edits.append(request.asking_for_usage)
+        asking_for_usage = None if engine.tells_usage else request.asking_for_usage
+        if asking_for_usage is not None:
+            edits.append(asking_for_usage)
         if route.settings and request.needs_load:
             context = _context_of(request, route)
             says_it = model_defaults.takes_options(path)
@@ -168,13 +181,14 @@ class _ProxiedRequest:
                 edits += await request.with_defaults(exchange, route.settings, context if says_it else None)
             if context is not None and (says_it or self._proxy.settings_in_manifests):
                 self._reply.context_length = context
-                request = replace(request, settings=with_context(request.settings, context))
+                if engine.loads_by_request:
+                    request = replace(request, settings=with_context(request.settings, context))
         assert isinstance(exchange.body, bytearray)
         if edits:
             edit(exchange.body, edits)
-        if request.asking_for_usage is not None:
+        if asking_for_usage is not None:
             self._reply.take_usage_out()
-        if prompt_truncation.may_cut(exchange, request):
+        if engine.cuts_prompts and prompt_truncation.may_cut(exchange, request):
             self._uncut = prompt_truncation.UncutPrompt(exchange.body)
         return request, exchange.body
 
@@ -183,6 +197,7 @@ class _ProxiedRequest:
         cold_starts = self._proxy.cold_starts[route.tier]
         until = _now() + self._proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(self._exchange.headers, self._exchange.id)
+        engine = route.engine
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             if not cold_starts.is_ready(route.served_name if request.needs_load else "", request.settings):
@@ -199,8 +214,9 @@ class _ProxiedRequest:
                     raise
                 last = trouble
             else:
-                unseen += answer.status == 404
-                if answer.status not in {404, 503} or unseen > UNSEEN or not _is_about_a_model(answer):
+                unseen += answer.status == engine.no_model
+                is_final = answer.status != engine.no_model and answer.status not in engine.not_yet
+                if is_final or unseen > UNSEEN or not _is_about_a_model(answer, engine):
                     self._note_load(request, route, answer)
                     return answer
                 last = await self._not_yet(answer, route)
@@ -257,7 +273,7 @@ class _ProxiedRequest:
         finally:
             answer.close()
         cold_starts = self._proxy.cold_starts[route.tier]
-        if answer.status == 404:
+        if answer.status == route.engine.no_model:
             cold_starts.forget(route.served_name)
         else:
             cold_starts.lost(text)
@@ -321,9 +337,9 @@ def _context_of(request: InferenceRequest, route: Route) -> int | None:
     return None if wanted == request.context else wanted
 
 
-def _is_about_a_model(answer: UpstreamAnswer) -> bool:
+def _is_about_a_model(answer: UpstreamAnswer, engine: Engine) -> bool:
     """Whether a 404 is of a model, and not of a path. A 503 counts in any shape: that of Modal's router is text."""
-    return answer.status == 503 or answer.header(b"content-type").startswith(dialects.JSON)
+    return answer.status in engine.not_yet or answer.header(b"content-type").startswith(dialects.JSON)
 
 
 def _now() -> float:

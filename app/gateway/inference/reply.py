@@ -7,6 +7,7 @@ has one. `ending` is what was seen of its end.
 from collections.abc import Callable
 from functools import partial
 
+from app.engines.answer_tokens import Tokens
 from app.gateway.inference.answer_name import AnswerName
 from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
@@ -52,8 +53,8 @@ class CallerReply:
         self._usage_filter: UsageFilter | None = None
 
     @property
-    def tokens(self) -> dialects.Tokens:
-        return self._tail.tokens() if self._tail else dialects.Tokens()
+    def tokens(self) -> Tokens:
+        return self._tail.tokens() if self._tail else Tokens()
 
     def caller_left(self) -> None:
         """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
@@ -114,7 +115,7 @@ class CallerReply:
         if not _is_ollamas(content_type, path) or (self._exchange.status and not content_type.startswith(dialects.SSE)):
             shown = content_type.decode("latin-1") or "no type"
             raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
-        tail = self._tail = dialects.tail_of(path, content_type)
+        tail = self._tail = dialects.tail_of(path, content_type, route.engine)
         usage_filter = self._usage_filter if content_type.startswith(dialects.SSE) else None
         headers = to_caller(answer.headers)
         if usage_filter is not None or self._name is not None:  # which change its length
@@ -219,13 +220,18 @@ class CallerReply:
         if answer.status in {401, 407}:  # meant for us, from a proxy on the way
             raise ServerTrouble(f"the way to the server is closed to the gateway: {text[:200]}")
         self.ending = "refused" if answer.status < 500 else "error"
-        if self._exchange.status or not answer.header(b"content-type").startswith(dialects.JSON):
+        if self._exchange.status or not self._is_in_the_callers_shape(answer, route):
             await self._error(answer.status, text[:500])
             return
         headers = [header for header in to_caller(answer.headers) if header[0] != b"content-length"]
         await self._begin(answer.status, [*headers, (b"content-length", b"%d" % len(body))], route)
         await self._exchange.write(body)
         await self._exchange.end()
+
+    def _is_in_the_callers_shape(self, answer: UpstreamAnswer, route: Route) -> bool:
+        words_in = route.engine.errors_in
+        is_own = words_in is None or words_in == self._exchange.entry.speech
+        return is_own and answer.header(b"content-type").startswith(dialects.JSON)
 
     async def _error(self, status: int, text: str, more: list[Header] | None = None) -> None:
         """An error in the caller's own shape: as the answer, or as the end of one that has begun."""

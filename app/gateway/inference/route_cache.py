@@ -13,6 +13,9 @@ from jobs.core.model_name import ModelName
 MOST = 256
 """Routes that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
+_Asked = tuple[str, int | None, tuple[str, ...]]
+"""A name, a context, and the tiers that speak the path: those are the same for most paths."""
+
 
 class _OfKey:
     """The routes of a key, by the name of the key: to find them by all that it may do would take longer."""
@@ -21,7 +24,7 @@ class _OfKey:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
-        self.routes: OrderedDict[tuple[str, int | None], Route] = OrderedDict()
+        self.routes: OrderedDict[_Asked, Route] = OrderedDict()
 
 
 class RouteCache:
@@ -34,13 +37,14 @@ class RouteCache:
         self._aliases: object = None
         self._routes: dict[str, _OfKey] = {}
 
-    def route(self, caller: Caller, text: str, context: int | None) -> Route:
+    def route(self, caller: Caller, text: str, context: int | None, path: str = "") -> Route:
         """Where a request of this caller goes.
 
         Raises:
             BadName: the text is no model's name.
             Forbidden: the key may not use it.
             NotFound: there is no such model.
+            Unsupported: its tier does not speak that path.
 
         """
         self._drop_stale()
@@ -48,15 +52,17 @@ class RouteCache:
         if of_key is None or of_key.caller is not caller:
             of_key = self._routes[caller.name] = _OfKey(caller)
         own = of_key.routes
-        route = own.get((text, context))
+        asked = text, context, self._router.speaking(path)
+        route = own.get(asked)
         if route is None:
             name = ModelName.parse(text)
             caller.need_model(self._router.subject(name), asked_as=name)
-            route = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
+            route = self._router.route(text, context=context, may_see=caller.may_use, path=path)
+            own[asked] = route
             if len(own) > MOST:
                 own.popitem(last=False)
         else:
-            own.move_to_end((text, context))
+            own.move_to_end(asked)
         return route
 
     def is_known(self, name: str) -> bool:

@@ -1,17 +1,21 @@
 """Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks no server.
 
-A declared tier wins; else it is the cheapest whose memory holds the weights and the contexts. A name that is not here
-is refused with the names that come near it and how to pull it.
+A declared tier wins; else it is the cheapest whose memory holds the weights and the contexts, of those whose engine
+speaks the route that is asked for. What no engine there speaks is refused, and nobody is woken for it. A name that is
+not here is refused with the names that come near it and how to pull it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
+from app.engines.table import speaking
 from app.gateway.catalog.state import KnownState
 from app.gateway.protocol.headers import Header
-from jobs.core.errors import NotFound
+from jobs.core.errors import NotFound, Unsupported
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import Alias
 from jobs.models.card import KnownModel
@@ -34,6 +38,7 @@ class Route:
         warning: what is doubtful about it, in words.
         alias: the name that it was asked for by, where that is not the model's own.
         settings: what is set for the model.
+        engine: what answers there.
 
     """
 
@@ -47,6 +52,7 @@ class Route:
     warning: str | None = None
     alias: str = ""
     settings: ModelSettings = UNSET
+    engine: Engine = OLLAMA
 
     @cached_property
     def told(self) -> tuple[Header, ...]:
@@ -59,6 +65,7 @@ class Route:
             "model": str(self.model),
             "alias": self.alias or None,
             "tier": self.tier,
+            "engine": self.engine.name,
             "declared": self.is_declared,
             "fits": weighed.fits,
             "weights_bytes": self.weights_bytes,
@@ -81,6 +88,7 @@ class Router:
         tiers: those that there are servers of.
         declared_tier: the tier that was declared for a model, if one was.
         settings: what was set for a model.
+        engines: what answers on each tier; Ollama where nothing is said.
 
     """
 
@@ -90,7 +98,11 @@ class Router:
         tiers: Sequence[TierCapacity],
         declared_tier: Callable[[ModelName], str | None] = lambda _: None,
         settings: SettingsOf = unset,
+        engines: Mapping[str, Engine] | None = None,
     ) -> None:
+        self._engines = {tier.name: (engines or {}).get(tier.name, OLLAMA) for tier in tiers}
+        #: By path, the tiers that speak it; filled by any thread, each with the same.
+        self._speaking: dict[str, tuple[str, ...]] = {}
         self._known = known
         self._tiers = {tier.name: tier for tier in tiers}
         self._declared_tier = declared_tier
@@ -103,8 +115,20 @@ class Router:
             return model.name
         return name if alias is None else alias.target
 
+    def speaking(self, path: str) -> tuple[str, ...]:
+        """The tiers whose engine speaks a path; all of them where none is said."""
+        if (found := self._speaking.get(path)) is None:
+            found = tuple(name for name, engine in self._engines.items() if not path or engine.speaks(path))
+            self._speaking[path] = found
+        return found
+
     def route(
-        self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
+        self,
+        text: str,
+        *,
+        context: int | None = None,
+        may_see: Callable[[ModelName], bool] = lambda _: True,
+        path: str = "",
     ) -> Route:
         """Where a request for this model goes.
 
@@ -112,10 +136,12 @@ class Router:
             text: the model, as the caller wrote it.
             context: the context length that the request asks for.
             may_see: which names the caller may be told of.
+            path: of the table, that the engine has to speak; empty where nothing is asked of it.
 
         Raises:
             BadName: the text is no model's name.
             NotFound: there is no such model; the hint names those that come near, and how to pull it.
+            Unsupported: the model's tier does not speak that path, or none does; the hint names one that does.
 
         """
         name = ModelName.parse(text)
@@ -123,19 +149,48 @@ class Router:
         if model is None or not may_see(model.name):
             raise self._unknown(name, alias, may_see)
         settings = self.settings(model.name)
-        route = self._placed(model, settings.context_for(context))
+        route = self._placed(model, settings.context_for(context), path)
         asked_as = str(name) if alias is not None else ""
         renamed = [f"{alias.text} is an alias of {model.name}, by {alias.by}"] if alias is not None else []
         facts = (*renamed, *route.facts, *_told(settings))
         return replace(route, alias=asked_as, settings=settings, facts=facts)
 
-    def _placed(self, model: KnownModel, context: int | None) -> Route:
+    def _placed(self, model: KnownModel, context: int | None, path: str) -> Route:
         declared = self._declared_tier(model.name)
+        speaking = self.speaking(path)
         if declared in self._tiers:
-            return self._declared(model, self._tiers[declared], context)
-        placed = place_model(model.size, list(self._tiers.values()), facts=model.facts, context=context)
+            if declared not in speaking:
+                raise self._unspoken(model.name, declared, path)
+            return self._with_engine(self._declared(model, self._tiers[declared], context))
+        if not speaking:
+            raise self._unspoken(model.name, None, path)
+        tiers = [self._tiers[name] for name in speaking]
+        placed = place_model(model.size, tiers, facts=model.facts, context=context)
         no_server = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
-        return _route(model, placed.weighed, (*no_server, *placed.facts), warning=placed.warning)
+        mute = [f"{name} does not speak {path}" for name in self._tiers if name not in speaking]
+        facts = (*no_server, *mute, *placed.facts)
+        return self._with_engine(_route(model, placed.weighed, facts, warning=placed.warning))
+
+    def _with_engine(self, route: Route) -> Route:
+        engine = self._engines[route.tier]
+        told = () if engine is OLLAMA else (f"{route.tier} is answered by {engine.title}",)
+        return replace(route, engine=engine, facts=(*route.facts, *told))
+
+    def _unspoken(self, name: ModelName, declared: str | None, path: str) -> Unsupported:
+        """Why a path is not spoken for a model, what to ask instead, and which tier could."""
+        engine = self._engines[declared] if declared else next(iter(self._engines.values()), OLLAMA)
+        ways = [way] if (way := engine.instead.get(path)) else []
+        if able := self.speaking(path):
+            ways.append(f"tier {' or '.join(map(repr, able))} speaks it: declare the model for that in the fleet file")
+        else:
+            names = " or ".join(f'"{each.name}"' for each in speaking(path))
+            ways.append(f"a tier with engine = {names} in the fleet file would speak it")
+        what = (
+            f"{str(name)!r} is declared for tier {declared!r}, whose engine {engine.title} does not speak {path}"
+            if declared
+            else f"no tier here speaks {path}: {engine.title} does not speak {path}"
+        )
+        return Unsupported(what, hint="; or ".join(ways))
 
     def _declared(self, model: KnownModel, tier: TierCapacity, context: int | None) -> Route:
         weighed = weigh(model.size, tier, facts=model.facts, context=context)

@@ -14,6 +14,7 @@ from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.json_schema import SkipJsonSchema
 
+from app.engines.engine import EngineName
 from jobs.cli.signature import parameter
 from jobs.core.since import parse_since
 from jobs.ledger.job import JobState
@@ -372,6 +373,7 @@ class TierResponse(BaseModel):
             "examples": [
                 {
                     "tier": "a10g",
+                    "engine": "ollama",
                     "state": "asleep",
                     "since": "2026-09-15T08:00:00.000Z",
                     "why": "nobody asks",
@@ -383,6 +385,7 @@ class TierResponse(BaseModel):
     )
 
     tier: str
+    engine: Annotated[EngineName, Field(description="What answers there, and so which routes it speaks")] = "ollama"
     state: Literal["asleep", "waking", "ready", "degraded", "lost"]
     since: datetime
     why: str
@@ -402,6 +405,7 @@ class RouteResponse(BaseModel):
     model: str
     alias: Annotated[str | None, Field(description="What was asked for, where that is an alias")] = None
     tier: str
+    engine: Annotated[EngineName, Field(description="What answers there, and so which routes it speaks")] = "ollama"
     facts: list[str]
     warning: str | None = None
 

@@ -1,16 +1,17 @@
 """The three dialects: how each words an error, and how the end of a whole answer is recognised.
 
 An answer is never parsed while it passes. What is kept of it is its tail, and that is read once, at the end: the
-terminator, and Ollama's own counts of tokens. A quoted name with a colon behind it cannot stand inside a JSON text,
-where the quotes would be escaped, so looking for it is enough.
+terminator, and the engine's own counts of tokens.
 """
 
 import json
 import re
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from app.engines.answer_tokens import Tokens, last_count
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.gateway.protocol.routes import Speech
 from jobs.core.errors import Trouble
 
@@ -110,14 +111,6 @@ def _dumped(document: Any) -> bytes:
 Verdict = Literal["whole", "error", "cut"]
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """As Ollama counted them; None where it did not say."""
-
-    prompt: int | None = None
-    output: int | None = None
-
-
 class Tail(Protocol):
     """The last bytes of an answer, fed piece by piece."""
 
@@ -131,13 +124,13 @@ class Tail(Protocol):
         """The number of the event that comes next, where events are counted."""
 
 
-def tail_of(path: str, content_type: bytes) -> Tail:
-    """What to keep of an answer of this type on this route."""
+def tail_of(path: str, content_type: bytes, engine: Engine = OLLAMA) -> Tail:
+    """What to keep of an answer of this type on this route, by what answers."""
     if content_type.startswith(SSE):
-        return EventTail()
+        return EventTail(engine)
     if path in {"/api/generate", "/api/chat"}:
         return LineTail()  # streamed or not: the last line says done
-    return WholeTail(is_json=content_type.startswith(JSON))
+    return WholeTail(engine, is_json=content_type.startswith(JSON))
 
 
 _MOST_LINE = 4 * 1024 * 1024
@@ -177,7 +170,7 @@ class LineTail:
         return "whole" if frame.get("done") is True else "cut"
 
     def tokens(self) -> Tokens:
-        return _counted(b"".join(self._line)[-_KEPT:])
+        return OLLAMA.tokens(b"", b"".join(self._line)[-_KEPT:])
 
     def ends_inside(self) -> bool:
         return bool(self._line) and not self._is_ended
@@ -200,13 +193,17 @@ _KEPT = 16 * 1024
 
 
 class _Kept:
-    """The last pieces, some kilobytes of them; they are not read before the end."""
+    """The first piece and the last ones, some kilobytes of them; they are not read before the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._first = b""
         self._pieces: deque[bytes] = deque()
         self._size = 0
 
     def feed(self, piece: bytes) -> None:
+        if not self._first:
+            self._first = piece[:_KEPT]
         self._pieces.append(piece)
         self._size += len(piece)
         while self._size - len(self._pieces[0]) >= _KEPT:
@@ -216,7 +213,7 @@ class _Kept:
         return b"".join(self._pieces)[-_KEPT:]
 
     def tokens(self) -> Tokens:
-        return _counted(self.last())
+        return self._engine.tokens(self._first, self.last())
 
 
 _LAST_EVENT = re.compile(rb"(?:^event: (?P<event>[\w.]+)\n)?^data: (?P<data>[^\n]*)\n*\Z", re.MULTILINE)
@@ -231,32 +228,27 @@ class EventTail(_Kept):
             return "whole"
         match = _LAST_EVENT.search(last)
         if match is None:  # one event, longer than what is kept
-            return "whole" if last.rstrip().endswith(b'"type":"response.completed"}') else "cut"
+            return "whole" if self._engine.long_end.search(last) else "cut"
         kind = match["event"] or b""
         if kind in {b"message_stop", b"response.completed"}:
             return "whole"
         is_error = kind in {b"error", b"response.failed"} or match["data"].startswith(b'{"error"')
         return "error" if is_error else "cut"
 
-    def tokens(self) -> Tokens:
-        counted = _counted(self.last())
-        # Of a stream that was left early, /v1/completions has said nothing yet but zeros.
-        return Tokens() if counted == Tokens(0, 0) else counted
-
     def ends_inside(self) -> bool:
         last = self.last()
         return bool(last) and not last.endswith(b"\n\n")
 
     def next_sequence_number(self) -> int:
-        last = _last(self.last(), (b'"sequence_number":',))
+        last = last_count(self.last(), (b'"sequence_number":',))
         return 0 if last is None else last + 1
 
 
 class WholeTail(_Kept):
     """One document: the framing of HTTP tells whether it is whole, the last byte whether it is one."""
 
-    def __init__(self, *, is_json: bool) -> None:
-        super().__init__()
+    def __init__(self, engine: Engine, *, is_json: bool) -> None:
+        super().__init__(engine)
         self._is_json = is_json
 
     def verdict(self) -> Verdict:
@@ -267,26 +259,3 @@ class WholeTail(_Kept):
 
     def next_sequence_number(self) -> int:
         return 0
-
-
-def _counted(tail: bytes) -> Tokens:
-    return Tokens(
-        _last(tail, (b'"prompt_eval_count":', b'"prompt_tokens":', b'"input_tokens":')),
-        _last(tail, (b'"eval_count":', b'"completion_tokens":', b'"output_tokens":')),
-    )
-
-
-_NUMBER = re.compile(rb"\s*(\d+)")
-
-
-def _last(tail: bytes, names: tuple[bytes, ...]) -> int | None:
-    """The number behind the last of these names that has one. Looked for from the end, where it is."""
-    end = len(tail)
-    while end >= 0:
-        at = -1
-        for name in names:
-            at = max(at, tail.rfind(name, 0, end))
-        if at >= 0 and (number := _NUMBER.match(tail, tail.index(b":", at) + 1)) is not None:
-            return int(number[1])
-        end = at
-    return None

@@ -88,6 +88,8 @@ class InferenceRequest:
     """How the body has to be changed so that the tokens of its stream are told."""
     forbids_cut: bool = False
     """Whether its caller wants an error where the prompt does not fit."""
+    malformed: BadRequest | None = None
+    """Why Ollama would refuse the body before it looks for the model. Another engine may take it."""
 
     async def with_defaults(self, exchange: Exchange, settings: ModelSettings, context: int | None) -> list[BodyEdit]:
         """What is to be put into the body of what is set for the model; read in a thread where the body is large.
@@ -238,7 +240,11 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = _keep_alive(fields) if is_native else None
     seconds = _seconds(keep)
-    verdict = refusals.judge(fields, entry.path)
+    malformed: BadRequest | None = None
+    try:
+        verdict = refusals.judge(fields, entry.path)
+    except BadRequest as refusal:
+        verdict, malformed = refusals.Verdict(), refusal
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
     streams = stream if isinstance(stream, bool) else is_native
@@ -255,6 +261,7 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
         wants=refusals.NOTHING if unloads else verdict.wants,
         asking_for_usage=usage_chunk.asking(fields, body) if streams and entry.path in usage_chunk.PATHS else None,
         forbids_cut=fields.scalar("truncate") is False,
+        malformed=malformed,
     )
 
 

@@ -1,10 +1,11 @@
-"""Every route that Ollama's server registers (server/routes.go:1876-1926), and some that clients ask for beside them.
+"""Every route that Ollama's server registers (server/routes.go:1876-1926), those that other engines have beside them,
+and some that clients ask for.
 
-passed    goes to the tier that the model belongs to, byte for byte
+passed    goes to the tier that the model belongs to, byte for byte, if the engine there speaks it (`app.engines`)
 here      is answered by the gateway; no server is asked. What answers GET answers HEAD, also where Ollama does not
 job       becomes a job of the ledger
 refused   is answered 403 with the reason
-unserved  is answered 501 with the reason: Ollama has no such route either, but clients ask for it
+unserved  is answered 501 with the reason: no engine has such a route either, but clients ask for it
 
 A path is looked up after `clean`: a doubled or trailing slash is forgiven, and nothing else is. The table stands in
 app/README.md too; a test compares the two.
@@ -14,6 +15,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+
+from app.engines.ollama import COUNTS
 
 RouteAction = Literal["passed", "here", "job", "refused", "unserved"]
 Speech = Literal["ollama", "openai", "anthropic"]
@@ -39,16 +42,12 @@ def speech_of(path: str) -> Speech:
     """Which of the three dialects errors of this path are worded in."""
     if path.startswith("/v1/"):
         return "anthropic" if path.startswith("/v1/messages") else "openai"
-    return "ollama"
+    return "openai" if path == "/tokenize" else "ollama"  # which is llama.cpp's own, with errors in OpenAI's shape
 
 
 _ACCOUNT = "this service has no account at ollama.com: nobody signs in to it, and nothing is pushed from it"
 _CLOUD = "nothing is asked of ollama.com from here"
 _MAKES = "no model is made or saved here; models come from registries by a pull, whole and hashed"
-_COUNTS = (
-    "only a server with the model in memory counts tokens; ask it for one token (`max_tokens` or `num_predict` of 1),"
-    " and its answer tells how many the prompt has"
-)
 
 TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("GET", "HEAD"), "/", "here"),
@@ -83,9 +82,10 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("POST",), "/v1/responses", "passed"),
     RouteEntry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
     RouteEntry(("POST",), "/v1/messages", "passed"),
-    RouteEntry(("POST",), "/v1/messages/count_tokens", "unserved", why=_COUNTS),
-    RouteEntry(("POST",), "/api/tokenize", "unserved", why=_COUNTS),
-    RouteEntry(("POST",), "/tokenize", "unserved", why=_COUNTS),
+    RouteEntry(("POST",), "/v1/messages/count_tokens", "passed"),
+    RouteEntry(("POST",), "/v1/rerank", "passed", why="the order of `documents` by a `query`, of a model that ranks"),
+    RouteEntry(("POST",), "/tokenize", "passed", why="the tokens of `content`, by the model that its `model` names"),
+    RouteEntry(("POST",), "/api/tokenize", "unserved", why=COUNTS),
 )
 
 _EXACT = {entry.path: entry for entry in TABLE if "{" not in entry.path}

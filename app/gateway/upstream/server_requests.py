@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
+from app.engines.engine import ANSWERS_AT, LOADED_AT, LOADS_AT
 from app.gateway.protocol.dialects import error_text
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.request import LoadSettings
@@ -27,7 +28,7 @@ async def absence(client: UpstreamClient) -> str | None:
 
     """
     try:
-        answer = await client.ask("GET", "/api/version")
+        answer = await client.ask("GET", ANSWERS_AT)
     except NetworkTrouble as trouble:
         return str(trouble)
     try:
@@ -50,7 +51,7 @@ async def load(
 ) -> tuple[int, str]:
     """Ask for an answer to nothing, which loads the model; status and error of it. `session` as in `session_of`."""
     options = {"options": dict(settings)} if settings else {}
-    status, text = await _post(client, "/api/generate", {"model": model, "stream": False, **options}, session)
+    status, text = await _post(client, LOADS_AT, {"model": model, "stream": False, **options}, session)
     if status == 400 and "does not support" in text:  # it only embeds
         status, text = await _post(client, "/api/embed", {"model": model, "input": [], **options}, session)
     return status, text
@@ -73,7 +74,7 @@ async def loaded(client: UpstreamClient) -> list[Loaded]:
         ServerTrouble: what it answers is no such list.
 
     """
-    answer = await client.ask("GET", "/api/ps")
+    answer = await client.ask("GET", LOADED_AT)
     try:
         text = await answer.whole(_MOST_TEXT)
     finally:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from app.engines.engine import Engine
+from app.engines.ollama import OLLAMA
 from app.gateway.protocol.headers import Header
 from app.gateway.upstream.connection import Connection
 from jobs.core.errors import CutShort, Stalled, Unreachable
@@ -40,6 +42,8 @@ class TierUpstream:
     is_remote: bool = False
     """They are containers of a platform: a session id in a request leads it to the one that an earlier request met, as
     far as that goes on; and they tell of their starts, and are told which models are waited for."""
+    engine: Engine = OLLAMA
+    """What answers there."""
 
 
 @dataclass(frozen=True)

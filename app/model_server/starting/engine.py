@@ -1,4 +1,4 @@
-"""Starts `ollama serve`: at the first line of a container, before anything else is imported.
+"""Starts the engine: at the first line of a container, before anything else is imported.
 
 The engine looks for its GPU for a second or more, and meanwhile all else is imported and asked. So this imports hardly
 more than Python has imported already. Nobody asks the engine for a model before the view of the weights is complete; it
@@ -6,6 +6,7 @@ reads its folders anew for each request.
 """
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ MODELS = "/models"
 """Where the weights are mounted: read-only on servers, writable for the weights worker."""
 
 COMMAND = ("ollama", "serve")
+"""As `app.engines.ollama` has it, which is not imported for this."""
 
 CHECKED = Path(__file__).parents[3] / "checked_tiers.json"
 """In a container, beside the packages: what a deployment has put there of its one tier."""
@@ -30,7 +32,7 @@ _FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
 
 
 @dataclass(frozen=True)
-class Engine:
+class StartedEngine:
     """One that has been started.
 
     Args:
@@ -43,7 +45,7 @@ class Engine:
     disk: Path
 
 
-def begun(environ: Mapping[str, str], volume: Path = Path(MODELS), checked: Path = CHECKED) -> Engine | None:
+def begun(environ: Mapping[str, str], volume: Path = Path(MODELS), checked: Path = CHECKED) -> StartedEngine | None:
     """The engine of the tier that the file tells of; None where it has to wait for more than that.
 
     So it is outside of a server's container, where the volume has no blobs yet, as their folder would have to become a
@@ -68,11 +70,21 @@ def begun(environ: Mapping[str, str], volume: Path = Path(MODELS), checked: Path
         (models / "blobs").mkdir()
     else:
         (models / "blobs").symlink_to(volume / "blobs", target_is_directory=True)
-    whole = engine_environ(environ, settings["environ"], host=address(environ), models=models, home=home)
+    command, code = _command_and_code(settings["engine"])
+    whole = engine_environ(environ, settings["environ"], host=address(environ), models=models, home=home, code=code)
     try:
-        return Engine(launched(COMMAND, whole), disk)
+        return StartedEngine(launched(command, whole), disk)
     except OSError:
         return None
+
+
+def _command_and_code(name: str) -> tuple[tuple[str, ...], str]:
+    if name == "ollama":
+        return COMMAND, ""
+    from app.engines.table import ENGINES  # noqa: PLC0415 - an Ollama need not wait for it
+
+    engine = next(each for each in ENGINES.values() if each.name == name)
+    return engine.command, engine.code
 
 
 def address(environ: Mapping[str, str]) -> OllamaHost:
@@ -88,9 +100,16 @@ def models_and_home(disk: Path) -> tuple[Path, Path]:
 
 
 def engine_environ(
-    inherited: Mapping[str, str], settings: Mapping[str, str], *, host: OllamaHost, models: Path, home: Path
+    inherited: Mapping[str, str],
+    settings: Mapping[str, str],
+    *,
+    host: OllamaHost,
+    models: Path,
+    home: Path,
+    code: str = "",
 ) -> dict[str, str]:
-    """What `ollama serve` gets: the container's own variables, and above them what must be so."""
+    """What the engine gets: the container's own variables, and above them what must be so; and where `code` of ours is
+    that starts it, since it is started elsewhere."""
     kept = {key: value for key, value in inherited.items() if not _FOREIGN.match(key)}
     must = {
         "HOME": str(home),  # its key pair is written there
@@ -99,6 +118,8 @@ def engine_environ(
         "OLLAMA_NOPRUNE": "1",  # a start would delete what other containers are still pulling
         "OLLAMA_NO_CLOUD": "1",  # nothing leaves for anybody else's servers
     }
+    if code:
+        must["PYTHONPATH"] = os.pathsep.join(filter(None, (code, inherited.get("PYTHONPATH"))))
     return {**kept, **settings, **must}
 
 

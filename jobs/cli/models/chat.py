@@ -4,7 +4,7 @@ The answer alone goes to stdout; thinking, waiting and rates are talk. A cold st
 """
 
 import json as json_of
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Self, TextIO
@@ -15,13 +15,14 @@ from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, put, put_json, put_text, say
 from jobs.cli.remote_status import Served, absent_there
 from jobs.core.clock import Clock, SystemClock
-from jobs.core.errors import BadRequest, Misconfigured, NetworkTrouble, NotFound, Trouble, Unauthorized
+from jobs.core.errors import BadRequest, Misconfigured, NetworkTrouble, NotFound, Trouble, Unauthorized, Unsupported
 from jobs.core.retry import NEVER
 from jobs.core.units import human_span
 from jobs.home.gateway_client import KEY_HINT, GatewayClient
 from jobs.home.unreachable import hint_for
 from jobs.http.errors import LOOPBACK_IS_DIRECT
 from jobs.ollama.client import OllamaClient
+from jobs.ollama.llama_server import LlamaServerClient
 from jobs.ollama.responses import ChatFrame, Usage
 
 FIRST_WORD = timedelta(seconds=3)
@@ -31,6 +32,9 @@ WORD_EVERY = timedelta(seconds=10)
 
 PATIENCE = timedelta(minutes=30)
 """A cold start of a large model on a busy day; the gateway gives up long before."""
+
+OTHERS: Mapping[str, type[OllamaClient]] = {"llama-server": LlamaServerClient}
+"""Who asks a model whose engine does not speak Ollama's routes, by that engine's name."""
 
 HELP = (
     "/clear    forget what was said",
@@ -53,7 +57,7 @@ def is_talking(stdin: TextIO | None, stdout: TextIO | None) -> bool:
 
 
 def fields_of(shape: str | None, *, think: bool | None) -> dict[str, Any]:
-    """Of a request to `/api/chat`.
+    """Of a request to `/api/chat`, or to what an engine has in its place.
 
     Raises:
         BadRequest: the format is neither `json` nor a JSON schema.
@@ -106,7 +110,7 @@ class Conversation:
         headers = {"authorization": f"Bearer {self._remote.key}"} if self._remote.key else {}
         limits = httpx.Limits(max_keepalive_connections=0)  # a watched stream reuses none
         self._client = httpx.Client(headers=headers, limits=limits, mounts=LOOPBACK_IS_DIRECT)
-        self._ollama = OllamaClient(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
+        self._server = OllamaClient(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
         self._ctrl_c = Interruptible(held=True, second_leaves=True)
 
     def __enter__(self) -> Self:
@@ -136,9 +140,7 @@ class Conversation:
         waiting = _Waiting(self._remote, self._model, self._clock, self._ctrl_c)
         with self._hinted():
             try:
-                for frame in self._ollama.chat(
-                    self._model, messages, more=self._more, check=waiting.look, patience=PATIENCE
-                ):
+                for frame in self._frames(messages, waiting.look):
                     waiting.is_over = waiting.is_over or bool(frame.text or frame.thinking)
                     with self._ctrl_c.at_once():  # nobody may read what is written
                         taken.take(frame)
@@ -153,6 +155,21 @@ class Conversation:
             for line in rates(taken.last.usage):
                 say(line)
         return taken.text, taken.thinking, taken.last
+
+    def _frames(self, messages: Sequence[Mapping[str, str]], check: Callable[[], None]) -> Iterator[ChatFrame]:
+        """The answer by the route that the model's engine speaks. One that does not speak Ollama's says so at once."""
+        try:
+            yield from self._chat(messages, check)
+        except Unsupported:
+            served = Served.at(self._remote, self._model)
+            if served is None or served.engine not in OTHERS or isinstance(self._server, OTHERS[served.engine]):
+                raise
+            other = OTHERS[served.engine]
+            self._server = other(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
+            yield from self._chat(messages, check)
+
+    def _chat(self, messages: Sequence[Mapping[str, str]], check: Callable[[], None]) -> Iterator[ChatFrame]:
+        return self._server.chat(self._model, messages, more=self._more, check=check, patience=PATIENCE)
 
     @contextmanager
     def _hinted(self) -> Iterator[None]:

@@ -14,8 +14,10 @@ import threading
 from pathlib import Path
 from typing import Self
 
+from jobs.testing.models import LIBRARY
 from jobs.testing.registry.http import RegistryServer
 from jobs.testing.registry.stock import RegistryStock
+from jobs.testing.toy_models import all_toys
 
 
 class RegistryDouble(RegistryStock):
@@ -64,8 +66,11 @@ def main() -> None:
     parser.add_argument("--throttle", type=int, metavar="BYTES", help="bytes per second, all answers together")
     parser.add_argument("--files", type=Path, help="a folder with blobs as sha256-<hex>, sent by the kernel")
     parser.add_argument("--token", action="store_true", help="ask for a bearer token")
+    parser.add_argument("--toys", action="store_true", help="hold toy weights alone, which a real engine runs")
     given = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    with RegistryDouble(port=given.port, throttle=given.throttle, files=given.files, token=given.token) as double:
+    models = all_toys() if given.toys else LIBRARY
+    double = RegistryDouble(models, port=given.port, throttle=given.throttle, files=given.files, token=given.token)
+    with double:
         print(double.url, flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -51,6 +51,7 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "tiers.*.exit_grace_seconds": ("tiers.a10g.exit_grace_seconds", 9),
     "tiers.*.own_wakes_per_day": ("tiers.a10g.own_wakes_per_day", 9),
     "tiers.*.readers_ahead": ("tiers.a10g.readers_ahead", 9),
+    "tiers.*.engine": ("tiers.a10g.engine", "llama-server"),
     "tiers.*.ollama.context_length": ("tiers.a10g.ollama.context_length", 2048),
     "tiers.*.ollama.num_parallel": ("tiers.a10g.ollama.num_parallel", 9),
     "tiers.*.ollama.max_loaded_models": ("tiers.a10g.ollama.max_loaded_models", 9),
@@ -114,7 +115,7 @@ def document() -> dict[str, Any]:
     found = tomllib.loads(FLEET_FILE.read_text("utf-8"))
     found["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
     found["tiers"]["a10g"]["ollama"] |= {"kv_cache_type": "f16", "load_mode": "dio"}
-    found["tiers"]["a10g"]["readers_ahead"] = 8
+    found["tiers"]["a10g"] |= {"readers_ahead": 8, "engine": "ollama"}
     found["alerts"]["webhook_secret"] = "ollama-webhook"
     zero = dict.fromkeys(ParametersConfig.model_fields, 0)
     found["models"][0] |= {"context": 4096, "parameters": {**zero, "stop": ["end"]}, "system": "Be brief."}
@@ -243,6 +244,7 @@ def here(fleet: Fleet) -> dict[str, Any]:
         "capacities": [*asked.capacities({})],
         "environments": [asked.tuning(name, {}) for name in asked.server_tiers],
         "startup": [asked.startup(name) for name in asked.server_tiers],
+        "engines": [asked.engine(name) for name in asked.server_tiers],
         "registries": asked.registries,
         "prices": fleet.prices,  # as the page shows them
     }
@@ -313,6 +315,15 @@ def test_only_what_a_file_says_is_named() -> None:
 
 def notes(fleet: Fleet, **machine: Any) -> list[str]:
     return list(on_one_machine(fleet, OneMachine(**{"environ": {}, "tiers": ("a10g", "h100"), **machine})))
+
+
+def test_simulated_servers_speak_as_ollama() -> None:
+    """Where servers only pretend, an engine that is declared is said to do nothing."""
+    fleet = fleet_with(tiers__a10g__engine="llama-server")
+    said = 'tiers.a10g.engine = "llama-server" has no effect: a simulated server speaks as Ollama'
+
+    assert said in notes(fleet, simulated=True)
+    assert said not in notes(fleet)
 
 
 def test_a_found_ollama_is_told_how_it_would_be_tuned() -> None:

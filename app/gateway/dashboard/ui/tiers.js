@@ -50,7 +50,7 @@ function card() {
     node.dataset.state = known;
     setIcon(mark, known);
     setText(name, tier.tier);
-    setText(gpu, hardware(tier.more));
+    setText(gpu, hardware(tier.more, tier.engine));
     setText(state, WORDS[known]);
     since.show(new Date(tier.since), roughly(now() - Date.parse(tier.since)));
     setText(why, tier.why ?? "");
@@ -85,8 +85,9 @@ function shareOf({ phase, size, read, since, seconds_left: left }) {
   return phase === "bytes" && size && typeof read === "number" ? Math.min(1, read / size) : null;
 }
 
-function hardware({ gpu, vram_gb: vram, containers = [] }) {
+function hardware({ gpu, vram_gb: vram, containers = [] }, engine) {
   const parts = [];
+  if (engine && engine !== "ollama") parts.push(engine);
   if (gpu) parts.push(gpu);
   if (vram) parts.push(`${vram} GB`);
   if (containers.length > 1) parts.push(count(containers.length, "container"));

@@ -90,6 +90,7 @@ def test_the_cheapest_tier_that_fits_answers(make: Make) -> None:
         "model": "llama3.2:latest",
         "alias": None,
         "tier": "a10g",
+        "engine": "ollama",
         "declared": False,
         "fits": True,
         "weights_bytes": 2 * GB,

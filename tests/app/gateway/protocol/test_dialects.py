@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.protocol.dialects import NDJSON, EventTail, Tokens, error, error_in_stream, error_text, tail_of
+from app.engines.answer_tokens import Tokens
+from app.engines.llama_server import LLAMA_SERVER
+from app.gateway.protocol.dialects import NDJSON, EventTail, error, error_in_stream, error_text, tail_of
 from tests.support.dialects import OLLAMA, Dialect, each_dialect
 from tests.support.waiting import least, worked
 
@@ -158,7 +160,7 @@ def test_a_last_line_of_megabytes_is_not_built(line: bytes, verdict: str) -> Non
 
 def test_an_event_that_is_full_of_events_is_looked_at_once() -> None:
     """What a model says cannot make the end of a stream long to find, whatever it looks like."""
-    tail = EventTail()
+    tail = EventTail(LLAMA_SERVER)
     tail.feed(b'event: content_block_delta\ndata: {"x":"' + b"data: " * 2_600 + b'"}\n\n')
     tail.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
     assert least(lambda: worked(tail.verdict), 0.05) < 0.05

@@ -61,11 +61,12 @@ def read(case: Case) -> InferenceRequest | Trouble:
     reading = read_request(exchange_of(case))
     try:
         if not is_quick(case.body):  # a thread reads it
-            return asyncio.run(reading)
+            whole = asyncio.run(reading)
+            return whole.malformed or whole
         reading.send(None)
     except StopIteration as done:
         found: InferenceRequest = done.value
-        return found
+        return found.malformed or found
     except Trouble as trouble:
         return trouble
     raise AssertionError

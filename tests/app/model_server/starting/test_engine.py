@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.engines.ollama import OLLAMA
 from app.model_server.settings import ServerHost, TierSettings
-from app.model_server.starting.engine import Engine, address, begun
+from app.model_server.starting.engine import COMMAND, StartedEngine, address, begun
 from app.model_server.supervisor import ServerSupervisor
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
@@ -54,7 +55,7 @@ class Case:
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "OLLAMA_HOST": f"127.0.0.1:{free_port()}",
         }
-        self.engines: list[Engine] = []
+        self.engines: list[StartedEngine] = []
         (folder / "bin").mkdir()
         (folder / "bin/ollama").write_text(f"#!/bin/sh\nexec {program}\n")
         (folder / "bin/ollama").chmod(0o755)
@@ -62,7 +63,7 @@ class Case:
     def tier(self, **settings: Any) -> TierSettings:
         return TierSettings("a10g", gpu_promised=False, environ={}, startup=timedelta(seconds=PATIENCE), **settings)
 
-    def begun(self, settings: TierSettings) -> Engine | None:
+    def begun(self, settings: TierSettings) -> StartedEngine | None:
         self.checked.write_text(json.dumps({settings.tier: settings.as_json()}))
         engine = begun(self.environ, self.folder / "models", self.checked)
         self.engines += [engine] if engine else []
@@ -83,6 +84,11 @@ def case(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         engine.child.wait()
         if engine.child.stdout:
             engine.child.stdout.close()
+
+
+def test_an_ollama_is_started_as_everywhere() -> None:
+    """The command that needs no import is the engine's own."""
+    assert OLLAMA.command == COMMAND
 
 
 def test_hardly_anything_is_imported_before() -> None:
@@ -138,7 +144,7 @@ def test_it_serves_what_is_shown_to_it_later(case: Case, store: Store, *, has_se
             address=address(case.environ),
             inherited=case.environ,
             clock=SystemClock(),
-            engine=engine,
+            started=engine,
         ),
     )
     try:

@@ -17,11 +17,12 @@ def publish(text: str, generation: int) -> None:
     from jobs.core.clock import SystemClock  # noqa: PLC0415 - shipped by `add_local_python_source`
     from jobs.core.model_name import ModelName  # noqa: PLC0415
     from jobs.testing.models import find  # noqa: PLC0415
+    from jobs.testing.toy_models import all_toys  # noqa: PLC0415
     from jobs.weights.directory import ModelsDirectory  # noqa: PLC0415
     from jobs.weights.manifest import Manifest  # noqa: PLC0415
 
     name = ModelName.parse(text)
-    model = find(name)
+    model = next((toy for toy in all_toys() if toy.name == name), None) or find(name)
     assert model is not None
     models = ModelsDirectory(
         Path("/models"),
