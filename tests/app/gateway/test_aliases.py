@@ -315,12 +315,12 @@ def test_a_name_that_was_made_is_removed_without_its_model(running: RunningGatew
     removed = post(running, "/api/delete", {"model": "mine"}, method="DELETE")
     again = post(running, "/api/delete", {"model": "mine"}, method="DELETE")
     answer = post(running, "/api/chat", {"model": "tiny", "messages": TALK, "stream": False})
-    posted = get(running, "/ops/v1/jobs")["total"]
+    posted = get(running, "/ops/v1/jobs")["jobs"]
 
     assert (removed.status_code, removed.content) == (200, b"")
     assert again.status_code == 404
     assert answer.status_code == 200
-    assert (posted, running.facts.get(keys.ALIASES)) == (0, {})
+    assert (posted, running.facts.get(keys.ALIASES)) == ([], {})
 
 
 @pytest.mark.parametrize(
