@@ -1,15 +1,26 @@
-"""The GPU servers: one class per tier, port 11434, asleep until somebody asks.
+"""The GPU servers: a class for each tier of fleet.toml, port 11434, asleep until somebody asks.
 
 Modal's proxy lets nobody in without a token, so an unauthorised request wakes no GPU. It keeps no queue: at zero
 containers the first request is answered 503 at once, and whoever asks tries again. All the numbers stand in fleet.toml.
+
+A container looks its class up by its name in this module, which is run again there: so the classes are made of what was
+deployed with it, and one that it would not find there is not deployed.
 """
 
-from typing import TYPE_CHECKING, Any
+import os
 
-import modal
+from app.model_server.starting import engine
 
-from app.deployment.server_container import CHECKED, checked_tiers, serve
-from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights, with_file
+ENGINE = engine.begun(os.environ)
+"""In a server's container, from before all that follows is imported; None elsewhere."""
+
+from collections.abc import Mapping  # noqa: E402 - from here on, while the engine starts
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+import modal  # noqa: E402
+
+from app.deployment.server_container import checked_tier, deployed_tiers, serve  # noqa: E402
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, app, gpu_image, server_class, weights, with_file  # noqa: E402
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -20,7 +31,7 @@ def server_options(fleet: "Fleet", name: str) -> dict[str, Any]:
     tier = fleet.tier(name)
     return {
         **_mounted(gpu_image),
-        "gpu": tier.gpu,
+        "gpu": list(tier.gpu) if isinstance(tier.gpu, tuple) else tier.gpu,
         "cpu": tier.cpu_cores,
         "memory": tier.memory_mib,
         "min_containers": tier.min_containers,
@@ -46,32 +57,30 @@ def _of_the_fleet() -> dict[str, dict[str, Any]]:
 
     with refusals_told():
         fleet = declared()
-        fleet.expect_tiers(set(SERVERS))
     warn_unpinned(OLLAMA_IMAGE)
-    image = with_file(gpu_image, f"/root/{CHECKED.name}", checked_tiers(fleet, SERVERS))
-    return {name: {**server_options(fleet, name), "image": image} for name in SERVERS}
+    return {name: {**server_options(fleet, name), "image": _image(fleet, name)} for name in fleet.tiers}
 
 
-_OPTIONS = _of_the_fleet() if modal.is_local() else dict.fromkeys(SERVERS, _mounted(gpu_image))
+def _image(fleet: "Fleet", name: str) -> modal.Image:
+    return with_file(gpu_image, f"/root/{engine.CHECKED.name}", checked_tier(fleet, name))
 
 
-@app.server(**_OPTIONS["a10g"])
-class OllamaA10G:
-    @modal.enter()
-    def start(self) -> None:
-        self.server = serve("a10g")
+def _server(tier: str, options: Mapping[str, Any]) -> modal.Server:
+    """The class of a tier, as though it were written here under its name."""
 
-    @modal.exit()
-    def stop(self) -> None:
-        self.server.stop()
+    class Server:
+        @modal.enter()
+        def start(self) -> None:
+            self.server = serve(tier, engine=ENGINE)
+
+        @modal.exit()
+        def stop(self) -> None:
+            self.server.stop()
+
+    Server.__name__ = Server.__qualname__ = server_class(tier)
+    return app.server(**options)(Server)
 
 
-@app.server(**_OPTIONS["h100"])
-class OllamaH100:
-    @modal.enter()
-    def start(self) -> None:
-        self.server = serve("h100")
+_OPTIONS = _of_the_fleet() if modal.is_local() else {tier: _mounted(gpu_image) for tier in deployed_tiers()}
 
-    @modal.exit()
-    def stop(self) -> None:
-        self.server.stop()
+globals().update({server_class(tier): _server(tier, options) for tier, options in _OPTIONS.items()})

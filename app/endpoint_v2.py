@@ -1,4 +1,5 @@
 """The simple alternative, deployable on its own: one class, a web server, Modal's token in front, no gateway.
+It is of the first tier of fleet.toml.
 
     modal deploy -m app.endpoint_v2
 
@@ -14,11 +15,10 @@ from app.fleet.schema import declared
 from app.image_pinning import warn_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, gpu_image, weights
 
-TIER = "a10g"
 LONGEST_ANSWER_SECONDS = 3600
 
 with refusals_told():
-    _TIER = declared().tier(TIER)
+    TIER, _TIER = next(iter(declared().tiers.items()))
 
 app = modal.App("ollama-simple")
 
@@ -28,7 +28,7 @@ if modal.is_local():
 
 @app.cls(
     image=gpu_image,
-    gpu=_TIER.gpu,
+    gpu=list(_TIER.gpu) if isinstance(_TIER.gpu, tuple) else _TIER.gpu,
     cpu=_TIER.cpu_cores,
     memory=_TIER.memory_mib,
     volumes={MODELS: weights.with_mount_options(read_only=True)},

@@ -15,6 +15,7 @@ import modal
 
 from app.image_pinning import pinned
 from app.image_requirements import LOCK, runtime_part
+from app.model_server.starting import engine
 from app.platform.deployment import Deployment
 from app.platform.limits import limits_of
 from app.platform.store import LimitedDict, LimitedQueue
@@ -24,11 +25,19 @@ from jobs.registry.mirror import VARIABLE as MIRROR
 from jobs.store.by_sort import DictBySort
 
 APP = "ollama-service"
-SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
-"""The class that serves each tier."""
-
 GATEWAY = "Gateway"
-"""The class in front of them."""
+"""The class in front of the servers."""
+
+
+def server_class(tier: str) -> str:
+    """The class that serves a tier: `OllamaL40S`, `OllamaH100_2`, `OllamaReasoning`.
+
+    In small letters, and with dashes, it says the tier again. So no two tiers have one, nor one address: Modal makes
+    that of the name in small letters.
+    """
+    parts = (part.upper() if any(map(str.isdigit, part)) else part.capitalize() for part in tier.split("-"))
+    return f"Ollama{'_'.join(parts)}"
+
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
@@ -37,7 +46,7 @@ NIGHTLY = "nightly"
 PLAN_NIGHT = "plan_night"
 PLAN_PRUNE = "plan_prune"
 READ_FLEET = "read_fleet"
-PORT = 11434
+PORT, MODELS = engine.PORT, engine.MODELS
 PYTHON = "3.12"
 
 OLLAMA_VERSION = "0.32.15"
@@ -51,9 +60,6 @@ OLLAMA_IMAGE = pinned(f"ollama/ollama:{OLLAMA_VERSION}", OLLAMA_DIGEST)
 
 UV_VERSION = "0.8.22"
 """Installs the packages while an image is built; unpinned, each build would fetch the newest."""
-
-MODELS = "/models"
-"""Where the weights are mounted: read-only on servers, writable for the weights worker."""
 
 app = modal.App(APP)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from jobs.archive.archive import AFTER, Commit, archive_at, archive_facts, archiving_jobs
+from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import AFTER, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.core.units import counted
@@ -113,6 +114,7 @@ class ArchiveThread:
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):
                     return count
             self._archived_until = now - AFTER
+            ledger.index_missing()  # what an older version has posted meanwhile; so a start need not look far back
             while given := facts.give_back():
                 logger.debug("gave {} of the ledger's file back", counted(given, "page"))
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):

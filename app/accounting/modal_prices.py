@@ -16,7 +16,7 @@ from jobs.core.errors import Trouble
 SOURCE = "modal billing rates"
 
 CPU, MEMORY, GPU = "cpu_hour_cost", "mem_gib_hour_cost", "gpu_hour_cost_"
-_OTHERWISE = {"A10": "a10g", "A100": "a100_40gb"}
+_OTHERWISE = {"A10": "a10g", "A100": "a100_40gb", "H100!": "h100", "B200+": "b200"}
 """Which the list does not call by the name that is asked for; the others are, in small letters."""
 
 Rates = Mapping[str, Decimal]
@@ -34,7 +34,8 @@ def priced(fleet: Fleet, today: date, ask: Callable[[], Rates] = modal_rates) ->
     except Trouble as error:
         logger.warning("Modal does not tell its rates, the fleet's are taken: {}", error)
         return fleet
-    needed = [name for tier in fleet.tiers.values() if (name := tier.gpu_and_count[0]) is not None]
+    choices = [choice for tier in fleet.tiers.values() for choice in tier.gpu_choices]
+    needed = [name for choice in choices if (name := fleet.prices.priced_as(choice)) is not None]
     if missing := [key for key in (CPU, MEMORY, *map(_key, needed)) if key not in rates]:
         logger.warning("Modal tells no rate {}, the fleet's prices are taken", ", ".join(missing))
         return fleet

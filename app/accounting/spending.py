@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.fleet.schema import Fleet
-from jobs.archive.archive import COLD, METERS, TURNS, USAGE, archived_facts
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import COLD, METERS, USAGE, archived_facts, archived_turns
 from jobs.core.clock import Clock, isoformat
 from jobs.store import keys
 from jobs.store.protocols import DictLike
@@ -51,7 +51,7 @@ class Past:
             now = self._clock.monotonic()
             if now - self._read_at >= PAST_EVERY.total_seconds():
                 self._before()
-                self._known = archived_usage(self._archive) | archived_facts(self._archive, TURNS)
+                self._known = archived_usage(self._archive) | archived_turns(self._archive)
                 self._read_at = now
             return self._known
 

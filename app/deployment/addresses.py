@@ -1,12 +1,12 @@
 """Where the deployed servers answer, and what opens the way to them. Looking an address up wakes nobody."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from loguru import logger
 
 from app.fleet.schema import Fleet
-from app.resources import SERVERS, deployment
+from app.resources import deployment, server_class
 
 QUEUE_FOR_A_GPU = timedelta(minutes=5)
 """On top of a server's own start: there may be none free at once."""
@@ -17,11 +17,11 @@ def proxy_headers(environ: Mapping[str, str]) -> dict[str, str]:
     return {"Modal-Key": environ["MODAL_PROXY_TOKEN_ID"], "Modal-Secret": environ["MODAL_PROXY_TOKEN_SECRET"]}
 
 
-def addresses() -> dict[str, str]:
-    """The address of each tier's server, as far as they are deployed."""
+def addresses(tiers: Iterable[str]) -> dict[str, str]:
+    """The address of the server of each of these tiers, as far as they are deployed."""
     urls = {}
-    for tier, name in SERVERS.items():
-        url = deployment.url(name)
+    for tier in tiers:
+        url = deployment.url(server_class(tier))
         if url is None:
             logger.warning("tier {} is not deployed", tier)
         elif url:

@@ -27,7 +27,8 @@ from jobs.core.since import parse_since
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
-from jobs.listing.dead_memory import known_jobs
+from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import KnownJobs, known_jobs, of_last_night
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import USUAL
 from jobs.store import keys
@@ -110,6 +111,18 @@ class WorkerLauncher:
             say(f"note: the fleet that is deployed cannot be read: {plain(trouble)}")
             say("note: this is by app/fleet.toml of this checkout instead")
             return declared()
+
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the same fleet, none of whose other keys is looked at."""
+        from app.fleet.file import read  # noqa: PLC0415 - as above
+
+        if self.deployed:
+            try:
+                return tuple(deployment.ask(READ_FLEET)["tiers"])
+            except Trouble as trouble:
+                say(f"note: the fleet that is deployed cannot be read: {plain(trouble)}")
+                say("note: its tiers are those of app/fleet.toml of this checkout instead")
+        return tuple(read().get("tiers", ()))
 
     @property
     def ends_with_us(self) -> bool:
@@ -242,18 +255,34 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
     return 0
 
 
+def _known(commands: JobCommands) -> tuple[KnownJobs, list[Job]]:
+    """What is known of the jobs without reading all of them, and those of the last night."""
+    reader = LedgerReader.of(ledger, commands.clock)
+    known = known_jobs(reader, commands.clock.now())
+    return known, of_last_night(reader, known)
+
+
 def show_night(commands: JobCommands, *, json: bool) -> int:
     from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - a pull needs none of it
 
-    night = report(dict(ledger.items(*OF_NIGHTS)), commands.reader.select()[0])
+    entries, (_, of_night) = dict(ledger.items(*OF_NIGHTS)), _known(commands)
+    night = report(entries, of_night)
     show(night, map(worded, lines(night, commands.now, screen_width())), json=json)
     return 0
 
 
 def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
     url = deployment.url(GATEWAY) if launcher.deployed else None
-    jobs = commands.reader.select()[0]
-    status = reports.status(ledger, commands.now, deployed=launcher.deployed, gateway=url, jobs=jobs)
+    known, of_night = _known(commands)
+    status = reports.status(
+        ledger,
+        commands.now,
+        launcher.tiers(),
+        deployed=launcher.deployed,
+        known=known,
+        of_night=of_night,
+        gateway=url,
+    )
     show(status.as_json(), status.lines(), json=json)
     return 0
 
@@ -298,7 +327,7 @@ def modal_commands(
         poll_every=POLL_EVERY,
         posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
-        dead=lambda: known_jobs(jobs.reader, ledger, clock.now()).dead,
+        dead=lambda: known_jobs(jobs.reader, clock.now()).dead,
         worded=worded,
         refusal=refusal,
     )

@@ -6,7 +6,7 @@ from app.deployment.spawn_worker import spawn_worker
 from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
-from app.resources import DELIVER_ALERTS, NIGHTLY, SERVERS, deployment, ledger, queue
+from app.resources import DELIVER_ALERTS, NIGHTLY, deployment, ledger, queue, server_class
 from app.scheduler import alert_check, runs
 from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
@@ -18,7 +18,7 @@ def tick() -> None:
     runs.tick(
         _context(),
         send_for_delivery=lambda: deployment.send(DELIVER_ALERTS),
-        keep=lambda tier, least: deployment.keep(SERVERS[tier], least),
+        keep=lambda tier, least: deployment.keep(server_class(tier), least),
         call_night=lambda: deployment.send(NIGHTLY),
     )
 

@@ -1,13 +1,13 @@
 """What a Modal container hands to the server it runs: the volume, the ledger, its own name, how to end it.
 
-The fleet is checked where somebody deploys; what it comes to for each tier goes along in a file. So a container that
+The fleet is checked where somebody deploys; what it comes to for a tier goes along in a file. So a container that
 starts while somebody waits imports nothing that checks.
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from app.fleet.file import FLEET_FILE
+from app.fleet.file import read
 from app.logs import in_container
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.engine import CHECKED, Engine, address
 from app.model_server.supervisor import ServerSupervisor
-from app.resources import MODELS, PORT, ledger, volume
+from app.resources import MODELS, ledger, volume
 from jobs.core.clock import SystemClock
-from jobs.ollama.host import OllamaHost
+from jobs.http.httpx_alone import import_httpx_alone
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
-
-CHECKED = FLEET_FILE.parent.with_name("checked_tiers.json")
-"""In a container, beside the packages: what a deployment has put there."""
 
 _SPARE = timedelta(seconds=10)
 """Of the start-up time, so that what we say about a failure is heard before the platform ends the container."""
@@ -37,17 +35,19 @@ _LONGEST_IMPORTS = 120.0
 """Seconds. A process that has run for longer than this before it comes to us was restored, or is no container's."""
 
 
-def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSupervisor:
+def serve(tier: str, environ: Mapping[str, str] = os.environ, engine: Engine | None = None) -> ServerSupervisor:
     """A started server of that tier.
 
     Args:
         tier: its name in the fleet.
         environ: the container's; OLLAMA_HOST and OLLAMA_MODAL_PROBE_SECONDS are read, so that a trial run can have a
             port of its own and probe more often.
+        engine: was started before.
 
     """
     in_container(environ, tier=tier)
-    server = ServerSupervisor(_settings(tier, environ), _server_host(environ))
+    import_httpx_alone()
+    server = ServerSupervisor(_settings(tier, environ), _server_host(environ, engine))
     server.start()
     return server
 
@@ -66,9 +66,17 @@ def _settings(tier: str, environ: Mapping[str, str]) -> TierSettings:
     return replace(settings, probe_every=timedelta(seconds=float(every))) if every else settings
 
 
-def checked_tiers(fleet: "Fleet", names: Iterable[str]) -> str:
-    """What `CHECKED` says, where somebody deploys."""
-    return json.dumps({name: tier_settings(fleet, name).as_json() for name in names}, indent=1)
+def deployed_tiers() -> Sequence[str]:
+    """The tiers whose classes a container has to have: its own; where it brought no such file, those of the fleet."""
+    try:
+        return tuple(json.loads(CHECKED.read_text("utf-8")))
+    except FileNotFoundError:
+        return tuple(read()["tiers"])
+
+
+def checked_tier(fleet: "Fleet", name: str) -> str:
+    """What `CHECKED` says in the containers of a tier, where somebody deploys."""
+    return json.dumps({name: tier_settings(fleet, name).as_json()}, indent=1)
 
 
 def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
@@ -86,18 +94,19 @@ def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
     )
 
 
-def _server_host(environ: Mapping[str, str]) -> ServerHost:
+def _server_host(environ: Mapping[str, str], engine: Engine | None) -> ServerHost:
     return ServerHost(
         volume=Path(MODELS),
-        disk=Path(tempfile.mkdtemp(prefix="ollama-")),
+        disk=engine.disk if engine else Path(tempfile.mkdtemp(prefix="ollama-")),
         container=environ.get("MODAL_TASK_ID", "local"),
         facts=ledger,
         reload=volume.reload,
         end_container=end_container,
-        address=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
+        address=address(environ),
         inherited=environ,
         clock=SystemClock(),
         began_ago=process_age(),
+        engine=engine,
     )
 
 

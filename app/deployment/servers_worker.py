@@ -57,7 +57,7 @@ def run() -> bool:
     context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
-        servers=_servers(os.environ),
+        servers=_servers(fleet, os.environ),
         tiers=fleet.catalog_tiers(),
         declared_tier=lambda name: tier_of(name, fleet, facts),
         settings=fleet.settings_of,
@@ -66,10 +66,10 @@ def run() -> bool:
     return work(ledger, facts, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
-def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
+def _servers(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
     client = httpx.Client(headers=proxy_headers(environ), limits=httpx.Limits(max_keepalive_connections=0))
-    return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses().items()}
+    return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses(fleet.tiers).items()}
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:

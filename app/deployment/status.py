@@ -1,17 +1,17 @@
 """How a deployment stands, by what was last reported to the ledger. It asks no server, so it wakes none."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.model_server.health import Health, of_tier
 from app.model_server.report import Report
-from app.resources import APP, SERVERS
+from app.resources import APP
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
@@ -72,20 +72,36 @@ class DeploymentStatus:
 
 
 def status(
-    facts: DictLike, now: datetime, *, deployed: bool, jobs: Sequence[Job], gateway: str | None = None
+    facts: DictLike,
+    now: datetime,
+    tiers: Iterable[str],
+    *,
+    deployed: bool,
+    known: KnownJobs,
+    of_night: Sequence[Job],
+    gateway: str | None = None,
 ) -> DeploymentStatus:
+    """
+    Args:
+        facts: the ledger's dict.
+        now: the time.
+        tiers: those that are declared; of another one that has reported, its servers alone are told.
+        deployed: whether there is a deployment.
+        known: what is known of the jobs.
+        of_night: those of the last night.
+        gateway: where it answers.
+    """
     entries = dict(facts.items(keys.SERVER, *OF_NIGHTS)) | {keys.WEIGHTS_GENERATION: facts.get(keys.WEIGHTS_GENERATION)}
-    counts = Counter(job.state for job in jobs)
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return DeploymentStatus(
         deployed=deployed,
         gateway=gateway,
         servers=tuple(newest),
-        tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
+        tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in tiers),
         incidents=tuple(case for case in cases(entries) if case.is_open),
         generation=entries.get(keys.WEIGHTS_GENERATION),
-        jobs={str(state): counts[state] for state in JobState},
-        night=report(entries, jobs),
+        jobs=known.counts,
+        night=report(entries, of_night),
         now=now,
     )

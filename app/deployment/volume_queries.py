@@ -16,7 +16,7 @@ from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
-from jobs.archive import archive
+from jobs.archive import archived
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -112,10 +112,10 @@ def list_models() -> ModelsFound:
 def archived_jobs(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
     volume.reload()
-    return [job.as_json() for job in archive.archived_jobs(archive.archive_at(Path(MODELS)), parse_moment(since))]
+    return [job.as_json() for job in archived.archived_jobs(archived.archive_at(Path(MODELS)), parse_moment(since))]
 
 
 def archived_usage() -> dict[str, Any]:
     """What the archive knows of containers and usage."""
     volume.reload()
-    return spending.archived_usage(archive.archive_at(Path(MODELS)))
+    return spending.archived_usage(archived.archive_at(Path(MODELS)))

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from app.fleet import gpus
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.misnamed import misnamed
 from app.fleet.parameters import ParametersConfig
@@ -24,7 +25,8 @@ from app.fleet.schedule import due
 from app.fleet.values import (
     AliasText,
     CronLine,
-    GpuName,
+    GpuKindName,
+    GpuRequest,
     ModelText,
     OriginText,
     RegistryText,
@@ -91,8 +93,10 @@ class OllamaSettings(_Table):
 class TierConfig(_Table):
     """A kind of server. Without `gpu` it promises none."""
 
-    gpu: GpuName | None = None
-    vram_gb: Annotated[int, Field(ge=1, le=2000)] | None = None
+    gpu: GpuRequest | None = None
+    """With several, Modal gives the first that is free."""
+    vram_gb: Annotated[int, Field(ge=1, le=4000)] | None = None
+    """Of all GPUs of a container together; left out, as much as they are known to have."""
     cpu_cores: Annotated[int, Field(ge=1, le=64)]
     memory_gb: Annotated[int, Field(ge=1, le=336)]
     min_containers: Annotated[int, Field(ge=0, le=100)]
@@ -109,12 +113,25 @@ class TierConfig(_Table):
     ollama: OllamaSettings
 
     @property
-    def gpu_and_count(self) -> tuple[str | None, int]:
-        """The GPU as the price list names it, and how many of them a container has."""
-        if self.gpu is None:
-            return None, 0
-        name, _, count = self.gpu.partition(":")
-        return name.upper().removesuffix("!").replace("A10G", "A10"), int(count or 1)
+    def gpu_choices(self) -> tuple[gpus.GpuChoice, ...]:
+        """What a container may come with, the one that is wanted most first; none for a tier without a GPU."""
+        asked_for = (self.gpu,) if isinstance(self.gpu, str) else self.gpu or ()
+        return tuple(map(gpus.parsed, asked_for))
+
+    @property
+    def gpu_text(self) -> str | None:
+        """For people."""
+        return self.gpu if self.gpu is None or isinstance(self.gpu, str) else " or ".join(self.gpu)
+
+    @property
+    def least_gpus(self) -> gpus.GpuChoice | None:
+        """The one of its choices that has the least memory: by that it is weighed what a container of it can hold."""
+        return gpus.least(self.gpu_choices) if self.gpu_choices else None
+
+    @property
+    def least_vram_gb(self) -> int | None:
+        """What the GPUs of any container of it have together."""
+        return self.vram_gb or (self.least_gpus.memory_gb if self.least_gpus else None)
 
     @property
     def memory_mib(self) -> int:
@@ -124,8 +141,17 @@ class TierConfig(_Table):
     def _limits_agree(self) -> Self:
         if self.min_containers > self.max_containers:
             raise _beside("min_containers", "is above max_containers; lower it, or raise that")
-        if (self.gpu is None) != (self.vram_gb is None):
-            raise _beside("vram_gb", "gpu and vram_gb go together; give both, or neither for a tier without a GPU")
+        if self.gpu is None and self.vram_gb is not None:
+            raise _beside("vram_gb", "there is no gpu; say which, or leave this out too for a tier without one")
+        if (smallest := self.least_gpus) is not None:
+            unknown = [each.kind for each in self.gpu_choices if each.memory_gb is None]
+            if unknown and self.vram_gb is None:
+                raise _beside(
+                    "vram_gb", f"how much memory {unknown[0]} has is not known here; say it, of all GPUs together"
+                )
+            if self.vram_gb is not None and smallest.memory_gb is not None and self.vram_gb > smallest.memory_gb:
+                each = f"{smallest.count} of {smallest.kind} have" if smallest.count > 1 else f"{smallest.kind} has"
+                raise _beside("vram_gb", f"{each} {smallest.memory_gb}; lower it, or leave it out")
         return self
 
 
@@ -221,15 +247,26 @@ class PricesConfig(_Table):
     source: Annotated[str, Field(min_length=1)]
     cpu_core: Dollars
     memory_gib: Dollars
-    gpu: dict[GpuName, Dollars]
+    gpu: dict[GpuKindName, Dollars]
 
     def per_second(self, tier: TierConfig) -> float:
-        name, count = tier.gpu_and_count
-        return (
-            self.cpu_core * tier.cpu_cores
-            + self.memory_gib * tier.memory_gb
-            + (self.gpu[name] * count if name is not None else 0)
-        )
+        """Of a container of that tier; with the dearest of the GPUs that it may come with.
+
+        Raises:
+            BadFleet: there is no price for one of them.
+
+        """
+        dearest = max(map(self._of_choice, tier.gpu_choices), default=0.0)
+        return self.cpu_core * tier.cpu_cores + self.memory_gib * tier.memory_gb + dearest
+
+    def _of_choice(self, choice: gpus.GpuChoice) -> float:
+        if (priced := self.priced_as(choice)) is None:
+            raise BadFleet(f"prices.gpu.{choice.kind}: is missing; add it")
+        return self.gpu[priced] * choice.count
+
+    def priced_as(self, choice: gpus.GpuChoice) -> str | None:
+        """The key of its price; None where it has none."""
+        return next((name for name in choice.price_names if name in self.gpu), None)
 
 
 AlertKind = Literal["job", "worker", "tier", "quota", "pinned", "budget", "nightly", "wakes", "platform"]
@@ -263,17 +300,13 @@ class Fleet(_Table):
         return round(self.prices.per_second(self.tier(tier)) * 3600, 2)
 
     def tier(self, name: str) -> TierConfig:
+        """
+        Raises:
+            BadFleet: it is not declared.
+        """
         if name not in self.tiers:
-            raise BadFleet(f"tiers.{name}: is missing, but a server class asks for it; add it")
+            raise BadFleet(f"there is no tier {name!r}; the fleet file declares {', '.join(self.tiers)}")
         return self.tiers[name]
-
-    def expect_tiers(self, served: set[str]) -> None:
-        """Refuse a tier that no server class serves, as its models would never be reached, and a class without one."""
-        words = "no class in app/endpoint.py serves it; write one, or remove it"
-        problems = [f"tiers.{name}: {words}" for name in sorted(set(self.tiers) - served)]
-        problems += [f"tiers.{name}: is missing, but a server class asks for it" for name in served - set(self.tiers)]
-        if problems:
-            raise BadFleet("the fleet file does not fit app/endpoint.py:", sorted(problems))
 
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
@@ -283,8 +316,9 @@ class Fleet(_Table):
         return [
             TierCapacity(
                 name,
-                None if tier.vram_gb is None else tier.vram_gb * GB,
+                None if tier.least_vram_gb is None else tier.least_vram_gb * GB,
                 gpu_promised=tier.gpu is not None,
+                gpus=tier.least_gpus.count if tier.least_gpus else 1,
                 context=tier.ollama.context_length,
                 parallel=tier.ollama.num_parallel,
                 cache_type=tier.ollama.kv_cache_type,
@@ -360,9 +394,9 @@ class Fleet(_Table):
                 yield f"models[{index}].name = {model.name!r}: {problem}"
         yield from misnamed(self.named, first_index)
         for name, tier in self.tiers.items():
-            gpu, _ = tier.gpu_and_count
-            if gpu is not None and gpu not in self.prices.gpu:
-                yield f"prices.gpu.{gpu}: is missing, but tiers.{name} asks for that GPU; add it"
+            for choice in tier.gpu_choices:
+                if self.prices.priced_as(choice) is None:
+                    yield _unpriced(name, choice)
             warmed = [model.name for model in self.models_of(name) if model.warmed]
             if len(warmed) > tier.ollama.max_loaded_models:
                 yield (
@@ -373,6 +407,13 @@ class Fleet(_Table):
     def _tiers_named(self) -> Iterator[tuple[str, str]]:
         yield from ((f"models[{index}].tier", model.tier) for index, model in enumerate(self.models))
         yield from ((f"windows[{index}].tier", window.tier) for index, window in enumerate(self.windows))
+
+
+def _unpriced(tier: str, choice: gpus.GpuChoice) -> str:
+    if choice.memory_gb is None:
+        newer = f"a newer one of Modal's needs its price at prices.gpu.{choice.kind}"
+        return f"tiers.{tier}.gpu = {choice.kind!r}: no such GPU is known; one of {', '.join(gpus.KINDS)}; {newer}"
+    return f"prices.gpu.{choice.kind}: is missing, but tiers.{tier} asks for that GPU; add it"
 
 
 def load(path: Path = FLEET_FILE) -> Fleet:

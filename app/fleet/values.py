@@ -6,29 +6,44 @@ from typing import Annotated, Any
 from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from app.fleet.gpus import GpuChoice
+from app.fleet.gpus import parsed as gpu_choice
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import need_alias
 from jobs.registry.allowlist import REGISTRY_FORM, is_entry
 
-# Modal's list of August 2026, with the older names it still takes; its client passes on any text.
-GPUS = (
-    *("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"),
-    *("H100", "H100!", "H200", "B200", "B200+"),
-)
-MOST_GPUS = 8
+
+def _gpus(value: Any) -> str | tuple[str, ...]:
+    """One GPU, or a list of those that do, the one that is wanted most first."""
+    if isinstance(value, str):
+        _gpu(value)
+        return value
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise PydanticCustomError("gpu", 'no GPU; one as in "H100:2", or a list of them, the best one first')
+    if not value:
+        raise PydanticCustomError("gpu", "is empty; at least one")
+    choices = [_gpu(each, f"{each!r}: ") for each in value]
+    if again := next((each for each in choices if choices.count(each) > 1), None):
+        raise PydanticCustomError("gpu", "{kind} stands there twice; leave one out", {"kind": again.kind})
+    return tuple(value)
 
 
-def _gpu(text: str) -> str:
-    name, colon, count = text.partition(":")
-    if name.upper() not in GPUS:
-        raise PydanticCustomError("gpu", "no such GPU; one of {known}, perhaps with a count as in H100:2", _known(GPUS))
-    if colon and not (count.isdecimal() and 1 <= int(count) <= MOST_GPUS):
-        raise PydanticCustomError("gpu", "a count is from 1 to {most}, as in H100:2", {"most": MOST_GPUS})
-    return text
+def _gpu(text: str, said: str = "") -> GpuChoice:
+    try:
+        return gpu_choice(text)
+    except ValueError as error:
+        raise PydanticCustomError("gpu", "{why}", {"why": f"{said}{error}"}) from error
+
+
+def _gpu_kind(text: str) -> str:
+    choice = _gpu(text)
+    if text.upper() != choice.kind:
+        raise PydanticCustomError("gpu", "a price is that of one GPU; leave out its count")
+    return choice.kind
 
 
 def _model(text: str) -> str:
@@ -54,8 +69,14 @@ def _registry(text: str) -> str:
 
 def _tier(text: str) -> str:
     if not TIER.fullmatch(text):
-        raise PydanticCustomError("tier", "names no tier; {looks_like}", {"looks_like": TIER_FORM})
+        raise PydanticCustomError("tier", "names no tier; {looks_like}", {"looks_like": tier_form(text)})
     return text
+
+
+def tier_form(text: str) -> str:
+    """What a tier's name looks like, and the one that somebody may have meant by this text."""
+    meant = re.sub(r"[^a-z0-9]+", "-", text.lower())[:MOST_OF_A_TIER].strip("-")
+    return f"{TIER_FORM}{f'; perhaps {meant!r}' if TIER.fullmatch(meant) else ''}"
 
 
 def _cron(text: str) -> str:
@@ -80,10 +101,6 @@ def _minutes_of_an_hour(number: int) -> int:
     return number
 
 
-def _known(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"known": ", ".join(names)}
-
-
 def _origin(text: str) -> str:
     if not ORIGIN.fullmatch(text):
         raise PydanticCustomError("origin", "no origin; {looks_like}", {"looks_like": ORIGIN_FORM})
@@ -95,13 +112,19 @@ ORIGIN = re.compile(r"(?=[^*]*\*?[^*]*\Z)(?:\*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^
 
 ORIGIN_FORM = "as in https://chat.example.com, https://*.example.com, chrome-extension://* or *"
 
-TIER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-"""What a tier may be called: it names a server's log, and stands in labels of meters and in headers."""
+MOST_OF_A_TIER = 32
 
-TIER_FORM = "small letters, digits and dashes, like a10g or h100"
+TIER = re.compile(rf"(?=.{{1,{MOST_OF_A_TIER}}}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+"""What a tier may be called: it names a server's log and class, and stands in labels of meters, headers and addresses.
+No two such names make one class, nor one address."""
+
+TIER_FORM = "small letters and digits, perhaps with dashes between them, like l4 or h100-2"
 
 TierName = Annotated[str, AfterValidator(_tier)]
-GpuName = Annotated[str, AfterValidator(_gpu)]
+GpuKindName = Annotated[str, AfterValidator(_gpu_kind)]
+"""One GPU of the price list, in capital letters."""
+
+GpuRequest = Annotated[str | tuple[str, ...], PlainValidator(_gpus)]
 ModelText = Annotated[str, AfterValidator(_model)]
 AliasText = Annotated[str, AfterValidator(_alias)]
 RegistryText = Annotated[str, AfterValidator(_registry)]

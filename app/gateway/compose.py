@@ -4,10 +4,10 @@ What starts it, `ollama-modal up` or a container, hands in `GatewayParts` and se
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
@@ -50,14 +50,13 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
-from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.home.status import card_complaints
-from jobs.ledger.job import Job
 from jobs.ledger.kinds import Kind
 from jobs.ledger.ledger import Ledger
+from jobs.listing.newest import EmptyArchive, JobArchive
 from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
@@ -106,8 +105,7 @@ class GatewayParts:
         names_here: the models that are here, whole or not, and if so asked those of which the trash has a version; None
             where the files are not ours to read.
         problems: what is wrong with what was started beside the gateway, in lines for people.
-        archived: the jobs that have left the ledger, of those posted since a moment.
-        archived_job: the one of this id among them; where left out, all of them are looked at.
+        archive: the jobs that have left the ledger.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
@@ -142,8 +140,7 @@ class GatewayParts:
     thrown: Callable[[], Collection[tuple[str, str]]] = tuple
     names_here: Callable[[bool], Sequence[ModelName]] | None = None
     problems: Callable[[], Sequence[str]] = tuple
-    archived: Callable[[datetime], Iterable[Job]] = no_archive
-    archived_job: Callable[[str], Job | None] | None = None
+    archive: JobArchive = field(default_factory=EmptyArchive)
     past: Callable[[], Mapping[str, Any]] = dict
     plans: Plans = field(default_factory=Plans)
     loop_watch: LoopWatch | None = None
@@ -323,8 +320,7 @@ class Composed:
             age=parts.known_state.age,
             complaints=self._complaints,
             problems=parts.problems,
-            archived=parts.archived,
-            archived_job=parts.archived_job,
+            archive=parts.archive,
             send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
             rate_limit=parts.rate_limit,

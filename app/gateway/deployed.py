@@ -30,12 +30,13 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.interpreter import ServingInterpreter
 from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer, listening
+from app.gateway.inference.proxy import COMMENT_SECONDS
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
-from jobs.archive.archive import archive_at
+from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
@@ -45,6 +46,7 @@ PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"
 OTHER_REFRESH = "OLLAMA_MODAL_REFRESH_SECONDS"
 OTHER_TRUST = "OLLAMA_MODAL_TRUST_SECONDS"
+OTHER_COMMENT = "OLLAMA_MODAL_COMMENT_SECONDS"
 """So that a trial run can have a port of its own, and times of its own."""
 
 CPU_CORES = 0.25
@@ -125,7 +127,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
         Refused: one is not deployed.
 
     """
-    urls, headers = addresses(), proxy_headers(environ)
+    urls, headers = addresses(fleet.tiers), proxy_headers(environ)
     if missing := sorted(set(fleet.tiers) - set(urls)):
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
@@ -146,6 +148,11 @@ def hold_timing(environ: Mapping[str, str]) -> HoldTiming:
     """How callers are held; in a trial run a tier may count as asleep sooner after its last answer."""
     seconds = environ.get(OTHER_TRUST)
     return HoldTiming(trust_seconds=float(seconds)) if seconds else HoldTiming()
+
+
+def comment_seconds(environ: Mapping[str, str]) -> float:
+    """How often a caller who waits is told what for; in a trial run nobody waits five seconds for that."""
+    return float(environ.get(OTHER_COMMENT) or COMMENT_SECONDS)
 
 
 class Service:
@@ -182,12 +189,12 @@ class Service:
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
                 hold_timing=hold_timing(environ),
+                comment_seconds=comment_seconds(environ),
                 settings_in_manifests=True,
                 complaints=models.complaints,
                 thrown=models.thrown,
                 names_here=models.names_here,
-                archived=models.archived,
-                archived_job=models.archived_job,
+                archive=models.archived,
                 past=models.past,
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(

@@ -24,10 +24,11 @@ from app.gateway.protocol import model_defaults
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.coming_night import coming_night
 from app.local.plan import StackPlan
-from app.local.server_reports import ServerReporter
-from app.local.servers import Servers
+from app.local.server_reports import CONTAINER, ServerReporter
+from app.local.servers import Servers, process_name
+from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
-from jobs.archive.archive import ArchivedJobs, archive_at
+from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home
@@ -111,7 +112,9 @@ class LocalGateway:
         self._listing = OllamaClient(servers.urls[0], clock=clock)
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
-        self._reporter = ServerReporter(urls, self._facts, clock)
+        self._starts = servers.starts
+        self._tier_of = {process_name(tier): tier for tier in urls}
+        self._reporter = ServerReporter(urls, self._facts, clock, servers.starts)
         self._interpreter = ServingInterpreter()
         self._known_state = KnownState(
             self._facts,
@@ -147,8 +150,7 @@ class LocalGateway:
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,
-                archived=self._archive.since,
-                archived_job=self._archive.find,
+                archive=self._archive,
                 past=Past(archive_at(home.root), clock),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
@@ -161,6 +163,8 @@ class LocalGateway:
     def open(self, listener: socket.socket) -> HttpServer:
         """Answer there."""
         self._reporter.start()
+        for tier, phases in self._starts.items():
+            self.composed.metrics.cold(cold_start(tier, CONTAINER, phases.progress()))
         if self._served is not None:
             self._served.watch()
         self._known_state.start()
@@ -176,6 +180,11 @@ class LocalGateway:
         if self._served is not None:
             self._served.refresh_or_warn()
         self._known_state.refresh()
+
+    def server_began(self, process: str) -> None:
+        """A server that had ended is started again. From the main thread."""
+        if (tier := self._tier_of.get(process)) is not None:
+            self._reporter.began(tier)
 
     def close(self) -> None:
         if self._http_server is not None:

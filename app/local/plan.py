@@ -6,14 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.fleet.schema import Fleet, TierConfig
-from app.fleet.values import TIER, TIER_FORM
+from app.fleet.gpus import named_like
+from app.fleet.schema import GB, Fleet, TierConfig
+from app.fleet.values import TIER, tier_form
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.retention import RetentionRules
 from jobs.models.aliases import Aliases
 from jobs.models.model_settings import UNSET, ModelSettings
-from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
+from jobs.models.placement import LOCAL, TierCapacity, tuned
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class StackPlan:
     def __post_init__(self) -> None:
         for name in self.tiers:
             if not TIER.fullmatch(name):
-                raise BadRequest(f"{name!r} names no tier", hint=TIER_FORM)
+                raise BadRequest(f"{name!r} names no tier", hint=tier_form(name))
         if len(set(self.tiers)) < len(self.tiers):
             raise BadRequest(
                 f"a tier is named twice: {', '.join(self.tiers)}", hint="each --tier is a server of its own"
@@ -80,11 +81,12 @@ class StackPlan:
     def capacities(self, environ: Mapping[str, str]) -> Iterator[TierCapacity]:
         """The same, as their servers are tuned in an environment. Nothing here has a price.
 
-        A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
+        A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised. One that is
+        named after GPUs and not declared has the memory of those.
         """
         declared = {tier.name: tier for tier in (self.fleet.catalog_tiers() if self.fleet else ())}
         for name in self.server_tiers or (LOCAL.name,):
-            tier = declared.get(name) or KNOWN_TIERS.get(name) or TierCapacity(name, None, gpu_promised=False)
+            tier = declared.get(name) or _named(name)
             yield tuned(replace(tier, gpu_promised=False, dollars_per_hour=None), environ)
 
     def tuning(self, tier: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -113,6 +115,13 @@ class StackPlan:
     def settings_of(self, name: ModelName) -> ModelSettings:
         """What is set for a model."""
         return self.fleet.settings_of(name) if self.fleet else UNSET
+
+
+def _named(tier: str) -> TierCapacity:
+    """What the name of a tier tells of it, which nobody has declared."""
+    gpus = named_like(tier)
+    memory = None if gpus is None or gpus.memory_gb is None else gpus.memory_gb * GB
+    return TierCapacity(tier, memory, gpu_promised=False, gpus=gpus.count if gpus else 1)
 
 
 def allowed_registries(environ: Mapping[str, str], fleet: Fleet | None, *, is_loopback: bool) -> Registries:

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -163,11 +163,15 @@ class Restarter:
     Args:
         processes: the processes.
         clock: for pauses.
+        started: called with the name of each that is started again.
 
     """
 
-    def __init__(self, processes: Sequence[ServerProcess], clock: Clock) -> None:
+    def __init__(
+        self, processes: Sequence[ServerProcess], clock: Clock, started: Callable[[str], object] = lambda _: None
+    ) -> None:
         self._clock = clock
+        self._started = started
         #: The main thread's alone, like the processes themselves.
         self._ends = {process: _Ends(clock.monotonic()) for process in processes}
         #: The main thread replaces it whole, any thread reads it.
@@ -198,6 +202,7 @@ class Restarter:
                 self._put_off(process, ends, str(trouble))
             else:
                 ends.began_at, ends.again_at = now, None
+                self._started(process.name)
 
     def _put_off(self, process: ServerProcess, ends: _Ends, how: str) -> None:
         ends.count += 1

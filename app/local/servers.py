@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
 from app.model_server.manifest_settings import PARAMS, SYSTEM
 from app.model_server.models_view import ModelsView
+from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
@@ -148,6 +149,8 @@ class Servers:
     """It was there already, and is not ours to tune."""
     served: ServedModels | None = None
     """What they see of the directory, where that is not the directory itself."""
+    starts: Mapping[str, Phases] = field(default_factory=dict)
+    """How each tier's start went, where it is we who started it."""
 
 
 @dataclass(frozen=True)
@@ -232,12 +235,13 @@ def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
         if not launcher.plan.tiers:  # else nobody looked for one
             why = f"no Ollama answers at {silent}, and none is on PATH"
         raise Refused(why, hint=GET_OLLAMA)
-    models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     tiers = tuple(launcher.plan.capacities(launcher.environ))
+    starts = _starts(tiers, launcher.clock)
+    models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    urls = _serve(tiers, launcher, [binary, "serve"], own)
-    return Servers(tiers, urls, models, served=served)
+    urls = _serve(starts, launcher, [binary, "serve"], own)
+    return Servers(tiers, urls, models, served=served, starts=starts)
 
 
 def _default_models(environ: Mapping[str, str]) -> Path:
@@ -252,12 +256,6 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
     logger.info("the simulated registry has {}", ", ".join(str(model.name) for model in LIBRARY))
-    # OLLAMA_MODELS names real models; noise must never come to lie among them.
-    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
-    mirror, *_ = _free_urls(1)
-    port = mirror.rpartition(":")[2]
-    registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
-    _wait_until_up([(registry, mirror)], launcher, _accepts)
     tiers = tuple(
         replace(
             tier,
@@ -266,11 +264,18 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
         )
         for tier in launcher.plan.capacities(launcher.environ)
     )
+    starts = _starts(tiers, launcher.clock)
+    # OLLAMA_MODELS names real models; noise must never come to lie among them.
+    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
+    mirror, *_ = _free_urls(1)
+    port = mirror.rpartition(":")[2]
+    registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
+    _wait_until_up([(registry, mirror)], launcher, _accepts)
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
     served = _served(models, launcher)
     own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1"}
-    urls = _serve(tiers, launcher, argv, own)
-    return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served)
+    urls = _serve(starts, launcher, argv, own)
+    return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served, starts=starts)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
@@ -309,15 +314,31 @@ def _seen(models: Path, served: ServedModels | None) -> str:
     return str(models if served is None else served.root)
 
 
+def _starts(tiers: Sequence[TierCapacity], clock: Clock) -> dict[str, Phases]:
+    """The start of each tier's server, which begins now, with a look at the weights."""
+    return {tier.name: begun_start(clock) for tier in tiers}
+
+
+def begun_start(clock: Clock) -> Phases:
+    """The start of a server of this machine, which begins now: the moment numbers it among all that there ever were."""
+    return Phases(clock, round(clock.now().timestamp() * 1000), "start")
+
+
+def process_name(tier: str) -> str:
+    """Of a tier's server."""
+    return f"ollama-{tier}"
+
+
 def _serve(
-    tiers: Sequence[TierCapacity], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
+    starts: Mapping[str, Phases], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
 ) -> tuple[str, ...]:
-    urls = _free_urls(len(tiers))
+    urls = _free_urls(len(starts))
     started = []
-    for tier, url in zip(tiers, urls, strict=True):
-        env = {**launcher.plan.tuning(tier.name, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
-        started.append((launcher.start(f"ollama-{tier.name}", argv, env), url))
-    _wait_until_up(started, launcher, _version)
+    for (tier, phases), url in zip(starts.items(), urls, strict=True):
+        env = {**launcher.plan.tuning(tier, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
+        phases.ended("weights")
+        started.append((launcher.start(process_name(tier), argv, env), url))
+    _wait_until_up(started, launcher, _version, list(starts.values()))
     return urls
 
 
@@ -334,11 +355,23 @@ def _free_urls(count: int) -> tuple[str, ...]:
 
 
 def _wait_until_up(
-    started: Sequence[tuple[ServerProcess, str]], launcher: ServerLauncher, answers: Callable[[str, Clock], str | None]
+    started: Sequence[tuple[ServerProcess, str]],
+    launcher: ServerLauncher,
+    answers: Callable[[str, Clock], str | None],
+    starts: Sequence[Phases] = (),
 ) -> None:
+    """Return when all of them answer; each start is over when its own does."""
     deadline = launcher.clock.monotonic() + START.total_seconds()
-    for process, url in started:
-        while answers(url, launcher.clock) is None:
+    left = dict(enumerate(started))
+    while left:
+        for place, (process, url) in list(left.items()):
+            if answers(url, launcher.clock) is not None:
+                process.require_alive()  # else somebody else took the port, and it is they who answer
+                del left[place]
+                for phases in starts[place : place + 1]:
+                    phases.ended("engine")
+                    phases.over()
+                continue
             launcher.check()
             process.require_alive()
             if launcher.clock.monotonic() > deadline:
@@ -346,8 +379,8 @@ def _wait_until_up(
                     f"{process.name} did not answer at {url} within {START.total_seconds():.0f} s",
                     hint=f"what it said is in {process.log}",
                 )
+        if left:
             launcher.clock.wait(_POLL_SECONDS)
-        process.require_alive()  # else somebody else took the port, and it is they who answer
 
 
 def _version(url: str, clock: Clock) -> str | None:

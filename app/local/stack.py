@@ -69,12 +69,12 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             ending.callback(stop, processes, clock)
             servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
             say_effects(plan, servers)
-            restarter = Restarter(processes, clock)
-            problems: list[Callable[[], tuple[str, ...]]] = [restarter.problems]  # grown before the gateway opens
+            problems: list[Callable[[], tuple[str, ...]]] = []  # grown before the gateway opens
             gateway = LocalGateway(
                 plan, servers, keys, home, clock, problems=lambda: [problem for each in problems for problem in each()]
             )
             ending.callback(gateway.close)
+            restarter = Restarter(processes, clock, gateway.server_began)
             context = task_context(servers, plan, home, clock)
             workers = Workers(home, context, clock, at_weights=plan.concurrency, changed=gateway.refresh)
             ending.callback(workers.stop)
@@ -82,7 +82,7 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             archive = ArchiveThread(home, clock)
             ending.callback(archive.stop)
             archive.start()
-            problems += [workers.problems, archive.problems]
+            problems += [restarter.problems, workers.problems, archive.problems]
             is_up = True
             server = gateway.open(listener)
             stack = record_stack(servers, plan, server.url, home, clock)

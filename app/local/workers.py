@@ -98,10 +98,10 @@ class WorkerThread:
         return pause
 
 
-def _index_all(ledger: Ledger) -> None:
-    """Bring in what an older version posted here since, which the next sweep then sees: all jobs are read for it."""
+def _index_missing(ledger: Ledger) -> None:
+    """Bring in what an older version posted here since, which the next sweep then sees."""
     try:
-        ledger.index_all(ledger.reader.jobs())
+        ledger.index_missing()
     except StoreTrouble as trouble:
         logger.warning("whether an older version has posted jobs here is not known: {}", trouble)
 
@@ -140,7 +140,7 @@ class Workers:
         ledger.sweep(self._fence, no_worker_lives=True)
         for lane in self._lanes:
             lane.thread.start()
-        threading.Thread(target=_index_all, args=(ledger,), name="index of open jobs", daemon=True).start()
+        threading.Thread(target=_index_missing, args=(ledger,), name="index of open jobs", daemon=True).start()
 
     def stop(self) -> None:
         """Let every attempt be handed back, then return."""

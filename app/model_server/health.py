@@ -5,6 +5,7 @@ waking     one is starting
 ready      all that are up can do their work
 degraded   one is up and cannot do all of it: probes unanswered, or a model partly beside the GPU
 lost       the last one was killed, failed, or could not start, and none has come since; or none can start
+gone       it is declared no more: the end of its history, for as long as it is not declared again
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,9 @@ from app.model_server.report import REPORT_STALE, Report
 from app.model_server.start_failures import UNHEARD_AFTER, refused_starts
 from jobs.core.clock import isoformat, parse_moment
 
-HealthState = Literal["asleep", "waking", "ready", "degraded", "lost"]
-GONE = "gone"
-"""Of a container that ended as it should."""
+HealthState = Literal["asleep", "waking", "ready", "degraded", "lost", "gone"]
+GONE: Literal["gone"] = "gone"
+"""Of a container that ended as it should, and of a tier."""
 
 LOST_FOR = timedelta(hours=1)
 """After that a tier of which nobody has asked anything counts as asleep: the next request starts another container."""

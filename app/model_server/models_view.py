@@ -52,6 +52,8 @@ class ModelsView:
 
     def __init__(self, volume: Path, root: Path, settings: Mapping[ModelName, ModelSettings] | None = None) -> None:
         self.layout = Layout(root)
+        #: Where the manifests of the first copy are gathered.
+        self._first = Layout(root / "first")
         self._volume = Layout(volume)
         self._settings = settings or {}
         #: The file names of the blobs that were written here, no links. Used by whoever copies.
@@ -83,14 +85,30 @@ class ModelsView:
         """The digest of a model as it was published, by the one that the server tells."""
         return self._published.get(served, served)
 
-    def copy(self, generation: object = None) -> Changes:
-        """Make the view show what is whole on the volume, and nothing else. Nobody may be using it meanwhile.
+    def current(self, generation: object) -> Index | None:
+        """The index, where the volume shows this generation in whole as it is; None where it has to be reloaded."""
+        found = index.read(self._volume, generation)
+        if found is None or found.broken:
+            return None
+        here = {entry.name for entry in entries(self._volume.blobs)}
+        blobs = (layer.filename for manifest in found.whole.values() for layer in manifest.blobs)
+        return found if here.issuperset(blobs) else None
 
-        With the generation that is wanted, the index says what is whole; without one of that generation all is looked
-        through.
+    def copy(self, generation: object = None, found: Index | None = None) -> Changes:
+        """Make the view show what is whole on the volume, and nothing else. Nobody may be using it meanwhile; but for
+        the first time the engine may have started, and finds all of it or nothing.
+
+        Args:
+            generation: that is wanted; the index says what is whole, and without one of that generation all is looked
+                through.
+            found: that index, where it has just been read.
+
         """
         self.layout.manifests.mkdir(parents=True, exist_ok=True)
-        found = index.read(self._volume, generation)
+        if self._shown and not self._may_be_used:  # the first copy was broken off
+            shutil.rmtree(self._first.root, ignore_errors=True)
+            self._shown.clear()
+        found = found or index.read(self._volume, generation)
         whole, withheld = self._looked_through() if found is None else self._indexed(found)
         served = {name: self._served(name, manifest) for name, manifest in whole.items()}
         self._made = {name: (whole[name].digest, each) for name, each in served.items()}
@@ -103,6 +121,9 @@ class ModelsView:
         brought = tuple(name for name in changed if self._copy_manifest(name, served[name].raw))
         for path in stale:
             path.unlink()
+        if brought and not self._may_be_used:
+            self._first.manifests.rename(self.layout.manifests)
+            self._first.root.rmdir()
         self._may_be_used = True
         changes = Changes(brought, dropped, withheld)
         self._log_changes(changes)
@@ -177,12 +198,16 @@ class ModelsView:
         is_known = self._shown.get(name) == b"" and target.is_file() and target.read_bytes() == raw
         if not is_known:
             self._shown[name] = b""
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Half a one must not be seen. Before the first copy has ended nobody looks.
-            draft = self.layout.root / "draft" if self._may_be_used else target
-            draft.write_bytes(raw)
-            if draft != target:
+            # Half a one must not be seen; those of the first copy come all at once.
+            if self._may_be_used:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft = self.layout.root / "draft"
+                draft.write_bytes(raw)
                 draft.replace(target)
+            else:
+                first = self._first.manifest(name)
+                first.parent.mkdir(parents=True, exist_ok=True)
+                first.write_bytes(raw)
         self._shown[name] = raw
         return not is_known
 

@@ -7,33 +7,31 @@ memory. It knows nothing about weights or the platform.
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Protocol
 
 from loguru import logger
 
+from app.model_server.starting.engine import COMMAND, launched
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.core.retry import NEVER
 from jobs.ollama.host import OllamaHost
 
-COMMAND = ("ollama", "serve")
+_READY_POLL_SECONDS = 0.02
+"""Between two tries to connect to it, which cost next to nothing until it listens."""
 
-_READY_POLL_SECONDS = 0.1
 _ANSWER_WITHIN = timedelta(seconds=30)
 """Ollama accepts connections at once, and answers when it has found its GPUs: its own limit for that."""
 
 _ENDS_WITHIN_SECONDS = 10
 _LAST_LINES = 20
-
-_FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
-"""What is in a container's environment and not Ollama's to know: secrets, and what would change how models load."""
 
 _ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
 _LOADS = re.compile(
@@ -53,21 +51,6 @@ _NO_LAYERS = re.compile(r" (?:-ngl|--gpu-layers|--n-gpu-layers) 0(?: |$)")
 
 _LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
 _LEVELS = {"INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
-
-
-def environ(
-    inherited: Mapping[str, str], settings: Mapping[str, str], *, host: OllamaHost, models: Path, home: Path
-) -> dict[str, str]:
-    """What `ollama serve` gets: the container's own variables, and above them what must be so."""
-    kept = {key: value for key, value in inherited.items() if not _FOREIGN.match(key)}
-    must = {
-        "HOME": str(home),  # its key pair is written there
-        "OLLAMA_HOST": f"{host.host}:{host.port}",
-        "OLLAMA_MODELS": str(models),
-        "OLLAMA_NOPRUNE": "1",  # a start would delete what other containers are still pulling
-        "OLLAMA_NO_CLOUD": "1",  # nothing leaves for anybody else's servers
-    }
-    return {**kept, **settings, **must}
 
 
 class LoadListener(Protocol):
@@ -91,6 +74,7 @@ class Daemon:
         clock: for waiting until it answers.
         on_death: called from another thread with the exit code when it ends without having been asked to.
         command: starts it.
+        child: its process, where that was started before; then `start` only begins to listen to it.
         loads: who hears of each load, in their order.
 
     """
@@ -103,6 +87,7 @@ class Daemon:
         *,
         on_death: Callable[[int], None],
         command: Sequence[str] = COMMAND,
+        child: "subprocess.Popen[str] | None" = None,
         loads: Sequence[LoadListener] = (),
     ) -> None:
         #: How many requests for inference it has answered, by its own log. Counted by the thread that reads its output;
@@ -121,30 +106,21 @@ class Daemon:
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._stopping = threading.Event()
         #: These two are written by `start`, before the two threads begin; all read them.
-        self._child: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[str] | None = child
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start it.
+        """Start it, unless that was done, and listen to what it says.
 
         Raises:
             ServerTrouble: there is no such program here.
 
         """
-        try:
-            self._child = subprocess.Popen(
-                self._command,
-                env=self._environ,
-                cwd="/",  # a working directory in the volume would forbid every reload
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ServerTrouble(f"{self._command[0]!r} cannot be started: {error.strerror}") from error
+        if self._child is None:
+            try:
+                self._child = launched(self._command, self._environ)
+            except OSError as error:
+                raise ServerTrouble(f"{self._command[0]!r} cannot be started: {error.strerror}") from error
         for work in (self._read_output, self._await_end):
             thread = threading.Thread(target=work, args=(self._child,), name=f"ollama {work.__name__}", daemon=True)
             thread.start()
@@ -162,13 +138,23 @@ class Daemon:
         deadline = self._clock.monotonic() + within.total_seconds()
         with OllamaClient(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
             while True:
+                trouble: NetworkTrouble | None = None
                 try:
-                    return ollama.version()
-                except NetworkTrouble as trouble:
-                    self.require_alive("before it answered")
-                    if self._clock.monotonic() > deadline:
-                        raise self._trouble(f"ollama did not answer for {within.total_seconds():g} s") from trouble
+                    if self._listens():
+                        return ollama.version()  # which it answers as soon as it can
+                except NetworkTrouble as found:
+                    trouble = found
+                self.require_alive("before it answered")
+                if self._clock.monotonic() > deadline:
+                    raise self._trouble(f"ollama did not answer for {within.total_seconds():g} s") from trouble
                 self._clock.wait(_READY_POLL_SECONDS)
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection((self._host.reached, self._host.port), timeout=1):
+                return True
+        except OSError:
+            return False
 
     @property
     def is_alive(self) -> bool:

@@ -4,7 +4,7 @@ Whoever wants to know how the servers are reads these, and asks none of them. A 
 still opens: what it does not say is empty here.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -20,6 +20,9 @@ FINAL = frozenset({"ended", "failed", "refused"})
 """States that a container never leaves: its report will not change any more."""
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+CLOCKS_AGREE = timedelta(seconds=5)
+"""What a report says of the time of day is believed so far: to write it takes a while."""
 
 REPORT_STALE = timedelta(minutes=3)
 """A server reports every thirty seconds; one whose last word is older than this is gone."""
@@ -79,6 +82,7 @@ class Report:
         pausing_until: it asks for no new request until then, so that it can take in new weights.
         dollars_per_hour: what it costs while it is up, where that is known.
         progress: how far its start and its last load have come, or how they went; empty where nobody tells.
+        heard_at: when it was there to be read, by the clock of whoever keeps reading; no part of what is written.
 
     """
 
@@ -98,6 +102,37 @@ class Report:
     pausing_until: datetime | None = None
     dollars_per_hour: float | None = None
     progress: tuple[Progress, ...] = field(default=(), hash=False)
+    heard_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def written_at(self) -> datetime:
+        """By the reader's clock where that was looked at, else by the server's."""
+        return self.heard_at or self.at
+
+    def age(self, now: datetime) -> timedelta:
+        return now - self.written_at
+
+    def here(self, moment: datetime) -> datetime:
+        """What the server says of the time of day, by the reader's clock, as far as the difference of both is known."""
+        try:
+            return moment if self.heard_at is None else moment + (self.heard_at - self.at)
+        except OverflowError:  # neither says anything that makes sense
+            return moment
+
+    def heard(self, before: "Report | None", since: datetime | None, now: datetime) -> "Report":
+        """The same, with when it was written by the reader's clock, whatever the server's clock says.
+
+        Args:
+            before: what the server had said when it was read last, where it had said something.
+            since: when that was; None where this is the first reading, and all that is known is the server's word.
+            now: the time.
+
+        """
+        if before is not None and before.at == self.at:
+            return replace(self, heard_at=before.heard_at)
+        then = min(now, max(self.at, since or self.at))
+        agree = self.at == _LONG_AGO or abs(then - self.at) < CLOCKS_AGREE  # or it does not say
+        return replace(self, heard_at=self.at if agree else then)
 
     @property
     def key(self) -> str:

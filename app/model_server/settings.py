@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from app.model_server.process import COMMAND
+from app.model_server.starting.engine import COMMAND, Engine
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -39,6 +39,7 @@ class ServerHost:
         clock: for times and pauses.
         command: starts the server.
         began_ago: seconds that the container had run before it came to this: its imports.
+        engine: was started before, on this very disk; None where the server has to start it.
 
     """
 
@@ -53,6 +54,7 @@ class ServerHost:
     clock: Clock
     command: tuple[str, ...] = COMMAND
     began_ago: float = 0.0
+    engine: Engine | None = None
 
     def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again."""

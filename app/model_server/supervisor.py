@@ -17,12 +17,13 @@ from loguru import logger
 from app.model_server import gpu
 from app.model_server.connections import callers_of
 from app.model_server.models_view import ModelsView
-from app.model_server.process import Daemon, environ
+from app.model_server.process import Daemon
 from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.starting.blob_readers import BlobReaders
 from app.model_server.starting.bytes_read import bytes_read
+from app.model_server.starting.engine import engine_environ, models_and_home
 from app.model_server.starting.phases import Phases
 from app.model_server.starting.start_reports import StartReports, Weights
 from app.model_server.starting.wanted import wanted
@@ -58,9 +59,8 @@ class ServerSupervisor:
         self._settings = settings
         self._host = host
         self._stopping = threading.Event()
-        self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
-        home = host.disk / "home"
-        home.mkdir(parents=True, exist_ok=True)
+        models, home = models_and_home(host.disk)
+        self._models_view = ModelsView(host.volume, models, settings.models)
         self._readers = BlobReaders(
             host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes
         )
@@ -75,13 +75,12 @@ class ServerSupervisor:
             read_ahead=self._readers.progress,
         )
         self._daemon = Daemon(
-            environ(
-                host.inherited, settings.environ, host=host.address, models=self._models_view.layout.root, home=home
-            ),
+            engine_environ(host.inherited, settings.environ, host=host.address, models=models, home=home),
             host.address,
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
+            child=host.engine.child if host.engine else None,
             loads=(self._readers, self._start_reports),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
@@ -107,7 +106,7 @@ class ServerSupervisor:
         #: What was reported last.
         self._state, self._why = "waking", ""
         self._served_before = 0
-        self._meter = Meter(host.facts, host.clock, settings.tier, host.container)
+        self._meter = Meter(host.facts, host.clock, settings.tier, host.container, settings.dollars_per_hour)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         #: What is to be in memory beside the first model; written by the thread that starts the server.
         self._others: list[ModelName] = []
@@ -138,9 +137,12 @@ class ServerSupervisor:
             self._readers.begin(names)
 
         try:
+            if self._host.engine is not None:  # it has been looking for its GPU since the first line
+                self._daemon.start()
             self._weights_reload.prepare(visible)
             phases.ended("weights")
-            self._daemon.start()
+            if self._host.engine is None:
+                self._daemon.start()
             self._gpu = found.result()
             self._version = self._daemon.wait_ready(self._settings.startup)
             phases.ended("engine")
@@ -154,18 +156,12 @@ class ServerSupervisor:
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             said.result()
-            self._daemon.stop()
-            self._readers.stop()
-            self._start_reports.stop()
-            self._report(state="refused", why=str(trouble))
+            self._break_off("refused", str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
             said.result()
-            self._daemon.stop()
-            self._readers.stop()
-            self._start_reports.stop()
-            self._report(state="ended")
+            self._break_off("ended")
             raise
         finally:
             beside.shutdown(wait=False)
@@ -173,6 +169,12 @@ class ServerSupervisor:
         self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
+
+    def _break_off(self, state: str, why: str = "") -> None:
+        self._daemon.stop()
+        self._readers.stop()
+        self._start_reports.stop()
+        self._report(state=state, why=why)
 
     def _find_gpu(self) -> gpu.Gpu | None:
         found = gpu.find() if self._settings.gpu_promised else None
@@ -450,7 +452,7 @@ class ServerSupervisor:
             self._has_reported_end = report.is_final
             try:
                 self._host.facts.put(report.key, report.as_json())
-                if state is not None:
+                if state not in {None, "waking"}:  # of which no second has been counted yet
                     self._meter.note(share or self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)

@@ -95,13 +95,16 @@ class WeightsReload:
         except Exception as error:  # noqa: BLE001 - it serves what it has; the thread asks again
             logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
             wanted = _UNKNOWN
+        generation = None if wanted is _UNKNOWN else wanted
+        found = self._view.current(generation)
         try:
-            self._host.reload(None)
+            if found is None:  # a volume is mounted as it was committed last, so most often there is nothing to reload
+                self._host.reload(None)
             self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
         visible()
-        self._view.copy(None if wanted is _UNKNOWN else wanted)
+        self._view.copy(generation, found)
 
     def refresh(self, wanted: Any, view: ServerView) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""

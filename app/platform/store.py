@@ -1,6 +1,6 @@
 """Modal's Dict and Queue as the ledger wants them, each call with a limit."""
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -40,6 +40,9 @@ class LimitedDict:
     def update(self, other: Mapping[Any, Any], /) -> None:
         what = counted(len(other), "entry", "entries")
         self._run(f"writing {what} to the ledger", lambda: self._entries.update.aio(other))
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         """Modal's Dict streams all of its keys, whichever are wanted; for `items`, all of its entries."""

@@ -3,7 +3,7 @@
 Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from loguru import logger
 
 from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet
-from app.model_server.health import Health, Turn, next_turn, of_tier
+from app.model_server.health import GONE, LOST_FOR, Health, Turn, next_turn, of_tier
 from app.model_server.report import Report
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
@@ -60,7 +60,7 @@ def check(jobs: KnownJobs, facts: DictLike, fleet: Fleet, now: datetime, *, rent
     entries = dict(facts.items(*LISTED)) | {key: facts.get(key) for key in (keys.WEIGHTS_ROOM, keys.WEIGHTS_MODELS)}
     health = healths(entries, fleet, now, rented=rented)
     before = last_turns(entries)
-    for each in health:
+    for each in (*health, *_gone(before, health, now, rented=rented)):
         _write_turn(facts, before.get(each.tier), each, now)
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
@@ -83,7 +83,7 @@ def keep(facts: DictLike, now: datetime) -> None:
     """Read by its key what is only listed otherwise, and counts for longer than the seven days of a Dict's memory."""
     entries = dict(facts.items(keys.HEALTH, *keys.CASES))
     for tier, turn in last_turns(entries).items():
-        if now - turn.at >= keys.LASTS:
+        if now - turn.at >= keys.LASTS and turn.health.state != GONE:
             facts.get(keys.health(tier, turn.n))
     for case in cases(entries):
         if case.is_open and now - case.opened_at >= keys.LASTS:
@@ -99,6 +99,14 @@ def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime, *, rented: 
     for each in reports:
         of.get(each.tier, []).append(each)
     return [of_tier(tier, reports_of_tier, now) for tier, reports_of_tier in of.items()]
+
+
+def _gone(before: Mapping[str, Turn], health: Iterable[Health], now: datetime, *, rented: bool) -> Iterator[Health]:
+    """The tiers with a history that are there no more. On one machine one that just started may not have reported."""
+    there = {each.tier for each in health}
+    for tier, turn in before.items():
+        if tier not in there and turn.health.state != GONE and (rented or now - turn.at > LOST_FOR):
+            yield Health(tier, GONE)
 
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:

@@ -13,9 +13,9 @@ from app.fleet.schedule import NIGHT
 from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
 from jobs.core.units import counted, human_bytes
-from jobs.ledger.job import Job
+from jobs.ledger.job import BY_NIGHTLY, Job
 from jobs.ledger.kinds import KINDS
-from jobs.telemetry.nightly_report import BY_NIGHTLY, ReadShare
+from jobs.telemetry.nightly_report import ReadShare
 from jobs.weights.history import Memory
 from jobs.weights.manifest import Manifest
 from jobs.weights.prune_plan import PrunePlan

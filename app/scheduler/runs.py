@@ -15,7 +15,7 @@ from app.fleet.schema import Fleet
 from app.scheduler import absence, alert_check, outages
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
-from app.scheduler.steps import keep_windows, post_night, tick_ledger
+from app.scheduler.steps import end_windows_of_gone_tiers, keep_windows, post_night, tick_ledger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -104,6 +104,7 @@ def _check_alerts(
 def _keep_windows(context: ScheduleContext, keep: Callable[[str, int], object]) -> None:
     if keep_windows(context.ledger, context.fleet, context.facts, context.clock.now(), keep):
         context.send_worker(SERVERS_LANE)  # now, not at the next tick: the window is open
+    end_windows_of_gone_tiers(context.fleet, context.facts)
 
 
 def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) -> None:

@@ -17,13 +17,13 @@ from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import NotFound, StoreTrouble
-from jobs.ledger.job import JobState
+from jobs.ledger.job import BY_NIGHTLY, JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import HeardJob
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
+from jobs.telemetry.nightly_report import NightJob
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ def keep_windows(
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
     parts.end()
     return posted
+
+
+def end_windows_of_gone_tiers(fleet: Fleet, facts: DictLike) -> None:
+    """What kept a tier awake ended with it; nor is its window open should it be declared again."""
+    for key, is_awake in list(facts.items(keys.WINDOW)):
+        if is_awake and key.removeprefix(keys.WINDOW) not in fleet.tiers:
+            facts.put(key, False)
+            logger.info("tier {} is gone, and its window with it", key.removeprefix(keys.WINDOW))
 
 
 def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:

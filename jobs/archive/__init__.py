@@ -1,6 +1,7 @@
 """What has left the ledger: files that only grow, and how they are read.
 
-archive        what leaves the ledger for the archive, and how it is read from there
+archive        what leaves the ledger for the archive
 archive_files  files of JSON lines that only grow, rotated by size
 archive_index  where each archived job stands in those files, by its id and by its time
+archived       what has left, as it is read
 """

@@ -6,18 +6,15 @@ nowhere; readers tell it once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
-from heapq import merge
-from itertools import islice, takewhile
-from operator import itemgetter
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from loguru import logger
 
-from jobs.archive.archive_files import Archive, OpenArchive
-from jobs.archive.archive_index import Entry, Place, place_of
+from jobs.archive.archive_files import Archive
+from jobs.archive.archived import AFTER, CASES, COLD, JOBS, METERS, REPORTS, TURNS, USAGE, WAKES
+from jobs.core import foreign
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted
 from jobs.ledger.expiry import clearing
@@ -27,17 +24,10 @@ from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 from jobs.telemetry import incidents, usage
 
-AFTER = timedelta(days=5)
-"""Two nights may fail before the Dict forgets."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 COUNTED_AFTER = timedelta(days=1)
 """A container that has not counted or reported for so long has ended."""
-
-FOLDER = "ops"
-JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE, COLD = (
-    *("jobs", "health", "meters", "servers"),
-    *("wakes", "incidents", "usage", "cold"),
-)
 
 OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, keys.COLD, *keys.CASES)
 """What is taken out when it is old, beside jobs."""
@@ -51,11 +41,6 @@ AT_ONCE = 500
 Commit = Callable[[], object]
 Learn = Callable[[Sequence[Job]], object]
 Entries = Mapping[str, Any]
-
-
-def archive_at(root: Path) -> Archive:
-    """The archive of the volume that is mounted there, or of the home."""
-    return Archive(root / FOLDER)
 
 
 def nothing(_: Sequence[Job]) -> None:
@@ -112,87 +97,12 @@ def archiving_jobs(
         commit()
 
 
-class ArchivedJobs:
-    """The archived jobs. Threads may share one: it holds nothing; each question opens the files, and closes them."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def find(self, id: str) -> Job | None:
-        """The archived job of this id."""
-        with self._archive.opened(JOBS) as files:
-            if (record := files.recent.get(id)) is not None:
-                return _job(record)
-            entry = files.index.find(id) if files.index else None
-            record = files.record(entry) if entry else None
-            return _job(record) if record else None
-
-    def beginning(self, text: str) -> list[Job]:
-        """Those whose id begins so."""
-        with self._archive.opened(JOBS) as files:
-            entries = files.index.beginning(text) if files.index else ()
-            records = {entry.place.id: files.record(entry) for entry in entries}
-            recent = {id: record for id, record in files.recent.items() if id.startswith(text)}
-            return [job for record in (records | recent).values() if record and (job := _job(record))]
-
-    def place(self, id: str) -> Place | None:
-        """Where that job stands among all; None where it is not archived."""
-        job = self.find(id)
-        return None if job is None else place_of(job.as_json())
-
-    def count(self) -> int:
-        """How many there are."""
-        with self._archive.opened(JOBS) as files:
-            if files.index is None:
-                return len(files.recent)
-            find = files.index.find
-            return len(files.index.by_id) + sum(find(id) is None for id in files.recent)
-
-    @contextmanager
-    def newest(self, before: Place | None = None) -> Iterator[Iterator[Job]]:
-        """The jobs from the newest on, or from the one after that place on: each is read when it is asked for."""
-        with self._archive.opened(JOBS) as files:
-            yield _newest(files, before)
-
-    def since(self, moment: datetime) -> list[Job]:
-        """Those that were posted then or later, oldest first."""
-        with self.newest() as jobs:
-            return [*takewhile(lambda job: job.posted_at >= moment, jobs)][::-1]
-
-
-def _newest(files: OpenArchive, before: Place | None) -> Iterator[Job]:
-    found = ((place_of(record), record) for record in files.recent.values())
-    places = [(place, record) for place, record in found if place and (before is None or place < before)]
-    recent: list[tuple[Place, Entry | dict[str, Any]]] = [*sorted(places, key=itemgetter(0), reverse=True)]
-    entries = files.index.newest(before) if files.index else iter(())
-    indexed: Iterator[tuple[Place, Entry | dict[str, Any]]] = (
-        (entry.place, entry) for entry in entries if entry.place.id not in files.recent
-    )
-    for _, each in merge(recent, indexed, key=itemgetter(0), reverse=True):
-        record = files.record(each) if isinstance(each, Entry) else each
-        if record is not None and (job := _job(record)) is not None:
-            yield job
-
-
-def _job(record: dict[str, Any]) -> Job | None:
-    try:
-        return Job.from_json(record)
-    except (KeyError, TypeError, ValueError):
-        logger.warning("the archived job {!r} makes no sense and is passed over", record.get("id"))
-        return None
-
-
-def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
-    """The archived jobs that were posted since then, oldest first, each once."""
-    yield from ArchivedJobs(archive).since(since)
-
-
 # -- what was observed -------------------------------------------------------------------------------------------------
 
 
 def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
     """Take what was observed long enough ago out of the Dict; how many entries those were."""
-    entries = dict(facts.items(*OBSERVED))
+    entries = dict(facts.items(*OBSERVED, *keys.FOR_SERVERS))
     leaving = {
         TURNS: _old_turns(entries, now),
         METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
@@ -211,12 +121,22 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         for key in gone:
             facts.pop(key, None)
         logger.info("archived {}", counted(len(gone), "fact"))
+    for key in _passed(entries, now):
+        facts.pop(key, None)
     return len(gone)
 
 
-def archived_facts(archive: Archive, sort: str) -> dict[str, Any]:
-    """The archived facts of a sort by their keys; of one that was archived twice, the later."""
-    return {record["key"]: record["fact"] for record in archive.read(sort) if {"key", "fact"} <= record.keys()}
+def _passed(entries: Entries, now: datetime) -> Iterator[str]:
+    """What the containers of a tier were told long ago. Of one that is gone nobody says it anew."""
+    for key, fact in entries.items():
+        if key.startswith(keys.WARMING):
+            said = [foreign.fields(fact).get("until")]
+        elif key.startswith(keys.WANTED):
+            said = [foreign.fields(each).get("at") for each in foreign.items(foreign.fields(fact).get("models"))]
+        else:
+            continue
+        if max(filter(None, map(foreign.moment, said)), default=_NEVER) < now - AFTER:
+            yield key
 
 
 def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[str]:
@@ -224,13 +144,13 @@ def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[
 
 
 def _old_turns(entries: Entries, now: datetime) -> list[str]:
-    """A tier's history, but for its last entry: that is how it is."""
+    """A tier's history, but for its last entry: that is how it is, unless the tier is gone."""
     numbers: dict[str, int] = {}
     for key in entries:
         if key.startswith(keys.HEALTH):
             tier, _, n = key.removeprefix(keys.HEALTH).partition("/")
             numbers[tier] = max(numbers.get(tier, 0), int(n))
-    last = {keys.health(tier, n) for tier, n in numbers.items()}
+    last = {key for tier, n in numbers.items() if entries[key := keys.health(tier, n)]["state"] != "gone"}
     return [key for key in _old(entries, (keys.HEALTH,), now - AFTER) if key not in last]
 
 

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from loguru import logger
-
 from jobs.archive import archive_index
 from jobs.archive.archive_index import ArchiveIndex, Entry
 from jobs.store import private_files as private
@@ -25,6 +23,13 @@ from jobs.store.files import flush_folder
 ROTATE_AT = 2_000_000
 """Bytes: some two thousand jobs. The file that grows is read whole by whoever looks for a job; of the others, the index
 tells where it is."""
+
+
+def warn(text: str, *values: object) -> None:
+    """Log a warning: with what takes longer to import than most lists take, and is hardly ever needed."""
+    from loguru import logger  # noqa: PLC0415
+
+    logger.opt(depth=1).warning(text, *values)
 
 
 class Archive:
@@ -148,7 +153,7 @@ class OpenArchive:
             record = None
         if isinstance(record, dict) and record.get("id") == entry.place.id:
             return record
-        logger.warning("what file {} of the archive holds of job {} is not what was put there", entry.file, entry.place)
+        warn("what file {} of the archive holds of job {} is not what was put there", entry.file, entry.place)
         return None
 
     def _file(self, number: int) -> BinaryIO | None:
@@ -191,4 +196,4 @@ def _records(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
         if isinstance(record, dict):
             yield record
         else:
-            logger.warning("line {} of {} is torn and passed over", number, path.name)
+            warn("line {} of {} is torn and passed over", number, path.name)

@@ -16,27 +16,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from jobs.core.clock import parse_moment
-from jobs.ledger.job import generation_of
+from jobs.ledger.job import Place, milliseconds
 from jobs.store import private_files as private
 from jobs.store.files import flush_folder
 
 VERSION = 1
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENTRY = struct.Struct(">24sqIQI")
-
-
-class Place(NamedTuple):
-    """Where a job stands among all, as `Job.age` has it: by when it was posted, in milliseconds."""
-
-    posted: int
-    generation: int
-    id: str
 
 
 class Entry(NamedTuple):
@@ -54,7 +44,7 @@ class Entry(NamedTuple):
     def unpacked(cls, data: bytes) -> Self:
         padded, posted, file, offset, length = _ENTRY.unpack(data)
         id = padded.rstrip(b"\0").decode()
-        return cls(Place(posted, generation_of(id), id), file, offset, length)
+        return cls(Place.of(posted, id), file, offset, length)
 
 
 def place_of(record: dict[str, Any]) -> Place | None:
@@ -63,7 +53,7 @@ def place_of(record: dict[str, Any]) -> Place | None:
         id, posted = str(record["id"]), parse_moment(record["posted_at"])
     except (KeyError, TypeError, ValueError):
         return None
-    return Place((posted - _EPOCH) // timedelta(milliseconds=1), generation_of(id), id)
+    return Place.of(milliseconds(posted), id)
 
 
 def entries_of(file: int, lines: Iterable[bytes]) -> Iterator[Entry]:

@@ -8,11 +8,9 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted.
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
@@ -26,6 +24,7 @@ from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
 from jobs.core.units import local_time
 from jobs.ledger import dead_letters
+from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
 from jobs.ledger.kinds import ALL, JobRequest, Kind, kind_named
@@ -137,8 +136,8 @@ class JobCommands:
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         archived: the jobs that have left the ledger, of those posted since a moment.
         archived_begin: those whose id begins so; where left out, all of them are looked at.
-        archived_newest: those from the newest on, for as long as somebody looks; where left out, a list without a
-            beginning ends with the ledger.
+        listed: so many of the newest jobs that fit, archived ones among them, and how many there are in all, None for
+            more than these; where left out, the ledger is asked, and `archived` where the list has a beginning.
         dead: the dead letters, where these can be had without all jobs.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
@@ -157,7 +156,7 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     archived_begin: Callable[[str], Iterable[Job]] | None = None
-    archived_newest: Callable[[], AbstractContextManager[Iterator[Job]]] | None = None
+    listed: Callable[[JobFilter, int | None], tuple[Sequence[Job], int | None]] | None = None
     dead: Callable[[], Sequence[Job]] | None = None
     worded: Callable[[str], str] = str
     defaults: Callable[[], Mapping[str, Any]] = dict
@@ -379,25 +378,15 @@ class JobCommands:
 
     def _chosen(
         self, state: str | None, kind: str | None, limit: int | None, began: datetime | None
-    ) -> tuple[list[Job], int | None]:
-        """The newest jobs of that state and kind, and how many there are in all."""
+    ) -> tuple[Sequence[Job], int | None]:
+        """The newest jobs of that state and kind, and how many there are in all; None for more than these."""
+        if self.listed is not None:
+            states = frozenset({JobState(state)} if state else ())
+            return self.listed(JobFilter(kind, since=began, states=states), limit)
         if began is None:
-            jobs, count = self.reader.select(state=state, kind=kind, limit=limit)
-            is_full = count is None or (limit is not None and len(jobs) >= limit)
-            return (jobs, count) if is_full or (state, kind) != (None, None) else self._with_older(jobs, limit)
+            return self.reader.select(state=state, kind=kind, limit=limit)
         jobs = [job for job in self.since(began) if state in {None, job.state} and kind in {None, job.kind}]
         return jobs[:limit], len(jobs)
-
-    def _with_older(self, jobs: Sequence[Job], limit: int | None) -> tuple[list[Job], int | None]:
-        """These, and as many of the newest archived ones as there is room for; how many there are, unless more."""
-        known = {job.id: job for job in jobs}
-        if self.archived_newest is not None:
-            with self.archived_newest() as archived:
-                older = (job for job in archived if job.id not in known)
-                known |= {job.id: job for job in islice(older, None if limit is None else limit - len(jobs) + 1)}
-        found = sorted(known.values(), key=lambda job: job.age, reverse=True)
-        is_all = limit is None or len(found) <= limit
-        return found[:limit], len(found) if is_all else None
 
     def since(self, began: datetime) -> list[Job]:
         """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""

@@ -29,12 +29,14 @@ from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
 from jobs.home.local_jobs import LocalJobs
+from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
+from jobs.listing import newest
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
-    from jobs.archive.archive import ArchivedJobs
+    from jobs.archive.archived import ArchivedJobs
     from jobs.home.gateway_client import GatewayClient
     from jobs.ledger.job import Job
 
@@ -105,7 +107,7 @@ def this_machine() -> ThisMachine:
         defaults=lambda: _defaults(home),
         archived=lambda since: archived_jobs(home).since(since),
         archived_begin=lambda text: archived_jobs(home).beginning(text),
-        archived_newest=(lambda: archived_jobs(home).newest()) if home.archive.exists() else None,
+        listed=lambda fitting, limit: _listed(home, clock, fitting, limit),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
@@ -113,15 +115,20 @@ def this_machine() -> ThisMachine:
 
 def archived_jobs(home: Home) -> "ArchivedJobs":
     """The jobs that have left the ledger of this machine."""
-    from jobs.archive.archive import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
+    from jobs.archive.archived import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
 
     return ArchivedJobs(archive_at(home.root))
+
+
+def _listed(home: Home, clock: Clock, fitting: JobFilter, limit: int | None) -> "tuple[Sequence[Job], int | None]":
+    archive = archived_jobs(home) if home.archive.exists() else newest.EmptyArchive()
+    return newest.chosen(home.reader(clock), archive, fitting, limit, clock.now())
 
 
 def _dead(home: Home, clock: Clock) -> "Sequence[Job]":
     from jobs.listing.dead_memory import known_jobs  # noqa: PLC0415 - listing jobs is to feel instant without it
 
-    return known_jobs(home.reader(clock), home.read_facts(), clock.now()).dead
+    return known_jobs(home.reader(clock), clock.now()).dead
 
 
 def _defaults(home: Home) -> Mapping[str, Any]:

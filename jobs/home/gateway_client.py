@@ -150,7 +150,7 @@ class GatewayClient:
     def ids(self, begin: str = "") -> list[str]:
         if not _is_plain(begin):
             return []
-        return [job.id for job in self._page({"begin": begin})[0]]
+        return [job.id for job in self._pages({"begin": begin})[0]]
 
     def select(
         self,
@@ -159,33 +159,35 @@ class GatewayClient:
         state: str | None = None,
         since: datetime | None = None,
         limit: int | None = None,
-    ) -> tuple[list[Job], int]:
-        """The newest jobs that fit, and how many fit in all; asked for page by page."""
+    ) -> tuple[list[Job], int | None]:
+        """The newest jobs that fit, asked for page by page; and how many fit in all, None for more than these."""
         query = {"kind": kind, "state": state, "since": since and isoformat(since)}
-        fitting: dict[str, Any] = {name: value for name, value in query.items() if value}
-        jobs, total = self._page(fitting, limit)
-        page = jobs
-        while page and len(jobs) < min(total, limit or total):
-            page, _ = self._page({**fitting, "before": jobs[-1].id}, limit and limit - len(jobs))
-            jobs = jobs + page
-        return jobs, total
+        return self._pages({name: value for name, value in query.items() if value}, limit)
 
     def is_coming(self, subject: str) -> bool:
         """Whether a pull of this model is under way."""
-        return bool(self._page({"kind": "pull", "subject": subject, "state": "open"}, 1)[0])
+        return bool(self._pages({"kind": "pull", "subject": subject, "state": "open"}, 1)[0])
 
     def dead(self) -> list[Job]:
         """The jobs that failed for good, and that nobody has mended or dismissed, the newest first."""
-        jobs, total = self._page({"dead": "true"})
-        page = jobs
-        while page and len(jobs) < total:
-            page, _ = self._page({"dead": "true", "before": jobs[-1].id})
-            jobs = jobs + page
-        return jobs
+        return self._pages({"dead": "true"})[0]
 
-    def _page(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
-        page = self._document("/jobs", params={**query, "limit": min(limit or PAGE, PAGE)})
-        return [Job.from_json(each) for each in page["jobs"]], int(page["total"])
+    def _pages(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int | None]:
+        """So many jobs of that list, or all; and how many there are, None for more than these.
+
+        A page may have few jobs, or none, and say all the same where the list goes on.
+        """
+        jobs: list[Job] = []
+        on: dict[str, Any] = {}
+        while True:
+            left = PAGE if limit is None else min(limit - len(jobs), PAGE)
+            page = self._document("/jobs", params={**query, **on, "limit": left})
+            jobs += [Job.from_json(each) for each in page["jobs"]]
+            if page["next"] is None:
+                return jobs, len(jobs)
+            if limit is not None and len(jobs) >= limit:
+                return jobs, None
+            on = {"cursor": page["next"]}
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class Home:
 
     @property
     def archive(self) -> Path:
-        """Where `jobs.archive.archive.archive_at` keeps what has left the ledger; not there until something has."""
+        """Where `jobs.archive.archived.archive_at` keeps what has left the ledger; not there until something has."""
         return self.root / "ops"
 
     @property

@@ -4,7 +4,6 @@ It reads what `up` wrote down and asks the servers; it changes nothing, and need
 machine are asked without httpx, which takes longer to import than all of this takes.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -20,7 +19,8 @@ from jobs.core.units import human_bytes, human_span, local_time
 from jobs.home.gateway_client import GatewayClient, client_for
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.loopback import LoopbackClient, is_plain_loopback
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import JobState
+from jobs.listing.dead_memory import known_jobs
 from jobs.models.aliases import Alias, Aliases
 from jobs.models.aliases import complaints as complaints_of
 from jobs.ollama.responses import Listed, Running, listed_in
@@ -294,7 +294,8 @@ class LocalStatus:
 
 
 def local_status(home: Home, clock: Clock, key: str | None = None) -> LocalStatus:
-    """How things stand; `key` opens the gateway, where it wants one. Where that answers it has counted the jobs."""
+    """How things stand; `key` opens the gateway, where it wants one. Where that answers it has counted all jobs; else
+    those are told that have not ended, and as failed those that need somebody."""
     night = local_night(home, clock)
     stack = home.read_stack()
     pid = home.up_pid()
@@ -302,7 +303,7 @@ def local_status(home: Home, clock: Clock, key: str | None = None) -> LocalStatu
     answers = stack and stack.gateway and stack.pid == pid
     told = _health(str(stack.gateway), key, clock) if stack and answers else _Told()
     problems, notes = told.problems, told.notes
-    queue = told.jobs or _counted(home.reader(clock).jobs())
+    queue = told.jobs or known_jobs(home.reader(clock), clock.now()).counts
     if stack is None or stack.models is None:
         return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems, notes)
     found = survey(Layout(stack.models))
@@ -313,11 +314,6 @@ def local_night(home: Home, clock: Clock) -> dict[str, Any]:
     """What the last night did on this machine."""
     entries = dict(home.read_facts().items(*OF_NIGHTS))
     return report(entries, jobs_of_night(entries, home.reader(clock).newest_first()))
-
-
-def _counted(jobs: Iterable[Job]) -> dict[str, int]:
-    counts = Counter(job.state for job in jobs)
-    return {str(state): counts[state] for state in JobState}
 
 
 @dataclass(frozen=True)

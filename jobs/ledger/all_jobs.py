@@ -3,22 +3,21 @@
 Pure. Whoever shows jobs to many asks the ledger once and chooses from this for each.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Self
 
 from jobs.core.errors import BadRequest
 from jobs.ledger import dead_letters
 from jobs.ledger.dead_letters import DeadGroup
-from jobs.ledger.job import Job, JobState, generation_of
+from jobs.ledger.job import Job, JobState, Place, generation_of
 from jobs.ledger.kinds import KINDS, Kinds
 
 OPEN = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING})
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,20 @@ class JobFilter:
 
 
 @dataclass(frozen=True)
-class Page:
-    """A part of a list of jobs, newest first.
+class Window:
+    """Some of the jobs that a ledger has, one after the other in the list of all.
 
     Args:
-        jobs: those of this page.
-        total: how many are in the list.
-        older: how many come after the last of these.
-        next: the cursor of the page that comes after this one; None when nothing does.
+        jobs: newest first.
+        end: every job that stands from the beginning of the window up to here is among these, unless it is archived;
+            None when there are no others.
+        has_archived: archived ones stand among them, as far as the ledger knows.
 
     """
 
     jobs: Sequence[Job]
-    total: int
-    older: int
-    next: str | None
+    end: Place | None
+    has_archived: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,7 @@ class AllJobs:
         dead: the dead letters in groups, the largest first.
         waits_for: by the id of a job that may not begin yet, the job about the same subject that has to end first.
         counts: how many there are by kind and state.
+        going_on: those that have not ended, newest first.
 
     """
 
@@ -103,6 +102,7 @@ class AllJobs:
     dead: tuple[DeadGroup, ...]
     waits_for: Mapping[str, Job]
     counts: Mapping[tuple[str, str], int]
+    going_on: tuple[Job, ...]
 
     @classmethod
     def of(cls, jobs: Iterable[Job], kinds: Kinds = KINDS) -> Self:
@@ -114,42 +114,36 @@ class AllJobs:
             dead=dead_letters.groups(job for job in current if dead_letters.is_dead(job)),
             waits_for=waits_for(every, kinds),
             counts=Counter((job.kind, str(job.state)) for job in every),
+            going_on=tuple(job for job in every if not job.has_ended),
         )
 
+    def window(self, before: Place | None, most: int) -> Window:
+        """So many of the jobs that come after this place in a list of all."""
+        first = 0 if before is None else bisect_left(self.jobs, True, key=lambda job: job.place < before)
+        found = self.jobs[first : first + most]
+        return Window(found, found[-1].place if first + most < len(self.jobs) else None)
 
-def page(jobs: Sequence[Job], limit: int | None, cursor: str | None = None) -> Page:
-    """So many of these, which are the newest first, from the newest on or from where a cursor points.
 
-    A cursor stays where it is when newer jobs come, and when the job that it was made of is gone.
+def cursor_of(job: Job) -> str:
+    """Points at a job's place among all: a page that begins there begins with it, or with what comes after it."""
+    return cursor_at(job.place)
+
+
+def cursor_at(place: Place) -> str:
+    return f"{place.posted}.{place.id}"
+
+
+def before_cursor(cursor: str) -> Place:
+    """The place that a list comes to right before it comes to where the cursor points.
 
     Raises:
         BadRequest: it is no cursor.
 
     """
-    begin = 0
-    if cursor is not None:
-        at = _place(cursor)
-        begin = next((index for index, job in enumerate(jobs) if _place_of(job) <= at), len(jobs))
-    rest = jobs[begin:]
-    shown = rest if limit is None else rest[:limit]
-    older = len(rest) - len(shown)
-    return Page(shown, len(jobs), older, cursor_of(rest[len(shown)]) if older else None)
-
-
-def cursor_of(job: Job) -> str:
-    """Points at a job's place among all: a page that begins there begins with it."""
-    return f"{_place_of(job)[0]}.{job.id}"
-
-
-def _place(cursor: str) -> tuple[int, int, str]:
-    milliseconds, _, id = cursor.partition(".")
-    if not (milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) < 15 and id):
+    posted, _, id = cursor.partition(".")
+    if not (posted.isascii() and posted.isdigit() and len(posted) < 15 and id):
         raise BadRequest(f"{cursor[:80]!r} is no cursor", hint="take `next` of the page before, or leave it out")
-    return int(milliseconds), generation_of(id), id
-
-
-def _place_of(job: Job) -> tuple[int, int, str]:
-    return (job.posted_at - _EPOCH) // timedelta(milliseconds=1), generation_of(job.id), job.id
+    return Place(int(posted), generation_of(id), f"{id}\0")  # the next one in the order of texts
 
 
 def _failure_class(job: Job) -> str | None:

@@ -108,12 +108,37 @@ class Attempts:
         is_over = self._facts.get(keys.end(id, n)) is not None or self._facts.get(keys.gone(id)) is not None
         return fact.get("token") == claim.token and not is_over
 
+    def end_held(self, claim: Claim, ending: Ending, reading: Reading, token: str | None = None) -> Job | None:
+        """As `end`, of who holds the attempt.
+
+        Raises:
+            Fenced: its lease has run out.
+
+        """
+        self.still_held(claim)
+        running = replace(claim.job, cancel_asked=claim.job.cancel_asked or claim.cancel_asked)
+        return self.end(running, claim.n, ending, reading, token, holder=claim)
+
+    def _has_lapsed(self, claim: Claim) -> bool:
+        """Whether the lease may have run out by now, by either clock."""
+        return self._clock.now() > claim.held_until or self._clock.monotonic() > claim.held_for
+
     def end(
-        self, job: Job, n: int, ending: Ending, reading: Reading, token: str | None = None, *, puts: bool = True
+        self,
+        job: Job,
+        n: int,
+        ending: Ending,
+        reading: Reading,
+        token: str | None = None,
+        *,
+        puts: bool = True,
+        holder: Claim | None = None,
     ) -> Job | None:
         """The job once its running attempt is ended by us; None when somebody else has ended it.
 
-        What can be tried again at once is put into the queue, unless whoever asks sees to that.
+        What can be tried again at once is put into the queue, unless whoever asks sees to that. The key of an end is
+        free again days after it was written. So who writes it looks for the mark of the archive, but a `holder` whose
+        lease runs even now: nobody has ended his attempt, so nothing was archived.
         """
         fact = {
             "at": isoformat(self._clock.now()),
@@ -127,7 +152,7 @@ class Attempts:
         }
         if not self.write_once(keys.end(job.id, n), fact, token):
             return None
-        if self._facts.get(keys.gone(job.id)) is not None:  # it had ended long ago, and the key was free again
+        if (holder is None or self._has_lapsed(holder)) and self._facts.get(keys.gone(job.id)) is not None:
             return None
         ended = after_end(job, fact)
         if ended.has_ended:

@@ -11,7 +11,8 @@ from typing import Any
 from jobs.core.clock import isoformat, parse_moment
 from jobs.ledger.attempts import point
 from jobs.ledger.open_jobs import CHANGES_KEPT
-from jobs.store import bulk, keys
+from jobs.store import keys
+from jobs.store.in_order import InOrder, Moment, in_order
 from jobs.store.protocols import ShrinkingDict
 
 ATTEMPT_FACTS = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL, keys.DISMISSED)
@@ -39,11 +40,12 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
 
 def clearing(facts: ShrinkingDict, now: datetime) -> Iterator[int]:
     """The same, some jobs a step: how many entries went in each."""
-    yield _forget_changes(facts, now)
-    if bulk.by_time(facts, keys.GONE, bulk.Moment(""), "", 1) is None:
+    order = in_order(facts)
+    yield _forget_changes(facts, order, now)
+    if order is None:
         yield _clear_all(facts, now)
     else:
-        yield from _clearing_by_time(facts, now)
+        yield from _clearing_by_time(facts, order, now)
 
 
 def _clear_all(facts: ShrinkingDict, now: datetime) -> int:
@@ -51,21 +53,22 @@ def _clear_all(facts: ShrinkingDict, now: datetime) -> int:
     marks = {key.removeprefix(keys.GONE): value for key, value in entries.items() if key.startswith(keys.GONE)}
     ages = {id: now - parse_moment(mark["at"]) for id, mark in marks.items()}
     old = (key for key in entries if key.startswith(ATTEMPT_FACTS) and _age_of(key, ages) > CLEARED_AFTER)
-    removed = bulk.remove_all(facts, old)
+    removed = facts.remove_all(old)
     for id, age in ages.items():
         if age > ID_KEPT:
             removed += _free(facts, {id: entries.get(keys.job(id))})
     return removed
 
 
-def _forget_changes(facts: ShrinkingDict, now: datetime) -> int:
+def _forget_changes(facts: ShrinkingDict, order: InOrder | None, now: datetime) -> int:
     """Of what became of jobs, what everybody has heard of by now."""
-    first, until, removed = bulk.Moment(""), isoformat(now - CHANGES_KEPT), 0  # what was removed is found no more
-    while changes := bulk.by_time(facts, keys.CHANGED, first, until, AT_ONCE):
-        removed += bulk.remove_all(facts, [change.key for change in changes])
-    if changes is None:
+    first, until, removed = Moment(""), isoformat(now - CHANGES_KEPT), 0  # what was removed is found no more
+    facts.put(keys.CHANGES_FORGOTTEN, {"v": 1, "at": until})
+    if order is None:
         told = list(facts.items(keys.CHANGED))
-        removed = bulk.remove_all(facts, (key for key, change in told if change["at"] <= until))
+        return facts.remove_all(key for key, change in told if change["at"] <= until)
+    while changes := order.by_time(keys.CHANGED, first, until, AT_ONCE):
+        removed += facts.remove_all(change.key for change in changes)
     return removed
 
 
@@ -73,26 +76,26 @@ def _age_of(key: str, ages: Mapping[str, timedelta]) -> timedelta:
     return ages.get(key.split("/")[1], timedelta(0))
 
 
-def _clearing_by_time(facts: ShrinkingDict, now: datetime) -> Iterator[int]:
+def _clearing_by_time(facts: ShrinkingDict, order: InOrder, now: datetime) -> Iterator[int]:
     """By the marks that are old enough, and no others.
 
     How far it came is written down after each step. A mark from before that, which a clock that was set back wrote
     later, is met when its id is given up.
     """
     known = facts.get(keys.CLEARED)
-    at = bulk.Moment(*known["upto"]) if known else bulk.Moment("")
-    while marks := bulk.by_time(facts, keys.GONE, at, isoformat(now - CLEARED_AFTER), AT_ONCE):
-        yield bulk.remove_all(facts, _attempt_facts(facts, map(_id_of, marks)))
+    at = Moment(*known["upto"]) if known else Moment("")
+    while marks := order.by_time(keys.GONE, at, isoformat(now - CLEARED_AFTER), AT_ONCE):
+        yield facts.remove_all(_attempt_facts(facts, map(_id_of, marks)))
         at = marks[-1]
         facts.put(keys.CLEARED, {"v": 1, "upto": [*at]})
-    first = bulk.Moment("")  # what was given up is found no more
-    while marks := bulk.by_time(facts, keys.GONE, first, isoformat(now - ID_KEPT), AT_ONCE):
+    first = Moment("")  # what was given up is found no more
+    while marks := order.by_time(keys.GONE, first, isoformat(now - ID_KEPT), AT_ONCE):
         ids = list(map(_id_of, marks))
-        removed = bulk.remove_all(facts, _attempt_facts(facts, ids))
+        removed = facts.remove_all(_attempt_facts(facts, ids))
         yield removed + _free(facts, {id: facts.get(keys.job(id)) for id in ids})
 
 
-def _id_of(mark: bulk.Moment) -> str:
+def _id_of(mark: Moment) -> str:
     return mark.key.removeprefix(keys.GONE)
 
 
@@ -114,5 +117,5 @@ def _free(facts: ShrinkingDict, requests: Mapping[str, Mapping[str, Any] | None]
             if pointer is not None and pointer["line"] == line and pointer["generation"] <= int(generation):
                 point(facts, fact["kind"], fact["subject"], line, int(generation) + 1)
     # The mark last: while it is there the rest is found again.
-    removed = bulk.remove_all(facts, map(keys.job, requests))
-    return removed + bulk.remove_all(facts, map(keys.gone, requests))
+    removed = facts.remove_all(map(keys.job, requests))
+    return removed + facts.remove_all(map(keys.gone, requests))

@@ -14,9 +14,9 @@ attempt stays the one place where a job is decided.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import Trouble
@@ -25,6 +25,10 @@ from jobs.ledger.kinds import KINDS
 
 VERSION = 1
 """Written into every fact. Readers take missing fields as their defaults, so last month's records still open."""
+
+
+BY_NIGHTLY = "nightly"
+"""Who posts what a night posts."""
 
 
 class JobState(StrEnum):
@@ -67,6 +71,30 @@ def move(state: JobState, event: str) -> JobState:
         return _MOVES[state, event]
     except KeyError:
         raise IllegalMove(f"a job that is {state} cannot move by {event!r}") from None
+
+
+class Place(NamedTuple):
+    """Where a job stands among all, as `Job.age` has it: by when it was posted, in milliseconds."""
+
+    posted: int
+    generation: int
+    id: str
+
+    @classmethod
+    def of(cls, posted: int, id: str) -> Self:
+        return cls(posted, generation_of(id), id)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since 1970, which is as exactly as a posting is written down."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment_at(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -152,6 +180,11 @@ class Job:
     def age(self) -> tuple[datetime, int, str]:
         """Sorts jobs, the oldest first; of those of one line that were posted in one moment, by their generation."""
         return self.posted_at, generation_of(self.id), self.id
+
+    @property
+    def place(self) -> Place:
+        """The same for a list that goes on another time."""
+        return Place.of(milliseconds(self.posted_at), self.id)
 
     @property
     def not_before(self) -> datetime | None:

@@ -29,7 +29,7 @@ from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.ledger.sweeper import Sweeper, Swept, waits_among
-from jobs.store import bulk, keys
+from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientQueue, PatientShrinkingDict
 from jobs.store.protocols import QueueLike, ShrinkingDict
 
@@ -318,9 +318,7 @@ class Ledger:
             Fenced: the lease ran out, or somebody else ended the attempt first; nothing was changed.
 
         """
-        self._attempts.still_held(claim)
-        running = replace(claim.job, cancel_asked=claim.job.cancel_asked or claim.cancel_asked)
-        job = self._attempts.end(running, claim.n, ending, reading, token)
+        job = self._attempts.end_held(claim, ending, reading, token)
         if job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         return job
@@ -345,7 +343,7 @@ class Ledger:
         """
         listed = self._open.all()
         if not listed.is_complete:  # a ledger of an older version, or one that was not swept for long
-            self.index_all(self.reader.jobs())
+            self.index_missing()
             listed = self._open.all()
         return self._sweeper.sweep(listed, before_lost, no_worker_lives=no_worker_lives, now=now)
 
@@ -362,7 +360,7 @@ class Ledger:
             if not job.has_ended:
                 raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
         mark = {"v": VERSION, "at": isoformat(self._clock.now())}
-        bulk.add_all(self._facts, {keys.gone(job.id): mark for job in jobs})
+        self._facts.update({keys.gone(job.id): mark for job in jobs})
         self._changes.say_retired([job.id for job in jobs])
 
     def index_all(self, jobs: Iterable[Job]) -> int:
@@ -371,6 +369,11 @@ class Ledger:
         if missing:
             logger.info("{} open jobs were not in the index of the open ones", missing)
         return missing
+
+    def index_missing(self) -> int:
+        """The same with as few jobs as the store lets be read: where it has them in their order, those that were posted
+        since this was done last, and that it knows no end of."""
+        return self.index_all(self.reader.unended(self._open.compared_at()))
 
     def keep_open(self, jobs: Iterable[Job]) -> None:
         """Read by its keys what those of these jobs consist of that have been open for days, so that a platform's dict

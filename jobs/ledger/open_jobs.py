@@ -176,6 +176,11 @@ class OpenJobs:
         is_complete = entries.pop(keys.OPEN_COMPLETE, None) is not None
         return Listed(tuple(OpenJob.from_json(value) for value in entries.values()), is_complete)
 
+    def compared_at(self) -> datetime | None:
+        """When all jobs were last compared with those that are said to be open."""
+        done = self._facts.get(keys.OPEN_COMPLETE)
+        return None if done is None else parse_moment(done["at"])
+
     def find(self, id: str) -> OpenJob | None:
         entry = self._facts.get(keys.open(id))
         return OpenJob.from_json(entry) if entry is not None else None

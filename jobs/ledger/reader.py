@@ -9,15 +9,35 @@ from typing import Any, Self
 
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import ENDED, Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
+from jobs.ledger.all_jobs import Window
+from jobs.ledger.job import (
+    ENDED,
+    Attempt,
+    IllegalMove,
+    Job,
+    JobFacts,
+    JobState,
+    Place,
+    after_beat,
+    fold,
+    generation_of,
+    milliseconds,
+    moment_at,
+)
 from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
-from jobs.store import bulk, keys
+from jobs.store import keys
+from jobs.store.in_order import Moment, in_order
 from jobs.store.patient_calls import Calls, PatientReads
-from jobs.store.prefixes import in_order_of_posting
 from jobs.store.protocols import ReadableDict
 
 IN_TIME = 1_000
 """Entries that are looked up by their time in one step."""
+
+CLOCKS_DIFFER = timedelta(hours=1)
+"""By no more, on one machine."""
+
+MARKS_AT_ONCE = 400
+"""SQLite takes five hundred ranges."""
 
 TOGETHER = 40
 """Jobs that are read in one step: SQLite takes some hundred ranges in a statement, and each job is seven."""
@@ -115,24 +135,50 @@ class LedgerReader:
         """The facts of each job, newest first."""
         return sorted(_gathered(self._facts.items(*keys.OF_JOBS)).items(), key=_age, reverse=True)
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether a `window` costs what it shows, and not a listing of all jobs."""
+        return in_order(self._facts) is not None
+
     def newest_first(self) -> Iterator[Job]:
         """All jobs, newest first. Where the store has them in that order, little more is read than is taken."""
-        order = in_order_of_posting(self._facts)
+        before: Place | None = None
+        while True:
+            window = self.window(before, AT_ONCE)
+            yield from window.jobs
+            if window.end is None:
+                return
+            before = window.end
+
+    def window(self, before: Place | None, most: int) -> Window:
+        """Some of the jobs that come after this place in a list of all, the newest first: `most` or fewer, those among
+        them that are archived left out; where the store has no order all that do."""
+        order = in_order(self._facts)
         if order is None:
-            yield from self.jobs()
-            return
-        at, key = "9999", ""
-        while requests := order.posted_before(at, key, AT_ONCE):
-            key, last = requests[-1]
-            at = str(last["posted_at"])
-            ids = [key.removeprefix(keys.JOB) for key, _ in requests]
-            about = (begin + id for id in ids for begin in OF_ONE)
-            gathered = _gathered([*requests, *self._facts.items(*about)])
-            yield from (self._folded(id, facts) for id, facts in sorted(gathered.items(), key=_age, reverse=True))
+            every = self.jobs()
+            return Window([job for job in every if before is None or job.place < before], None)
+        # The store's order of what was posted in one moment is another one, so a moment is read whole.
+        at = "9999" if before is None else isoformat(moment_at(before.posted))
+        requests = order.posted_before(at, f"{keys.JOB}~", most)
+        end: Place | None = None
+        if len(requests) == most:
+            newest, oldest = (parse_moment(requests[at][1]["posted_at"]) for at in (0, -1))
+            if newest == oldest:
+                return self.window(before, 2 * most)
+            end = Place(milliseconds(oldest) + 1, -1, "")
+        places = {key.removeprefix(keys.JOB): (key, request) for key, request in requests}
+        wanted = {id: entry for id, entry in places.items() if _stands(id, entry[1], before, end)}
+        gathered: dict[str, JobFacts] = {}
+        ids = list(wanted)
+        for some in (ids[first : first + AT_ONCE] for first in range(0, len(ids), AT_ONCE)):
+            about = (begin + id for id in some for begin in OF_ONE)
+            gathered |= _gathered([*(wanted[id] for id in some), *self._facts.items(*about)])
+        jobs = [self._folded(id, facts) for id, facts in sorted(gathered.items(), key=_age, reverse=True)]
+        return Window(jobs, end, len(jobs) < len(wanted))
 
     def count(self) -> int:
         """How many jobs there are."""
-        order = in_order_of_posting(self._facts)
+        order = in_order(self._facts)
         if order is None:
             return len(self.ids())
         return order.count_posted() - len(list(self._facts.keys(keys.GONE)))
@@ -177,7 +223,16 @@ class LedgerReader:
 
         Read after `said_open`: what is in neither was open for longer than that has been told, or was never there.
         """
-        changes = {key.removeprefix(keys.CHANGED): JobChange(told) for key, told in self._facts.items(keys.CHANGED)}
+        return self._changes_in(dict(self._facts.items(keys.CHANGED)))
+
+    def changes_beside(self, *others: str) -> tuple[dict[str, JobChange], dict[str, Any]]:
+        """The same, and those of these other entries of their sort that are there, in one listing."""
+        entries = dict(self._facts.items(keys.CHANGED, *others))
+        beside = {key: entries.pop(key) for key in others if key in entries}
+        return self._changes_in(entries), beside
+
+    def _changes_in(self, entries: Mapping[str, Any]) -> dict[str, JobChange]:
+        changes = {key.removeprefix(keys.CHANGED): JobChange(told) for key, told in entries.items()}
         together = [(each.retired_with, each) for each in changes.values() if each.retired_with]
         for ids, change in together:  # last: what else was told of them was before
             changes |= dict.fromkeys(ids, change)
@@ -189,10 +244,11 @@ class LedgerReader:
         Where the store finds entries by their time nothing else is read, and what is not taken costs nothing; elsewhere
         all jobs are.
         """
-        at = bulk.Moment(isoformat(since) if since else "")
-        while (ends := bulk.by_time(self._facts, keys.END, at, isoformat(until), IN_TIME)) is not None:
+        order, at = in_order(self._facts), Moment(isoformat(since) if since else "")
+        while order is not None:
+            ends = order.by_time(keys.END, at, isoformat(until), IN_TIME)
             ids = [end.key.removeprefix(keys.END).rpartition("/") for end in ends]
-            jobs = {job.id: job for job in self.listed(id for id, _, _ in ids)}
+            jobs = {job.id: job for job in self.listed(self._not_retired(id for id, _, _ in ids))}
             for id, _, n in ids:
                 job = jobs.get(id)
                 if job is not None and job.has_ended and len(job.attempts) == int(n):
@@ -203,6 +259,24 @@ class LedgerReader:
         found = ((job.ended_at, job) for job in self.jobs() if job.ended_at is not None)
         known = [(ended_at, job) for ended_at, job in found if ended_at <= until and (not since or ended_at > since)]
         yield from (job for _, job in sorted(known, key=lambda entry: (entry[0], entry[1].age)))
+
+    def _not_retired(self, ids: Iterable[str]) -> list[str]:
+        """Those without the mark of the archive: an hour after many were archived their facts are all there still."""
+        wanted = list(dict.fromkeys(ids))
+        marks = {
+            mark
+            for first in range(0, len(wanted), MARKS_AT_ONCE)
+            for mark in self._facts.keys(*map(keys.gone, wanted[first : first + MARKS_AT_ONCE]))
+        }
+        return [id for id in wanted if keys.gone(id) not in marks]
+
+    def unended(self, since: datetime | None) -> list[Job]:
+        """Jobs of which some may not have ended, all of those among them that were posted since then, or a while
+        before. Where the store has no order, all jobs."""
+        order = in_order(self._facts)
+        if order is None:
+            return self.jobs()
+        return self.listed(order.unended(isoformat(since - CLOCKS_DIFFER) if since else ""))
 
     def listed(self, ids: Iterable[str]) -> list[Job]:
         """The jobs of these ids that are there, and not archived; all facts of one are read in one step."""
@@ -269,7 +343,7 @@ class LedgerReader:
         if state is not None and JobState(state) not in ENDED:
             opened = (self.find(id) for id in self.said_open())
             jobs: Iterable[Job] = sorted(filter(None, opened), key=lambda job: job.age, reverse=True)
-        elif (kind or state or since) is None and in_order_of_posting(self._facts) is None:
+        elif (kind or state or since) is None and in_order(self._facts) is None:
             every = self._by_age()  # which a listing of the newest tells as well
             return [self._folded(id, facts) for id, facts in every[:limit]], len(every)
         else:
@@ -344,6 +418,11 @@ def _gathered(entries: Iterable[tuple[str, Any]]) -> dict[str, JobFacts]:
             else:
                 {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
     return there
+
+
+def _stands(id: str, request: Mapping[str, Any], before: Place | None, end: Place | None) -> bool:
+    place = Place.of(milliseconds(parse_moment(request["posted_at"])), id)
+    return (before is None or place < before) and (end is None or place >= end)
 
 
 def _age(entry: tuple[str, JobFacts]) -> tuple[datetime, int, str]:

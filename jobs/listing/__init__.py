@@ -1,5 +1,8 @@
-"""All jobs without reading all of them each time.
+"""Jobs without reading all of them each time.
 
-dead_memory  the dead letters as they were when that was last looked at, and what has changed since: for who begins anew
+dead_memory  the dead letters and the last nights' jobs as a look has left them, and what has changed since
 jobs_view    all jobs, remembered by who shows them again and again, and brought up to date by what has changed
+looks        how the jobs stand beside a page of a list: by all of them in memory, or by what is known without
+newest       a page of the newest jobs, from the ledger and on into the archive
+superseding  whether anything later supersedes a job, asked for one
 """

@@ -209,6 +209,7 @@ class _Known:
             dead=dead_letters.groups(filter(superseding.is_current, failed)),
             waits_for=waits_for(going_on, self._kinds),
             counts=+self._counts,
+            going_on=tuple(going_on),
         )
 
 

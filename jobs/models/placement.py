@@ -2,7 +2,9 @@
 
     memory = weights + layers x heads x lengths x context x parallel x bytes of the cache's kind + what the runner takes
 
-Where a model's header does not tell its layers and heads, a fifth more than its weights stands for all the rest.
+Where a model's header does not tell its layers and heads, a fifth more than its weights stands for all the rest. Of
+several GPUs Ollama takes one that the model fits with some air, else all of them, each with a runner's share of its own
+(ollama server/sched.go:972-1034).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,9 @@ CACHE_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 ONE_AT_A_TIME = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h")
 """Architectures, by how they begin, that get one context whatever Ollama is told (ollama server/sched.go:500-510)."""
 
+ROOM_OF_ONE = 0.8
+"""Of several GPUs, the share of one that a model may fill for Ollama to load it there alone (server/sched.go:1064)."""
+
 DEFAULT_CONTEXTS = ((47 << 30, 262_144), (23 << 30, 32_768), (0, 4_096))
 """What Ollama takes for a context by the memory it finds, when nobody says (ollama server/routes.go:2048-2058)."""
 
@@ -37,14 +42,15 @@ class TierCapacity:
 
     Args:
         name: as in the fleet.
-        vram_bytes: the memory of its GPUs; None is without a known limit.
+        vram_bytes: the memory of all its GPUs together; None is without a known limit.
         gpu_promised: it must not run on a CPU.
         context: the context length of its server; None is Ollama's own choice.
         parallel: contexts that it keeps for each model.
         cache_type: how the context cache is packed.
         keep_alive: how long its server keeps an idle model, negative for ever; None is Ollama's own choice.
         dollars_per_hour: its price while it is up, where that is known.
-        runner_bytes: memory that is taken beside weights and contexts.
+        runner_bytes: memory that is taken beside weights and contexts, on each GPU that has part of the model.
+        gpus: equal ones, among which a model is spread that is too large for one of them.
 
     """
 
@@ -57,13 +63,11 @@ class TierCapacity:
     keep_alive: timedelta | None = None
     dollars_per_hour: float | None = None
     runner_bytes: int = field(default=RUNNER_BYTES, repr=False)
+    gpus: int = 1
 
 
-A10G = TierCapacity("a10g", 24_000_000_000, gpu_promised=True)
-H100 = TierCapacity("h100", 80_000_000_000, gpu_promised=True)
 LOCAL = TierCapacity("local", None, gpu_promised=False)
-
-KNOWN_TIERS = {tier.name: tier for tier in (A10G, H100, LOCAL)}
+"""One server without a tier's name, for all models."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +135,26 @@ def weigh(
     weights = f"{human_bytes(size_bytes)} of weights"
     if not known.kept_per_token and not known.pools:
         need = round(size_bytes * HEADROOM)
+        need += (_spread(tier, need) - 1) * tier.runner_bytes
         return Weighed(tier, need, None, length, parallel, f"{weights} need about {human_bytes(need)} of memory")
     cache = 0 if known.pools else round(known.kept_per_token * length * parallel * CACHE_BYTES[tier.cache_type])
     seeing = PROJECTOR_BYTES if known.has_vision else 0
-    need = size_bytes + cache + seeing + tier.runner_bytes
+    spread = _spread(tier, size_bytes + cache + seeing + tier.runner_bytes)
+    runners = tier.runner_bytes * spread
+    need = size_bytes + cache + seeing + runners
     each = f"{parallel} contexts" if parallel > 1 else "a context"
     parts = [weights]
     parts += [f"{human_bytes(cache)} for {each} of {length:,} tokens at {tier.cache_type}"] if cache else []
     parts += [f"{human_bytes(seeing)} to see with"] if seeing else []
-    parts += [f"{human_bytes(tier.runner_bytes)} for the runner"]
+    parts += [f"{human_bytes(runners)} for the runner{f' on {spread} GPUs' if spread > 1 else ''}"]
     return Weighed(tier, need, cache, length, parallel, f"{' + '.join(parts)} need {human_bytes(need)} of memory")
+
+
+def _spread(tier: TierCapacity, need_bytes: int) -> int:
+    """How many of a tier's GPUs get part of a model that needs so much."""
+    if tier.vram_bytes is None or tier.gpus == 1:
+        return 1
+    return 1 if need_bytes <= ROOM_OF_ONE * tier.vram_bytes / tier.gpus else tier.gpus
 
 
 def tuned(tier: TierCapacity, environ: Mapping[str, str]) -> TierCapacity:
@@ -199,4 +213,6 @@ def _memory(tier: TierCapacity) -> float:
 
 
 def _offers(tier: TierCapacity) -> str:
-    return "has no known limit" if tier.vram_bytes is None else f"has {human_bytes(tier.vram_bytes)}"
+    if tier.vram_bytes is None:
+        return "has no known limit"
+    return f"has {human_bytes(tier.vram_bytes)}{f' on {tier.gpus} GPUs' if tier.gpus > 1 else ''}"

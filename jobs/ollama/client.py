@@ -56,13 +56,14 @@ def _nothing() -> None:
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    """Reading the trusted certificates takes a tenth of a second; once is enough."""
-    return httpx.create_ssl_context()
+def _tls(scheme: str) -> ssl.SSLContext:
+    """Reading the trusted certificates takes a tenth of a second; once is enough, and never where no TLS is spoken."""
+    return httpx.create_ssl_context() if scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _client(**limits: int) -> httpx.Client:
-    return httpx.Client(verify=_tls(), limits=httpx.Limits(**limits), mounts=LOOPBACK_IS_DIRECT)
+def _client(url: str, **limits: int) -> httpx.Client:
+    tls = _tls(url.partition("://")[0].lower())
+    return httpx.Client(verify=tls, limits=httpx.Limits(**limits), mounts=LOOPBACK_IS_DIRECT)
 
 
 class OllamaClient:
@@ -94,7 +95,7 @@ class OllamaClient:
         self._stall = stall
         self._verify_budget = verify_budget
         #: httpx clients, which any number of threads may use at once; only those that are ours are closed.
-        self._own = [] if client else [_client(), _client(max_keepalive_connections=0)]
+        self._own = [] if client else [_client(url), _client(url, max_keepalive_connections=0)]
         self._client, self._watched = (client, client) if client else self._own
 
     def close(self) -> None:

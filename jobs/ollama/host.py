@@ -30,7 +30,12 @@ class OllamaHost:
         return cls(scheme, host or ("" if colon else "127.0.0.1"), port)
 
     @property
+    def reached(self) -> str:
+        """The host to reach it under: an unspecified bind address is reached over loopback."""
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - not bound here
+
+    @property
     def url(self) -> str:
-        """The address to reach it under: an unspecified bind address is reached over loopback."""
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - not bound here
+        """The address to reach it under."""
+        host = self.reached
         return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"

@@ -8,7 +8,7 @@ older version can have written it since.
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -104,6 +104,9 @@ class DictBySort:
                 self._sorts[sort].update(entries)
                 for key in () if self._has_moved() else entries:
                     self._jobs.pop(key, None)  # what was there is older now
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key, _ABSENT) is not _ABSENT for key in keys)
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         found: dict[Any, None] = {}

@@ -51,6 +51,7 @@ LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
 CHANGED = "changed/"
+CHANGES_FORGOTTEN = "changes_forgotten"
 DEAD_LETTERS = "dead_letters"
 WORKER = "worker/"
 CLEARED = "cleared"
@@ -233,7 +234,7 @@ FOR_SERVERS = (WARMING, WANTED)
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "changes": (CHANGED, DEAD_LETTERS),
+    "changes": (CHANGED, CHANGES_FORGOTTEN, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
     "incidents": (*CASES, STILL_OPEN),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
@@ -247,6 +248,7 @@ _RETIRED = "an hour after its job was retired"
 _CASE = "archived some days after the incident has passed, unless a later one of its key is known"
 _LATER = "archived some days later"
 _STAYS = "stays"
+_HEARD = "removed some days later"
 
 _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     # pattern, what it says, who writes it, whether once, until when it is there
@@ -258,7 +260,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED),
     (cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
     (dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED),
-    (gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    (gone("<id>"), "it is archived: not listed any more", "the archive", False, "as long as the job's own"),
     (open("<id>"), "it is open, as far as whoever wrote this knew: its request, attempt and place in the queue",
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
@@ -266,23 +268,24 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
     (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
-    (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
+    (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
+    (DEAD_LETTERS, "what failed for good when that was last looked at, the jobs of the last nights, who was heard of",
      "the check for alerts", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
     (meter("<tier>", "<container>"), "the seconds of one container, by what they went to", "that container", False,
      "archived when it has not counted for a day"),
-    (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _HEARD),
     (cold("<tier>", "<container>", "<n>"), "the phases of one start of a server, or of one load in it",
      "that server; with the whole of the wait, the gateway", False, _LATER),
     (wanted("<tier>"), "which models are to be in memory first there, and when each was asked for", "whoever wakes it",
-     False, "stays; counts for some minutes"),
+     False, f"{_HEARD}; counts for some minutes"),
     (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
     (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
      "archived when it has not reported for a day"),
     (health("<tier>", "<n>"), "from when on a tier was so; each n once", "the check for alerts", True,
-     "archived some days later, but for the last of a tier"),
+     "archived some days later, but for the last of a tier that is there"),
     (WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
     (WEIGHTS_MODELS, "size and header of each whole model", "the weights worker; on one machine the night's thread",
      False, _STAYS),
@@ -297,7 +300,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (SORTS_MOVING, "when an entry was last found among the jobs that belongs elsewhere", "the weights worker", False,
      _STAYS),
     (SORTS_MOVED, "since when none is looked for there", "the weights worker", False, _STAYS),
-    (window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
+    (window("<tier>"), "whether a window keeps the tier awake; not, once the tier is gone", "the tick", False, _STAYS),
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
     (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
-from jobs.store import bulk
-from jobs.store.prefixes import InOrderOfPosting, in_order_of_posting
+from jobs.store.in_order import InOrder, Moment, in_order
 from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
@@ -102,8 +101,8 @@ class PatientReads:
 
     @property
     def order(self) -> "PatientOrder | None":
-        """The jobs in order of posting, where the dict has that."""
-        order = in_order_of_posting(self._real)
+        """Entries in their order, where the dict has that."""
+        order = in_order(self._real)
         return None if order is None else PatientOrder(order, self._calls)
 
     def get(self, key: Any, default: Any = None) -> Any:
@@ -116,22 +115,25 @@ class PatientReads:
         what = f"read of all {', '.join(prefixes)}" if prefixes else "read of everything"
         return iter(self._calls.again(what, lambda: list(self._real.items(*prefixes))))
 
-    def by_time(self, prefix: str, after: bulk.Moment, until: str, most: int) -> list[bulk.Moment] | None:
-        return self._calls.again(f"list of {prefix}", lambda: bulk.by_time(self._real, prefix, after, until, most))
-
 
 class PatientOrder:
-    """An `InOrderOfPosting`."""
+    """An `InOrder`."""
 
-    def __init__(self, real: InOrderOfPosting, calls: Calls) -> None:
+    def __init__(self, real: InOrder, calls: Calls) -> None:
         self._real = real
         self._calls = calls
+
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
+        return self._calls.again(f"list of {prefix}", lambda: self._real.by_time(prefix, after, until, most))
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         return self._calls.again("list of jobs", lambda: self._real.posted_before(at, key, most))
 
     def count_posted(self) -> int:
         return self._calls.again("count of jobs", self._real.count_posted)
+
+    def unended(self, since: str) -> list[str]:
+        return self._calls.again("list of jobs without an end", lambda: self._real.unended(since))
 
 
 class PatientDict(PatientReads):
@@ -158,12 +160,9 @@ class PatientShrinkingDict(PatientDict):
     def update(self, other: Mapping[Any, Any], /) -> None:
         self._calls.again("write of several", lambda: self._shrinking.update(other))
 
-    def add_all(self, entries: Mapping[str, Any]) -> None:
-        self._calls.again("write", lambda: bulk.add_all(self._shrinking, entries))
-
-    def remove_all(self, keys: Iterable[str]) -> int:
+    def remove_all(self, keys: Iterable[str], /) -> int:
         known = list(keys)
-        return self._calls.again("removal", lambda: bulk.remove_all(self._shrinking, known))
+        return self._calls.again("removal of several", lambda: self._shrinking.remove_all(known))
 
 
 class PatientQueue:

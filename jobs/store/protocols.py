@@ -6,7 +6,7 @@ reads by prefix that they lack, limits and errors (`app.platform`). Parameter na
 beside `queue.Full` and `queue.Empty`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 
@@ -89,4 +89,10 @@ class ShrinkingDict(DictLike, Protocol):
         """Write several entries by one round trip, whatever stood there.
 
         - Should it fail, some of them may be written.
+        """
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        """Remove these; how many were there.
+
+        - In one step on SQLite, one by one on Modal: should it fail, some of them may be gone.
         """

@@ -19,7 +19,7 @@ from typing import Any
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
 from jobs.store import keys as names
-from jobs.store.bulk import Moment
+from jobs.store.in_order import Moment
 from jobs.store.prefixes import shortest
 
 BUSY_SECONDS = 15.0
@@ -300,8 +300,9 @@ class SqliteDict:
             for key, value in other.items()
         ]
         sql = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-        with self._file.writing() as connection:
-            connection.executemany(sql, rows)
+        if rows:
+            with self._file.writing() as connection:
+                connection.executemany(sql, rows)
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         return (key for (key,) in self._beginning("key", prefixes))
@@ -310,19 +311,16 @@ class SqliteDict:
         rows = self._beginning("key, value", prefixes)
         return zip((key for key, _ in rows), _decoded([text for _, text in rows]), strict=True)
 
-    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment] | None:
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
         rows, _ = self._file.run(*in_time(self._name, prefix, after, until, most))
         return [Moment(*row) for row in rows]
 
-    def add_all(self, entries: Mapping[str, Any]) -> None:
-        rows = [(self._name, _key(key), _encode(value, VALUE_BYTES, repr(key))) for key, value in entries.items()]
-        with self._file.writing() as sql:
-            sql.executemany("INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
-
-    def remove_all(self, keys: Iterable[str]) -> int:
+    def remove_all(self, keys: Iterable[str], /) -> int:
         rows = [(self._name, _key(key)) for key in keys]
+        if not rows:
+            return 0
         with self._file.writing() as sql:
-            return sql.executemany("DELETE FROM entries WHERE dict = ? AND key = ?", rows).rowcount if rows else 0
+            return sql.executemany("DELETE FROM entries WHERE dict = ? AND key = ?", rows).rowcount
 
     def give_back(self) -> int:
         """Give some of the room that nothing needs any more back to the disk; how many pages those were."""
@@ -341,6 +339,10 @@ class SqliteDict:
     def count_posted(self) -> int:
         rows, _ = self._file.run(COUNT_POSTED, self._name)
         return int(rows[0][0])
+
+    def unended(self, since: str) -> list[str]:
+        rows, _ = self._file.run(*without_end(self._name, since))
+        return [id for (id,) in rows]
 
     def close(self) -> None:
         self._file.close()
@@ -368,6 +370,24 @@ def in_order_of_posting(name: str, at: str, key: str, most: int, *, is_indexed: 
     select = f"SELECT {_POSTED_AT}, key, value FROM {entries} WHERE dict = ? AND {_REQUESTS} AND {_POSTED_AT}"  # noqa: S608 - constants
     sql = f"{select} = ? AND key < ? UNION ALL {select} < ? ORDER BY 1 DESC, 2 DESC LIMIT ?"
     return sql, name, at, key, name, at, most
+
+
+def without_end(name: str, since: str) -> tuple[Any, ...]:
+    """The statement for the ids of requests since then that have neither a final end nor a mark, and its values: a
+    range of the index, and two searches for each."""
+    id = f"substr(key, {len(names.JOB) + 1})"
+    there = "SELECT 1 FROM entries AS other WHERE other.dict = posted.dict AND other.key"
+    has_end = (
+        f"{there} > '{names.END}' || id || '/' AND other.key < '{names.END}' || id || '0'"
+        " AND json_extract(other.value, '$.outcome') IN ('succeeded', 'failed', 'cancelled')"
+    )
+    posted = (
+        f"SELECT dict, {id} AS id FROM entries INDEXED BY {POSTED_INDEX}"  # noqa: S608 - constants, as below
+        f" WHERE dict = ? AND {_REQUESTS} AND {_POSTED_AT} >= ?"
+    )
+    has_mark = f"{there} = '{names.GONE}' || id"
+    sql = f"SELECT id FROM ({posted}) AS posted WHERE NOT EXISTS ({has_end}) AND NOT EXISTS ({has_mark})"  # noqa: S608
+    return sql, name, since
 
 
 def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:

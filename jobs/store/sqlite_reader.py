@@ -12,7 +12,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.sqlite import BUSY_SECONDS, COUNT_POSTED, POSTED_INDEX, in_order_of_posting, listing, store_trouble
+from jobs.store.in_order import Moment
+from jobs.store.sqlite import (
+    BUSY_SECONDS,
+    COUNT_POSTED,
+    POSTED_INDEX,
+    in_order_of_posting,
+    in_time,
+    listing,
+    store_trouble,
+    without_end,
+)
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -44,6 +54,9 @@ class SqliteReader:
         # As one document, for the reason that `SqliteDict.items` has.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
 
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
+        return [Moment(*row) for row in self._rows(*in_time(self._name, prefix, after, until, most))]
+
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         is_indexed = bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = ?", POSTED_INDEX))
         rows = self._rows(*in_order_of_posting(self._name, at, key, most, is_indexed=is_indexed))
@@ -52,6 +65,9 @@ class SqliteReader:
     def count_posted(self) -> int:
         rows = self._rows(COUNT_POSTED, self._name)
         return int(rows[0][0]) if rows else 0
+
+    def unended(self, since: str) -> list[str]:
+        return [id for (id,) in self._rows(*without_end(self._name, since))]
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         try:

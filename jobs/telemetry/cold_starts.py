@@ -18,12 +18,12 @@ of day. So the phases add up to the whole, whatever the clocks say.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal, Self, get_args
 
 from jobs.core import foreign
-from jobs.core.clock import isoformat, parse_moment
+from jobs.core.clock import isoformat
 from jobs.store import keys
 from jobs.store.protocols import ReadableDict
 
@@ -37,6 +37,15 @@ OF_THE_READ: tuple[Phase, ...] = ("bytes", "memory")
 """What takes longer the larger the model is."""
 
 Kind = Literal["start", "load"]
+
+TELL_AT_LEAST_EVERY = timedelta(seconds=10)
+"""So often at least a server says that it starts or loads, also where nothing is news."""
+
+LONGEST_SECONDS = 30 * 86400.0
+"""No phase takes longer; what says so makes no sense."""
+
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""Between these every cold start is, however wrong a clock."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +107,29 @@ class ColdStart:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Any) -> Self | None:
+        """None for what makes no sense."""
+        wire = foreign.fields(document)
+        tier, container, at = foreign.text(wire.get("tier")), foreign.text(wire.get("container")), _moment(wire)
+        if not tier or not container or at is None:
+            return None
         return cls(
-            tier=str(document["tier"]),
-            container=str(document["container"]),
-            n=int(document["n"]),
-            kind="load" if document["kind"] == "load" else "start",
-            at=parse_moment(document["at"]),
-            model=foreign.text(document.get("model")),
-            size=foreign.count(document.get("size")) or None,
-            seconds=seconds_of(document.get("seconds")),
-            bytes_per_second=_number(document.get("bytes_per_second")),
+            tier=tier,
+            container=container,
+            n=foreign.count(wire.get("n")),
+            kind="load" if wire.get("kind") == "load" else "start",
+            at=at,
+            model=foreign.text(wire.get("model")),
+            size=_size(wire.get("size")),
+            seconds=seconds_of(wire.get("seconds")),
+            bytes_per_second=_number(wire.get("bytes_per_second")),
         )
+
+    @classmethod
+    def listed(cls, answer: Mapping[str, Any]) -> tuple[list[Self], int]:
+        """Those of an answer to `GET /ops/v1/cold`, and how many older ones it leaves out."""
+        read = map(cls.from_json, foreign.items(answer.get("starts")))
+        return [each for each in read if each is not None], max(0, foreign.count(answer.get("older")))
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,7 @@ class Progress:
     def from_json(cls, document: Any) -> Self | None:
         """None for what makes no sense."""
         wire = foreign.fields(document)
-        at, phase = foreign.moment(wire.get("at")), wire.get("phase")
+        at, phase = _moment(wire), wire.get("phase")
         if at is None:
             return None
         return cls(
@@ -177,9 +197,9 @@ class Progress:
             model=foreign.text(wire.get("model")),
             phase=next((each for each in PHASES if each == phase), None),
             seconds=seconds_of(wire.get("seconds")),
-            in_phase=_number(wire.get("in_phase")) or 0.0,
-            size=foreign.count(wire.get("size")) or None,
-            read=None if wire.get("read") is None else foreign.count(wire.get("read")),
+            in_phase=_seconds(wire.get("in_phase")) or 0.0,
+            size=_size(wire.get("size")),
+            read=None if wire.get("read") is None else max(0, foreign.count(wire.get("read"))),
             bytes_per_second=_number(wire.get("bytes_per_second")),
         )
 
@@ -190,13 +210,28 @@ def seconds_as_json(seconds: Mapping[Phase, float]) -> dict[str, float]:
 
 def seconds_of(document: Any) -> dict[Phase, float]:
     wire = foreign.fields(document)
-    read = {phase: _number(wire.get(phase)) for phase in PHASES}
+    read = {phase: _seconds(wire.get(phase)) for phase in PHASES}
     return {phase: seconds for phase, seconds in read.items() if seconds is not None}
+
+
+def _moment(wire: Mapping[str, Any]) -> datetime | None:
+    at = foreign.moment(wire.get("at"))
+    return at if at is not None and FIRST <= at < LAST else None
+
+
+def _size(value: Any) -> int | None:
+    size = foreign.count(value)
+    return size if size > 0 else None
+
+
+def _seconds(value: Any) -> float | None:
+    seconds = _number(value)
+    return None if seconds is None or seconds > LONGEST_SECONDS else seconds
 
 
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < float("inf") else None
+    return float(value) if is_number and 0 <= value < 1e18 else None
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -204,13 +239,8 @@ def _number(value: Any) -> float | None:
 
 def cold_starts(entries: Mapping[str, Any], since: datetime | None = None) -> list[ColdStart]:
     """Those among these entries, newest first; one that makes no sense is left out."""
-    found = []
-    for key, value in entries.items():
-        if key.startswith(keys.COLD):
-            try:
-                found.append(ColdStart.from_json(value))
-            except (AttributeError, KeyError, TypeError, ValueError):
-                continue
+    read = (ColdStart.from_json(value) for key, value in entries.items() if key.startswith(keys.COLD))
+    found = [each for each in read if each is not None]
     return sorted((each for each in found if since is None or each.at >= since), key=lambda each: each.at, reverse=True)
 
 

@@ -24,13 +24,14 @@ SHARES: tuple[TimeShare, ...] = get_args(TimeShare)
 
 @dataclass(frozen=True)
 class Metered:
-    """The seconds of one container so far."""
+    """The seconds of one container so far, and its price, where it had one: its tier may be gone when that is asked."""
 
     tier: str
     container: str
     started_at: datetime
     at: datetime
     seconds: Mapping[TimeShare, float] = field(hash=False)
+    dollars_per_hour: float | None = None
 
     @property
     def key(self) -> str:
@@ -44,6 +45,7 @@ class Metered:
             "started_at": isoformat(self.started_at),
             "at": isoformat(self.at),
             "seconds": {share: round(self.seconds.get(share, 0.0), 3) for share in SHARES},
+            "dollars_per_hour": self.dollars_per_hour,
         }
 
     @classmethod
@@ -55,6 +57,7 @@ class Metered:
             started_at=parse_moment(document["started_at"]),
             at=parse_moment(document["at"]),
             seconds={share: float(seconds.get(share, 0.0)) for share in SHARES},
+            dollars_per_hour=None if (price := document.get("dollars_per_hour")) is None else float(price),
         )
 
 
@@ -62,11 +65,14 @@ class Meter:
     """Counts in one container, called by one thread. What it wrote last is the whole count, so writing twice changes
     nothing."""
 
-    def __init__(self, facts: DictLike, clock: Clock, tier: str, container: str) -> None:
+    def __init__(
+        self, facts: DictLike, clock: Clock, tier: str, container: str, dollars_per_hour: float | None = None
+    ) -> None:
         self._facts = facts
         self._clock = clock
         self._tier = tier
         self._container = container
+        self._dollars_per_hour = dollars_per_hour
         self._started_at = clock.now()
         self._last = clock.monotonic()
         self._seconds: dict[TimeShare, float] = dict.fromkeys(SHARES, 0.0)
@@ -76,7 +82,14 @@ class Meter:
         now = self._clock.monotonic()
         self._seconds[share] += max(0.0, now - self._last)
         self._last = now
-        count = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
+        count = Metered(
+            tier=self._tier,
+            container=self._container,
+            started_at=self._started_at,
+            at=self._clock.now(),
+            seconds=self._seconds,
+            dollars_per_hour=self._dollars_per_hour,
+        )
         self._facts.put(count.key, count.as_json())
 
 

@@ -163,6 +163,8 @@ class Cost:
             )
         yield from self.use_lines(width)
         yield from self.cold_lines()
+        if unpriced := [tier.tier for tier in self.tiers if not tier.dollars_per_hour]:
+            yield f"no price is known any more of {', '.join(unpriced)}: what that cost is not in the sum"
         yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
         yield "not in it: " + "; ".join(LEFT_OUT)
 
@@ -225,7 +227,7 @@ def cost(
     Args:
         containers: what each counted; one that is given twice counts once, by its later count.
         rows: the usage of the days in between.
-        prices: dollars per hour by tier; a tier without a price costs nothing.
+        prices: dollars per hour by tier; of a tier without a price, as one that is gone, what its containers noted.
         since: what was before is left out; a container that was up then counts for its part.
         until: what comes after likewise.
         as_of: the day of the prices.
@@ -238,17 +240,28 @@ def cost(
         latest[each.key] = each
     seconds: dict[str, dict[TimeShare, float]] = defaultdict(lambda: dict.fromkeys(SHARES, 0.0))
     starts: dict[str, int] = defaultdict(int)
+    noted: dict[str, float] = defaultdict(float)
     for each in latest.values():
         part = _part(each, since, until)
         if part > 0:
             starts[each.tier] += 1
             for share in SHARES:
                 seconds[each.tier][share] += part * each.seconds.get(share, 0.0)
-    tiers = tuple(TierCost(tier, starts[tier], prices.get(tier, 0.0), seconds[tier]) for tier in sorted(seconds))
+                noted[each.tier] += part * each.seconds.get(share, 0.0) * (each.dollars_per_hour or 0.0)
+    tiers = tuple(
+        TierCost(tier, starts[tier], prices.get(tier, _per_hour(noted[tier], seconds[tier])), seconds[tier])
+        for tier in sorted(seconds)
+    )
     first = since.astimezone(UTC).date().isoformat()
     used = [row for row in rows if first <= row.about.day <= until.astimezone(UTC).date().isoformat()]
     waited = by_tier([each for each in cold if since <= each.at <= until])
     return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)), waited)
+
+
+def _per_hour(noted: float, seconds: Mapping[TimeShare, float]) -> float:
+    """The price of an hour of containers that noted theirs, in the middle of all their seconds."""
+    total = sum(seconds.values())
+    return round(noted / total, 4) if total else 0.0
 
 
 def owned(rows: Iterable[Row], since: datetime, until: datetime, cold: Iterable[ColdStart] = ()) -> Cost:

@@ -16,13 +16,11 @@ from jobs.cli.terminal.table import GiveWay, table_rows
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import counted, human_bytes
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import BY_NIGHTLY, Job, JobState
 from jobs.store import keys
 from jobs.store.protocols import ReadableDict
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.night_tries import last_tries
-
-BY_NIGHTLY = "nightly"
 
 UNKNOWN = "archived"
 """The state of a job that has left the ledger since."""

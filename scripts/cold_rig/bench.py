@@ -1,10 +1,12 @@
 """What a cold start takes: by how the bytes of a model come in, and what of it is our own share.
 
-    scripts/bench_cold [--gb 1.34] [--runs 3] [--background 12,256]     both, on this machine
+    scripts/bench_cold [--gb 1.34] [--runs 2] [--background 12,256]     all, on this machine
     scripts/bench_cold --only wakes [--wakes 200]                       our own share alone
+    scripts/bench_cold --only other [--others 5]                        another model than the warmed one, before, after
     scripts/bench_cold --url https://… --key …                          the cold starts of a real deployment
 
-The first is a real llama.cpp on a volume as slow as a network's; the second, the tests' control plane (`wakes`).
+The first is a real llama.cpp on a volume as slow as a network's, and all of what follows; the next two are on the
+tests' control plane (`wakes`, `other_model`).
 
 The volume is a view by FUSE with a latency for each request, a rate for each stream and a rate in all; it is mounted
 anew for each start, so that nothing of it is in the page cache. The model has random weights, and the engine is the
@@ -27,11 +29,14 @@ from typing import Any
 
 from app.model_server.starting.bytes_read import taken_in
 from app.model_server.starting.memory_limit import memory_limit
-from app.model_server.starting.read_ahead import ReadAhead
-from cold_rig import deployment, wakes
+from app.model_server.starting.read_ahead import ReadAhead, most_ahead
+from cold_rig import deployment, other_model, wakes
 from cold_rig.needs import NoRig
+from cold_rig.processor import busy
 from cold_rig.slow_volume import VolumeSpeed, build, mounted
+from jobs.cli.terminal.table import table as terminal_table
 from jobs.core.clock import SystemClock
+from jobs.telemetry.cold_table import SPEED_HEAD, speed_cells
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools/cold"
@@ -100,7 +105,7 @@ def start(python: Path, model: Path, way: Way) -> Start:
         ahead = ReadAhead(
             [model] if way.readers else [],
             clock,
-            most_ahead=memory_limit() // 2,
+            most_ahead=most_ahead(memory_limit()),
             taken_in=lambda: taken_in(engine.pid) or 0,
             readers=way.readers or 1,
         )
@@ -145,12 +150,13 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
         f" {speed.total_mb:g} MB/s in all, {speed.background} requests in the background;"
         f" floor {floor:.2f} s, the engine alone on a warm cache {alone.first_token:.2f} s"
     )
-    yield f"{'':24}{'ready':>9}{'1st token':>11}{'GB/s':>7}{'x mmap':>8}{'x floor':>9}"
+    rows = []
     for way, each in starts.items():
         ready = statistics.median(one.ready for one in each)
         first = statistics.median(one.first_token for one in each)
-        ratios = f"{size / first / 1e9:7.2f}{first / plain:8.2f}{first / floor:9.1f}"
-        yield f"{way.name:24}{ready:8.2f}s{first:10.2f}s{ratios}"
+        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
+    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
+    yield from busy()
 
 
 def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[Start]]) -> dict[str, Any]:
@@ -211,14 +217,26 @@ def own_share(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def other(options: argparse.Namespace) -> dict[str, Any]:
+    """A cold start of a model that is not the warmed one, before and after.
+
+    Raises:
+        NoRig: something that it needs is not here.
+
+    """
+    script = wakes.Script(options.engine_seconds, options.load_seconds, options.ledger_ms / 1000)
+    waited = other_model.measured(options.others, script, options.warmed_seconds)
+    found = other_model.figures(waited, script, options.warmed_seconds)
+    print("\n".join(other_model.table(found)), flush=True)
+    return found
+
+
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """Each part that was asked for; one that cannot run here says why in a line, and the others go on."""
     if options.url:
-        asked = deployment.asked(options.url, options.key, options.since)
-        print("\n".join(deployment.table(asked)), flush=True)
-        return {"deployment": deployment.figures(asked)}
+        return {"deployment": deployment.told(options.url, options.key, options.since)}
     found: dict[str, Any] = {}
-    for name, measure in (("ways", ways), ("wakes", own_share)):
+    for name, measure in (("ways", ways), ("wakes", own_share), ("other", other)):
         if options.only in (name, "all"):
             try:
                 found[name] = measure(options)
@@ -230,11 +248,11 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual, script = VolumeSpeed(), wakes.Script()
-    parser.add_argument("--only", choices=("all", "ways", "wakes"), default="all", help="one part of it")
+    parser.add_argument("--only", choices=("all", "ways", "wakes", "other"), default="all", help="one part of it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     here = parser.add_argument_group("how the bytes come in")
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    here.add_argument("--runs", type=int, default=3, help="of each way")
+    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways takes two to three minutes")
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
     here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")
@@ -249,6 +267,9 @@ def main() -> None:
     own.add_argument("--engine-seconds", type=float, default=script.engine, help="until the scripted engine answers")
     own.add_argument("--load-seconds", type=float, default=script.load, help="that its loads take")
     own.add_argument("--ledger-ms", type=float, default=20.0, help="that each round trip to the ledger takes")
+    another = parser.add_argument_group("another model than the warmed one, before and after")
+    another.add_argument("--others", type=int, default=5, help="wakes for it, each way")
+    another.add_argument("--warmed-seconds", type=float, default=4.0, help="that the load of the warmed one takes")
     real = parser.add_argument_group("a real deployment")
     real.add_argument("--url", default="", help="its gateway: what it has recorded is told, nobody is woken")
     real.add_argument("--key", default=os.environ.get("OLLAMA_MODAL_KEY", ""), help="or OLLAMA_MODAL_KEY")

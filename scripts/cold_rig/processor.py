@@ -5,6 +5,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -18,10 +19,20 @@ _TaskLifecycleManager._singleton = object()
 OURS = f"{BEFORE}\nimport app.endpoint"
 
 
-def imports_cost(times: int = 5) -> float:
-    """Seconds of processor that a server's container spends on importing what is ours, in the median. Nothing of it is
-    compiled before, as in a container that has just started."""
-    return statistics.median(_spent(OURS) - _spent(BEFORE) for _ in range(times))
+def imports_cost(times: int = 5) -> tuple[float, float]:
+    """Seconds of processor, in the median: until a server's container has imported what is ours, and until then for
+    the interpreter and the client. Nothing of ours is compiled before, as in a container that has just started."""
+    spent = [(_spent(OURS), _spent(BEFORE)) for _ in range(times)]
+    return statistics.median(whole for whole, _ in spent), statistics.median(before for _, before in spent)
+
+
+def processor_of(pid: int) -> float:
+    """Seconds of processor that a process has used so far; none of one that has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _spent(code: str) -> float:
@@ -34,3 +45,13 @@ def _spent(code: str) -> float:
 def _children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def busy() -> Iterator[str]:
+    """A line where other programs want this machine as well."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > processors:
+        yield (
+            f"this machine is busy: {load:.1f} programs want its {processors} processors, and waiting for one is in"
+            " these figures"
+        )

@@ -1,7 +1,8 @@
 """Stands for `ollama serve` where only what lies around it is measured: it answers after so many seconds, loads any
 model in so many, and writes the time of each step into a file. That it began, whoever starts it has written.
 
-Run by a plain Python, by what COLD_RIG_SCRIPT in its environment says: FILE,SECONDS TO ANSWER,SECONDS OF A LOAD.
+Run by a plain Python, by what COLD_RIG_SCRIPT in its environment says: FILE,SECONDS TO ANSWER,SECONDS OF A LOAD. Models
+whose load takes another time have it in COLD_RIG_LOADS, a JSON object by name.
 """
 
 import json
@@ -9,14 +10,16 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 FILE, ANSWERS_IN, LOADS_IN = os.environ["COLD_RIG_SCRIPT"].split(",")
+LOADS = json.loads(os.environ.get("COLD_RIG_LOADS", "{}"))
 
 
-def note(step: str) -> None:
+def note(step: str, moment: float | None = None) -> None:
     """Write the step down: one line, in one piece."""
-    line = f"{os.environ.get('MODAL_TASK_ID', '-')} {step} {time.time():.6f}\n"
+    line = f"{os.environ.get('MODAL_TASK_ID', '-')} {step} {moment or time.time():.6f}\n"
     descriptor = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, line.encode())
     os.close(descriptor)
@@ -31,7 +34,7 @@ class Engine(BaseHTTPRequestHandler):
     """Answers as much as a server and a gateway ask of an Ollama."""
 
     protocol_version = "HTTP/1.1"
-    #: The models in memory. Under `loading`.
+    #: The models in memory. Added to under `loading`; who asks for one that is there waits for no other's load.
     loaded: ClassVar[set[str]] = set()
     loading = threading.Lock()
 
@@ -53,12 +56,15 @@ class Engine(BaseHTTPRequestHandler):
         self._answer({**done, "message": {"role": "assistant", "content": "hello"}, "eval_count": 1})
 
     def _load(self, name: str) -> None:
+        if name in self.loaded:
+            return
         with self.loading:
             if name in self.loaded:
                 return
             note("load")
+            note("view", Path(os.environ["OLLAMA_MODELS"], "manifests").stat().st_ctime)  # when it came to its name
             print(LOAD.format("0" * 64), flush=True)
-            time.sleep(float(LOADS_IN))
+            time.sleep(float(LOADS.get(name, LOADS_IN)))
             self.loaded.add(name)
             note("loaded")
             print(LOADED, flush=True)

@@ -2,18 +2,22 @@
 
 All of it is real but for two: Modal is the control plane of `tests/modal/platform`, which starts real containers by
 Modal's own entrypoint, and the engine is `scripted_engine`, which says when it did what. What a caller waited, less
-what the platform took until the container's first line and what the engine's script takes, is our own share. Its parts:
+what the platform took until the container's first line and what the engine's script takes, is our own share:
 
     asked      from the caller's request until the platform begins to start a container
-    container  from the first line of our code there until the engine is started, less the reload of the volume
-    noticed    from the engine's first answer until it is asked to load the model
+    started    from the first line of our code there until the engine is started
+    prepared   from the engine's first answer until it is asked to load the model, less the volume's reload
     serves     from the model's being in memory until the platform knows that the server is ready
-    handover   from then until the caller's own request reaches the engine
+    notice     from then until the caller's own request reaches the engine
     answered   from then until the caller has the first byte
+
+What went on in the first three says what held them up: imports, the ledger, the copy of the view. What of these goes on
+while the engine starts is in nobody's way, and in no part.
 """
 
 import asyncio
 import functools
+import json
 import os
 import shlex
 import statistics
@@ -21,18 +25,21 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from modal_proto import api_pb2
 
+from app.model_server.report import Report
 from cold_rig.needs import NoRig
-from cold_rig.processor import imports_cost
+from cold_rig.processor import imports_cost, processor_of
 from jobs.core.clock import SystemClock, isoformat
 from jobs.store import keys
+from jobs.store.protocols import DictLike
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.containers import Container, Settings
@@ -46,9 +53,18 @@ from tests.support.waiting import until
 SERVER, TIER, MODEL = "OllamaA10G", "a10g", "tiny"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
-PARTS = ("asked", "container", "noticed", "serves", "handover", "answered")
+PARTS = ("imports", "ledger", "view", "gateway notice", "rest")
+PROCESSOR = ("imports", "ledger, view, engine", "gateway")
 WITHIN = 120.0
-STORE_CALLS = ("DictGetOrCreate", "DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents")
+Interval = tuple[float, float]
+
+ENGINE = r"""#!/bin/bash
+read -r used </proc/$PPID/stat
+set -- ${{used##*) }}
+printf "%s began %s %s %s\n" "$MODAL_TASK_ID" "$EPOCHREALTIME" ${{12}} ${{13}} >>{steps}
+exec {engine}
+"""
+"""In the engine's place: notes when it began, and the ticks of processor that its server had used by then."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,8 @@ class Script:
     engine: float = 0.5
     load: float = 0.5
     store: float = 0.0
+    loads: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of models whose load takes another time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,10 @@ class Wake:
     platform: float
     script: float
     parts: dict[str, float]
+    processor: dict[str, float]
+    """Seconds of processor of our own processes, by what they went to."""
+    beside: dict[str, float]
+    """What imports, the ledger and the view took in all, most of it while the engine starts."""
     trips: int
     """To the ledger, by the container until it was ready."""
 
@@ -76,55 +98,97 @@ class Wake:
         return sum(self.parts.values())
 
 
+@dataclass
+class Heard:
+    """What the control plane heard of one container. Its loop writes, the benchmark reads."""
+
+    trips: list[Interval] = field(default_factory=list)
+    wanted: list[Interval] = field(default_factory=list)
+    """Those of the trips by which it told, or was told, which model is waited for."""
+    reloads: list[Interval] = field(default_factory=list)
+    first_trip_processor: float = 0.0
+    ready_at: float = 0.0
+    ready_processor: float = 0.0
+
+
 class FarStore:
     """Stands before the control plane's dicts and volumes: takes its time over each entry, as a store far away does,
-    and notes how long the platform took over each container's reload of its volume."""
+    and notes when each container waited for one, and for the reload of its volume."""
 
     def __init__(self, platform: Platform, script: Script) -> None:
-        #: By container. The control plane's loop writes, the benchmark reads.
-        self.reloads: defaultdict[str, float] = defaultdict(float)
-        self._script = script
+        self.heard: defaultdict[str, Heard] = defaultdict(Heard)
+        self._platform, self._script = platform, script
         self._reload = platform.wire.method("VolumeReload")
         for name in ("dict_get_or_create", "dict_get", "dict_update", "dict_pop", "dict_contains"):
             setattr(self, name, functools.partial(self._late, getattr(platform.dicts, name)))
+        platform.wire.meddler = self._met
+        #: Entries whose keys have this in them are not there for who asks. Written by the benchmark.
+        self.withheld = ""
 
     async def _late(self, work: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+        began = time.time()
+        heard = self.heard[caller.get()]
+        if not heard.trips:
+            heard.first_trip_processor = self._processor()
         await asyncio.sleep(self._script.store)
-        return await work(request)
+        try:
+            if self.withheld and isinstance(request, api_pb2.DictGetRequest) and self.withheld.encode() in request.key:
+                return api_pb2.DictGetResponse(found=False)
+            return await work(request)
+        finally:
+            heard.trips.append((began, time.time()))
+            if b"wanted/" in request.SerializeToString():
+                heard.wanted.append(heard.trips[-1])
 
     async def volume_reload(self, request: Any) -> Any:
         began = time.time()
         try:
             return await self._reload(request)
         finally:
-            self.reloads[caller.get()] += time.time() - began
+            self.heard[caller.get()].reloads.append((began, time.time()))
+
+    def _met(self, call: str, container: str) -> None:
+        if call == "ContainerServerLifecycleReady":
+            heard = self.heard[container]
+            heard.ready_at, heard.ready_processor = time.time(), self._processor()
+
+    def _processor(self) -> float:
+        return next((processor_of(one.pid) for one in self._platform.containers(SERVER) if one.process), 0.0)
+
+
+def seconds_in(intervals: Iterable[Interval], window: Interval) -> float:
+    """How long, within the window, at least one of the intervals lasted."""
+    total, reached = 0.0, window[0]
+    for interval in sorted(intervals):
+        begin, end = max(interval[0], reached), min(interval[1], window[1])
+        if end > begin:
+            total, reached = total + end - begin, end
+    return total
 
 
 class Plane:
     """A deployment on the control plane, whose servers can be put to sleep and woken."""
 
-    def __init__(self, platform: Platform, url: str, steps: Path, store: FarStore) -> None:
-        self._platform, self._url, self._steps, self._store = platform, url, steps, store
+    def __init__(self, platform: Platform, facts: DictLike, url: str, steps: Path, store: FarStore) -> None:
+        self._platform, self._facts, self._url, self._steps, self._store = platform, facts, url, steps, store
         self._http = httpx.Client(timeout=WITHIN)
-        #: When each container asked the ledger, and when it was ready. Written by the control plane's loop.
-        self._store_calls: dict[str, list[float]] = {}
-        self._ready_at: dict[str, float] = {}
-        platform.wire.meddler = self._heard
-
-    def _heard(self, call: str, container: str) -> None:
-        if call in STORE_CALLS:
-            self._store_calls.setdefault(container, []).append(time.time())
-        if call == "ContainerServerLifecycleReady":
-            self._ready_at[container] = time.time()
+        [self._gateway] = platform.containers("Gateway")
 
     def close(self) -> None:
         self._http.close()
 
+    def withhold(self, part_of_key: str) -> None:
+        """From now on the ledger does not tell of entries whose keys have this in them; of all where it is empty."""
+        self._store.withheld = part_of_key
+
     def sleep(self) -> None:
-        """Have the servers drained, as the platform does with those that nobody asks, and the gateway know it."""
+        """Have no server there, and the gateway know it: each is killed and its last word said for it, since a server's
+        own end takes seconds."""
+        clock = SystemClock()
         for server in self._platform.containers(SERVER):
-            self._platform.drain(server)
-            self._platform.wait_exit(server)
+            self._platform.kill(server)
+            ended = Report(TIER, server.id, "ended", clock.now())
+            self._facts.put(ended.key, ended.as_json())
         until(lambda: self._state() == "asleep", f"tier {TIER} asleep", patience=WITHIN)
 
     def _state(self) -> str:
@@ -133,47 +197,73 @@ class Plane:
 
     def wake(self) -> Wake:
         """Ask the sleeping tier, as a person's program does."""
-        began = time.time()
+        self._steps.write_bytes(b"")
+        self._store.heard.clear()
+        used, began = processor_of(self._gateway.pid), time.time()
         with self._http.stream("POST", f"{self._url}/api/chat", json=CHAT, headers=KEY) as answer:
             if answer.status_code != httpx.codes.OK:
                 raise RuntimeError(f"the gateway answers {answer.status_code}: {answer.read().decode()[:500]}")
             pieces = answer.iter_bytes()
             next(pieces)
             first = time.time()
+            used = processor_of(self._gateway.pid) - used
             for _ in pieces:
                 pass
         [server] = self._platform.containers(SERVER)
-        return self._told(server, began, first)
+        return self._told(server, (began, first), used)
 
-    def _told(self, server: Container, began: float, first: float) -> Wake:
-        lines = (line.split() for line in self._steps.read_text("ascii").splitlines())
+    def loads_before_answer(self) -> int:
+        """How many models the engine had loaded before the last wake's caller came to it."""
+        steps = [line.split()[1] for line in self._steps.read_text("ascii").splitlines()]
+        return steps[: steps.index("asked")].count("loaded")
+
+    def _told(self, server: Container, whole: Interval, gateway_processor: float) -> Wake:
         at: dict[str, float] = {}
-        for container, step, moment in lines:
+        before = 0.0
+        for line in self._steps.read_text("ascii").splitlines():
+            container, step, moment, *ticks = line.split()
             if container == server.id:
                 at.setdefault(step, float(moment))
+                before += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
         # Python reads our first file when it begins with us; the file was new, so the kernel notes that.
         first_line = (server.home / "fs/root/app/endpoint.py").stat().st_atime
-        ready, reload = self._ready_at[server.id], self._store.reloads[server.id]
+        heard, gateway = self._store.heard[server.id], self._store.heard[self._gateway.id]
+        asked, started = (whole[0], server.enqueued_at), (first_line, at["began"])
+        waits = (at["answers"], at["load"])
+        reload = seconds_in(heard.reloads, waits)
+        before_view = [trip for trip in heard.trips if trip[1] <= at["view"]]
+        imports = (first_line, min((begin for begin, _ in heard.trips), default=at["load"]))
+        view = (max((end for _, end in [*before_view, *heard.reloads]), default=imports[1]), at["view"])
         parts = {
-            "asked": server.enqueued_at - began,
-            "container": at["began"] - first_line - reload,
-            "noticed": at["load"] - at["answers"],
-            "serves": ready - at["loaded"],
-            "handover": at["asked"] - ready,
-            "answered": first - at["asked"],
+            "imports": seconds_in([imports], started) + seconds_in([imports], waits),
+            "ledger": seconds_in(gateway.wanted, asked) + seconds_in(before_view, waits),
+            "view": seconds_in([view], waits),
+            "gateway notice": at["asked"] - heard.ready_at,
         }
+        alone = (asked[1] - asked[0]) + (started[1] - started[0]) + (waits[1] - waits[0]) - reload
+        own = alone + (heard.ready_at - at["loaded"]) + parts["gateway notice"] + (whole[1] - at["asked"])
         return Wake(
-            waited=first - began,
+            waited=whole[1] - whole[0],
             platform=first_line - server.enqueued_at + reload,
             script=at["answers"] - at["began"] + at["loaded"] - at["load"],
-            parts=parts,
-            trips=sum(moment <= ready for moment in self._store_calls.get(server.id, ())),
+            parts={**parts, "rest": own - sum(parts.values())},
+            processor={
+                "imports": heard.first_trip_processor - before,
+                "ledger, view, engine": heard.ready_processor - heard.first_trip_processor,
+                "gateway": gateway_processor,
+            },
+            beside={
+                "imports": imports[1] - imports[0],
+                "ledger": seconds_in(before_view, whole),
+                "view": view[1] - view[0],
+            },
+            trips=sum(end <= heard.ready_at for _, end in heard.trips),
         )
 
 
 @contextmanager
-def deployed(script: Script) -> Iterator[Plane]:
-    """All of it, deployed, with a model on the volume and the gateway awake.
+def deployed(script: Script, *models: str) -> Iterator[Plane]:
+    """All of it, deployed, with these models on the volume, or `MODEL` alone, and the gateway awake.
 
     Raises:
         NoRig: no container can have its volume here.
@@ -186,17 +276,17 @@ def deployed(script: Script) -> Iterator[Plane]:
         programs.mkdir()
         steps.touch()
         engine = shlex.join([sys.executable, "-S", "-E", str(Path(__file__).with_name("scripted_engine.py"))])
-        began = f'printf "%s began %s\\n" "$MODAL_TASK_ID" "$EPOCHREALTIME" >>{shlex.quote(str(steps))}'
-        (programs / "ollama").write_text(f"#!/bin/bash\n{began}\nexec {engine}\n")
+        (programs / "ollama").write_text(ENGINE.format(steps=shlex.quote(str(steps)), engine=engine))
         (programs / "ollama").chmod(0o755)
         nvidia_smi(programs, "echo 'NVIDIA A10G, 23028'")
         ollama, gateway = free_port(), free_port()
         environ = {
             "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
-            "OLLAMA_MODAL_REFRESH_SECONDS": "0.5",
-            "OLLAMA_MODAL_TRUST_SECONDS": "2",
+            "OLLAMA_MODAL_REFRESH_SECONDS": "0.25",
+            "OLLAMA_MODAL_TRUST_SECONDS": "0.2",
             "OLLAMA_HOST": f"127.0.0.1:{ollama}",
             "COLD_RIG_SCRIPT": f"{steps},{script.engine},{script.load}",
+            "COLD_RIG_LOADS": json.dumps(dict(script.loads)),
         }
         settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5)
         with (
@@ -207,15 +297,16 @@ def deployed(script: Script) -> Iterator[Plane]:
             os.environ["OLLAMA_MODAL_REGISTRY"] = registry.url
             with_secrets(platform)
             deploy(platform)
-            publish(platform, client, MODEL)
+            publish(platform, client, *(models or (MODEL,)))
             url = platform.apps.server_urls[APP, "Gateway"] = f"http://127.0.0.1:{gateway}"
             [id_, secret] = TOKEN.values()
             platform.open_server(APP, SERVER, port=ollama, token=(id_, secret))
             platform.wait_ready(platform.start_server(APP, "Gateway"))
-            deployed_facts(client).put(keys.SORTS_MOVED, {"v": 1, "at": isoformat(SystemClock().now())})
+            facts = deployed_facts(client)
+            facts.put(keys.SORTS_MOVED, {"v": 1, "at": isoformat(SystemClock().now())})
             store = FarStore(platform, script)
             platform.wire.families = [store, *platform.wire.families]
-            plane = Plane(platform, url, steps, store)
+            plane = Plane(platform, facts, url, steps, store)
             try:
                 yield plane
             finally:
@@ -223,29 +314,38 @@ def deployed(script: Script) -> Iterator[Plane]:
 
 
 def measured(number: int, script: Script) -> list[Wake]:
-    """So many wakes, and one before them that is not counted: it fills what is kept between them."""
-    wakes = []
+    """So many wakes, and one before them that is not counted: it fills what is kept between them. Whoever breaks it off
+    has those that were."""
+    wakes: list[Wake] = []
     with deployed(script) as plane:
-        for count in range(number + 1):
-            plane.sleep()
-            wake = plane.wake()
-            if count:
-                wakes.append(wake)
-                print(f"  wake {count} of {number}: our share {wake.own:.3f} s", file=sys.stderr, flush=True)
+        try:
+            for count in range(number + 1):
+                plane.sleep()
+                wake = plane.wake()
+                if count:
+                    wakes.append(wake)
+                    print(f"  wake {count} of {number}: our share {wake.own:.3f} s", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            if not wakes:
+                raise
     return wakes
 
 
 def figures(wakes: Sequence[Wake], script: Script) -> dict[str, Any]:
     """What came of it, as a document."""
+    whole, before = imports_cost()
     return {
         "wakes": len(wakes),
         "script": {"engine": script.engine, "load": script.load, "store": script.store},
         "own_share": spread([wake.own for wake in wakes]),
         "parts": {part: spread([wake.parts[part] for wake in wakes]) for part in PARTS},
+        "processor": {part: spread([wake.processor[part] for wake in wakes]) for part in PROCESSOR},
+        "beside": {part: spread([wake.beside[part] for wake in wakes]) for part in wakes[0].beside},
         "waited": spread([wake.waited for wake in wakes]),
         "platform": spread([wake.platform for wake in wakes]),
         "ledger_trips": round(statistics.median(wake.trips for wake in wakes)),
-        "imports_processor_seconds": round(imports_cost(), 3),
+        "imports_processor_seconds": round(whole - before, 3),
+        "interpreter_processor_seconds": round(before, 3),
         "load_average": round(os.getloadavg()[0], 1),
         "processors": os.cpu_count(),
     }
@@ -267,24 +367,26 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"{found['wakes']} wakes of a sleeping tier on the control plane; the engine answers after"
         f" {script['engine']:g} s, loads in {script['load']:g} s; {script['store'] * 1000:g} ms to the ledger"
     )
-    yield f"{'':24}{'p50':>9}{'p95':>9}"
-    rows = [("our own share", "own_share"), ("what the caller waited", "waited"), ("the platform's part", "platform")]
-    for name, key in rows[:1]:
-        yield row(name, found[key])
-    for part in PARTS:
-        yield row(f"  {part}", found["parts"][part])
-    for name, key in rows[1:]:
-        yield row(name, found[key])
+    yield f"{'':28}{'p50':>9}{'p95':>9}"
+    yield row("our own share", found["own_share"])
+    yield from (row(f"  {part}", each) for part, each in found["parts"].items())
+    yield row("what the caller waited", found["waited"])
+    yield row("the platform's part", found["platform"])
+    yield "in all, most of it while the engine starts:"
+    yield from (row(f"  {part}", each) for part, each in found["beside"].items())
+    yield "processor time of our own processes:"
+    yield from (row(f"  {part}", each) for part, each in found["processor"].items())
     yield (
-        f"of it, processor time of the container's own imports: {found['imports_processor_seconds']:.3f} s;"
+        f"a container's own imports: {found['imports_processor_seconds']:.3f} s of processor, and"
+        f" {found['interpreter_processor_seconds']:.3f} s before for the interpreter and the client;"
         f" {found['ledger_trips']} round trips to the ledger until a server is ready"
     )
     if found["load_average"] > (found["processors"] or 1):
         yield (
             f"this machine is busy: {found['load_average']:g} programs want its {found['processors']} processors, and"
-            " waiting for one is in these figures"
+            " waiting for one is in these figures, but for the processor time"
         )
 
 
 def row(name: str, value: dict[str, float]) -> str:
-    return f"{name:24}{value['p50']:8.3f}s{value['p95']:8.3f}s"
+    return f"{name:28}{value['p50']:8.3f}s{value['p95']:8.3f}s"

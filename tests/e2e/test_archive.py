@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from jobs.archive.archive import AFTER
+from jobs.archive.archived import AFTER
 from jobs.core.clock import SystemClock
 from jobs.store import keys
 from tests.support.local_stack import Shell, Up

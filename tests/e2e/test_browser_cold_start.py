@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from app.model_server.report import Report
-from jobs.telemetry.cold_starts import Phase, Progress
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.cold_starts import ColdStart, Phase, Progress
 from tests.support.browser import MISSING, Browser, browser
 from tests.support.dialects import OPENAI, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, asked, gateway
@@ -55,3 +57,33 @@ def test_a_start_is_shown_as_it_goes_on(tmp_path: Path, window: Browser) -> None
         assert asking.result().status_code == 200
         window.until(lambda: not window.is_shown(".tier-coming"), "what was on its way")
         assert window.complaints() == []
+
+
+def test_the_bar_goes_on_through_the_phases(tmp_path: Path, window: Browser) -> None:
+    """Where earlier starts tell how long one takes, the bar is of all of it: from the engine's start to the bytes it
+    goes on, and not back to where the bytes are."""
+    seconds: dict[Phase, float] = {"container": 4.0, "engine": 2.0, "bytes": 3.0, "memory": 1.0}
+    earlier = [
+        ColdStart("a10g", f"ta-0{n}", 0, "start", CLOCK.now(), "llama3.2:latest", 2 * GB, seconds) for n in range(3)
+    ]
+    with closing(SqliteDict(tmp_path / "gateway.sqlite")) as facts:
+        for each in earlier:
+            facts.put(each.key, each.as_json())
+    held_server = HeldServer(awake=False)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        ScriptedServer(whole_answer, opening=held_server) as server,
+        gateway(tmp_path, {"a10g": server.url}, is_remote=True, refresh_seconds=0.2, startup=2 * PATIENCE) as running,
+    ):
+        asking = pool.submit(asked, running, OPENAI)
+        tell(running, "engine", 0)
+        window.open(f"{running.url}/ui")
+        window.until_text(".tier-coming", "a10g starts its engine for llama3.2, about")
+        before = window.until(lambda: window.run(BAR), "a bar of the time")
+        tell(running, "bytes", 100_000_000)
+        window.until_text(".tier-coming", "a10g reads llama3.2, 0.1 of 2.0 GB, about")
+        assert window.run(BAR) > 0.3
+        assert before > 0.3
+        tell(running, None, 2 * GB)
+        held_server.awake.set()
+        assert asking.result().status_code == 200

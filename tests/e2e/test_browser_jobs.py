@@ -108,10 +108,10 @@ def test_a_problem_leads_to_its_job(page: Browser) -> None:
 def test_the_list_is_read_page_by_page(page: Browser) -> None:
     """By keyboard, older and newer: each job is on one page, and a job that comes meanwhile moves none of them."""
     first = rows(page)
-    assert page.text("#page-place") == "Page 1 of 18"
+    assert page.text("#page-place") == "Page 1"
     page.run("document.querySelector('#older').focus()")
     page.press(ENTER)
-    page.until_text("#page-place", "Page 2 of 18")
+    page.until_text("#page-place", "Page 2")
     second = rows(page)
     assert not set(first) & set(second)
     assert focused(page, "id") == "older"
@@ -134,7 +134,7 @@ def test_the_list_is_searched_as_one_types(page: Browser) -> None:
     """Among all jobs, by words of kind, model and id, a moment after the last key; Escape shows all again."""
     page.type("#find", "OUTAGE-1")
     page.until(lambda: len(rows(page)) == 15 and all("outage-1" in row for row in rows(page)))
-    assert page.text("#page-place") == "Page 1 of 7"
+    assert page.text("#page-place") == "Page 1"
     page.type("#find", "17 pull")
     page.until(lambda: [row.split(":")[0] for row in rows(page)] == ["pull outage-117"])
     page.type("#find", " nothing")

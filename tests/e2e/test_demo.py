@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tests.support.processes import running_with
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, WHOLE, until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_demo_shows_the_main_job_and_cleans_up(tmp_path: Path, environ: dict
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=WHOLE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs.archive.archive import CASES, COLD, METERS, REPORTS, TURNS, USAGE, WAKES, archived_facts, archived_jobs
+from jobs.archive.archived import CASES, COLD, METERS, REPORTS, TURNS, USAGE, WAKES, archived_facts, archived_jobs
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
 from jobs.store.keys import TABLE

@@ -130,9 +130,9 @@ def test_a_cost_adds_up_over_years(seconds: list[float], spans: tuple[int, int],
 @given(hourly=st.decimals("0.000001", "1e9"), cold=st.floats(0, 1e9))
 def test_windows_are_priced_at_any_rate(hourly: Decimal, cold: float) -> None:
     """A rate of any size, and a start that took years, make a price and a whole number of cold starts."""
-    names = {tier.gpu_and_count[0] for tier in FLEET.tiers.values()}
+    names = {choice.kind for tier in FLEET.tiers.values() for choice in tier.gpu_choices}
     rates = {CPU: hourly, MEMORY: hourly} | {
-        f"gpu_hour_cost_{'a10g' if name == 'A10' else name.lower()}": hourly for name in names if name
+        f"gpu_hour_cost_{'a10g' if name == 'A10' else name.lower()}": hourly for name in names
     }
     fleet = priced(FLEET, NOW.date(), lambda: rates)
     shares = dict(zip(SHARES, (cold, 0.0, 0.0, 0.0), strict=True))

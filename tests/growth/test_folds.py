@@ -10,15 +10,17 @@ from app.fleet.schema import declared
 from app.scheduler.alert_check import healths
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.night_plan import Actual, night
-from jobs.archive.archive import archive_at, archive_facts, archive_jobs
+from jobs.archive.archive import archive_facts, archive_jobs
+from jobs.archive.archived import archive_at
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
-from jobs.ledger.all_jobs import AllJobs, page
+from jobs.ledger.all_jobs import AllJobs
 from jobs.ledger.dead_letters import dead, groups, lines, superseding
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import KnownJobs
+from jobs.listing.newest import page_of
 from jobs.models.aliases import Aliases, notes
 from jobs.models.index import Index
 from jobs.store import keys
@@ -128,7 +130,7 @@ FOLDS: dict[str, Callable[[World], object]] = {
     "the dead letters in groups": lambda world: groups(dead(world.jobs)),
     "the dead letters in words": lambda world: list(lines(dead(world.jobs), world.clock.now())),
     "what supersedes a job": lambda world: superseding(world.jobs[-1], world.jobs),
-    "the page of all jobs": lambda world: page(AllJobs.of(world.jobs).jobs, 20),
+    "the page of all jobs": lambda world: page_of(AllJobs.of(world.jobs).jobs, limit=20),
     "the names that stand for a model": lambda world: Aliases(made=world.aliases).by_target,
     "what is wrong with them": lambda world: notes(Aliases(made=world.aliases), lambda _: False),
     "the memory of the upkeep": lambda world: Memory.from_json(world.memory.as_json()),

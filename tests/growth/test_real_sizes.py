@@ -26,7 +26,7 @@ from jobs.home.home import Stack, home_of
 from jobs.home.status import weights_of
 from jobs.ledger.job import JobState
 from jobs.ledger.job_text import story
-from jobs.listing.dead_memory import look_and_remember
+from jobs.listing.dead_memory import known_jobs, look_and_remember
 from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -117,7 +117,16 @@ def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     now = large.clock.now()
     wrong = check(look_and_remember(large.ledger.reader, large.facts, now), large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
-    assert list(status(large.facts, now, deployed=True, jobs=large.ledger.reader.jobs()).lines())
+    assert list(
+        status(
+            large.facts,
+            now,
+            large.fleet.tiers,
+            deployed=True,
+            known=known_jobs(large.ledger.reader, now),
+            of_night=(),
+        ).lines()
+    )
 
 
 def test_one_machine_plans_the_same_directory(large: LargeModels, tmp_path: Path) -> None:

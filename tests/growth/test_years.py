@@ -14,7 +14,8 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.gateway.catalog.state import KnownState
 from app.local.nightly_thread import NightlyThread
-from jobs.archive.archive import AFTER, AT_ONCE
+from jobs.archive.archive import AT_ONCE
+from jobs.archive.archived import AFTER
 from jobs.home.home import Home, Stack
 from jobs.models.card import KnownModel
 from jobs.store.sqlite import SqliteQueue

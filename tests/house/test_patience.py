@@ -21,7 +21,7 @@ out."""
 BOUNDS = {"timeout", "patience"}
 WAITS = {"wait", "join", "settimeout", "communicate", "acquire"}
 CLIENTS = {"get", "post", "put", "patch", "delete", "head", "options", "request", "stream", "Client", "AsyncClient"}
-CLOCKS = {"monotonic", "perf_counter", "time"}
+CLOCKS = {f"time.{each}" for each in ("monotonic", "perf_counter", "time", "process_time", "thread_time")}
 
 BY_HAND = {
     "tests/support/month.py": "looks every five seconds whether the month is over",
@@ -85,15 +85,41 @@ def impatient_clients(tree: ast.AST) -> Iterator[ast.Call]:
             yield call
 
 
+def is_clock(node: ast.AST) -> bool:
+    return any(isinstance(each, ast.Call) and ast.unparse(each.func) in CLOCKS for each in ast.walk(node))
+
+
 def timed(tree: ast.AST) -> Iterator[ast.Compare]:
-    """Asserts that less than a literal has passed since some moment of a real clock."""
+    """Asserts that not more than so much has passed on a real clock: a machine that stalls makes it more.
+
+    That it took as long as something else is one too, where it is about; `least` may say it.
+    """
+    measured = {
+        ast.unparse(name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and is_clock(node.value)
+        for name in node.targets
+    }
     for claim in (node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)):
         for compared in (node for node in ast.walk(claim) if isinstance(node, ast.Compare)):
-            lasted, bound = compared.left, compared.comparators[-1]
-            reads = {ast.unparse(each.func) for each in ast.walk(lasted) if isinstance(each, ast.Call)}
-            is_limit = isinstance(compared.ops[-1], ast.Lt | ast.LtE) and number(bound) is not None
-            if is_limit and reads & {f"time.{each}" for each in CLOCKS}:
-                yield compared
+            sides = [compared.left, *compared.comparators]
+            for left, kind, right in zip(sides, compared.ops, sides[1:], strict=False):
+                if isinstance(kind, ast.Lt | ast.LtE):
+                    is_bound = is_measured(left, measured) and (is_fixed(left) or is_fixed(right))
+                else:
+                    is_bound = "approx(" in ast.unparse(right) and is_measured(right, measured)
+                if is_bound:
+                    yield compared
+
+
+def is_measured(side: ast.expr, measured: set[str]) -> bool:
+    return is_clock(side) or any(isinstance(each, ast.Name) and each.id in measured for each in ast.walk(side))
+
+
+def is_fixed(side: ast.expr) -> bool:
+    """Whether a number or a constant other than the tests' patience is in it."""
+    names = {each.id for each in ast.walk(side) if isinstance(each, ast.Name)} - {"PATIENCE"}
+    return any(isinstance(each, ast.Constant) for each in ast.walk(side)) or any(name.isupper() for name in names)
 
 
 @pytest.mark.parametrize("found", [bounds, impatient_clients, timed], ids=lambda each: each.__name__)
@@ -118,6 +144,11 @@ def test_no_number_of_a_test_says_how_slow_a_machine_may_be(found: object) -> No
         ("httpx.get(url)", 1),
         ("httpx.get(url, timeout=PATIENCE)", 0),
         ("assert time.monotonic() - began < 5", 1),
+        ("took = time.monotonic() - began\nassert took < 2 * BOUND", 1),
+        ("took = time.monotonic() - began\nassert total == pytest.approx(took, rel=0.02, abs=0.1)", 1),
+        ("assert time.monotonic() - began < PATIENCE", 0),
+        ("took = time.monotonic() - began\nassert took - 0.5 <= total <= took", 1),
+        ("assert total <= took", 0),
         ("assert time.monotonic() - began > 5", 0),
         ("clock.wait(3600)", 0),
         ("while not stop.wait(0.02): pass", 0),

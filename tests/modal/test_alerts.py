@@ -15,7 +15,7 @@ from modal.client import Client
 
 from app.fleet.schedule import night_began
 from app.fleet.schema import declared
-from app.resources import SERVERS
+from app.resources import server_class
 from jobs.core.clock import SystemClock
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
@@ -193,7 +193,9 @@ def test_what_is_told_follows_the_fleet_that_is_deployed(deployed: Platform, tmp
 
 def awake(platform: Platform) -> dict[str, int]:
     """How many containers of each server are to be kept up, as the real client has asked for it."""
-    pools = [pool for pool in platform.calls.pools.values() if pool.function.name in SERVERS.values()]
+    pools = [
+        pool for pool in platform.calls.pools.values() if pool.function.name in map(server_class, declared().tiers)
+    ]
     return {pool.function.name: pool.override.min_containers for pool in pools if pool.override.ListFields()}
 
 

@@ -53,7 +53,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "OLLAMA_HOST": f"127.0.0.1:{free_port()}",
         "OLLAMA_MODAL_WEBHOOK": "http://127.0.0.1:9/never",
     }
-    settings = Settings(path_prefix=programs, environ=environ, start_attempts=1)
+    settings = Settings(path_prefix=programs, environ=environ, start_attempts=1, fresh=True)
     with (
         pytest.MonkeyPatch.context() as environment,
         RegistryDouble(LIBRARY) as registry,

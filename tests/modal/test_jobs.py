@@ -4,7 +4,6 @@ import http.server
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from cronsim import CronSim
 from modal.client import Client
 
 from app.fleet.schema import declared
-from app.resources import SERVERS
+from app.resources import server_class
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
@@ -30,6 +29,7 @@ from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
 from tests.support.deployments import (
     APP,
+    are_vouched_for,
     ask,
     control_plane,
     deploy,
@@ -90,7 +90,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     """The tiers' servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used;
     one gateway is kept, to which Modal lets everybody."""
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
-    servers = set(SERVERS.values())
+    servers = set(map(server_class, declared().tiers))
 
     looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
@@ -257,15 +257,8 @@ def test_a_killed_worker_costs_what_was_not_committed(
     ledger = deployed_ledger(client)
     id = ledger.post("pull", "many-blobs:latest", {"model": "many-blobs"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-
-    def committed() -> bool:
-        files = deployed.volume("ollama-model-weights").files()
-        staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
-        return {digest.replace(":", "-") for digest in before} <= staged
-
     until(lambda: ledger.reader.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before))
-    until(committed)
-    time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
+    until(lambda: are_vouched_for(deployed, MANY_BLOBS.layers[:-1]))
     worker = deployed.wait_for("weights_worker")
     registry.faults.clear()
     deployed.kill(worker)

@@ -24,7 +24,7 @@ from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
 from tests.support.deployments import modal_command
-from tests.support.processes import free_port
+from tests.support.processes import free_port, is_running
 from tests.support.waiting import PATIENCE, until
 
 SAMPLES = "tests.modal.platform.sample_apps"
@@ -497,6 +497,30 @@ def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> 
         httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
 
 
+def test_a_server_is_snapped_between_its_hooks(platform: Platform, tmp_path: Path) -> None:
+    """The entrypoint takes a memory snapshot of a server, where the platform asks for one: after the module and what is
+    marked `snap`, before anything else; it goes on when it is restored. What the module itself has started is in it."""
+    restored = tmp_path / "restore-state.json"
+    more = {"MODAL_ENABLE_SNAP_RESTORE": "1", "MODAL_RESTORE_STATE_PATH": str(restored)}
+    platform.settings.environ.update(more)
+    try:
+        deploy(platform, "snapped")
+        server = platform.start_server("snapped", "Snapped")
+        until(lambda: server.is_snapped or server.state == "exited", "a snapshot is asked for")
+        until(lambda: "before" in server.output)
+        assert server.state == "starting"
+        assert "after" not in server.output
+
+        restored.write_text('{"task_id": "", "function_id": ""}')
+        platform.wait_ready(server)
+        until(lambda: "after" in server.output)
+        assert server.output.split("after")[0].split() == ["module", "before"]
+        platform.kill(server)
+    finally:
+        for name in more:
+            del platform.settings.environ[name]
+
+
 def test_killed_server_takes_its_children_along(serving: Platform) -> None:
     """A child in a session of its own dies with its container."""
     serving.settings.environ["PORT"] = "0"
@@ -504,7 +528,21 @@ def test_killed_server_takes_its_children_along(serving: Platform) -> None:
     serving.wait_ready(server)
     child = next(pid for pid in serving.processes(server) if pid != server.pid)
     serving.kill(server)
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+    until(lambda: not is_running(child))
+
+
+def test_what_ended_takes_nobody_along_who_came_after(serving: Platform) -> None:
+    """The kernel gives the next container's mounts the number of those that are gone; it is another container."""
+    serving.settings.environ["PORT"] = "0"
+    first = serving.start_server("serving", "Web")
+    serving.wait_ready(first)
+    serving.kill(first)
+    second = serving.start_server("serving", "Web")
+    serving.wait_ready(second)
+    assert serving.processes(first) == []
+    serving.kill(first)
+    assert second.pid in serving.processes(second)
+    serving.kill(second)
 
 
 def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform) -> None:

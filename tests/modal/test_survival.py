@@ -1,7 +1,6 @@
 """What a deployment survives: a redeployment under a running pull, the end of a worker's day, a Dict that forgets."""
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -21,6 +20,7 @@ from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.deployments import (
     APP,
+    are_vouched_for,
     ask,
     control_plane,
     deploy,
@@ -60,21 +60,14 @@ def client(deployed: Platform) -> Iterator[Client]:
 
 def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, model: SimModel) -> str:
     """A pull of which all but the last blob is committed, and the last one hangs; its id."""
-    *before, last = (layer.digest for layer in model.layers)
-    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
+    *before, last = model.layers
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last.digest, times=None))
     registry.reset()
     name = str(model.name)
     id = deployed_ledger(client).post("pull", name, {"model": name}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-
-    def committed() -> bool:
-        files = platform.volume("ollama-model-weights").files()
-        staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
-        return {digest.replace(":", "-") for digest in before} <= staged
-
     until(lambda: deployed_ledger(client).reader.get(id).progress.completed >= model.layers[0].size * len(before))
-    until(committed)
-    time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
+    until(lambda: are_vouched_for(platform, before))
     return id
 
 

@@ -110,11 +110,11 @@ def test_a_disk_that_fills_during_a_pull_ends_nothing(disk: Path, tmp_path: Path
             said = "the worker of lane {} goes on once its ledger does: the disk is full"
             assert any(each.startswith(said.format("weights")) for each in problems(running))
             ballast.unlink()
+            until(lambda: asking.asked > 50)
             until(lambda: job_of(running, id)["state"] not in {"running", "waiting", "queued"})
         job = job_of(running, id)
         until(lambda: not problems(running))
         assert asking.wrong == []
-        assert asking.asked > 50
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(timeout=PATIENCE) == 0
     said = log.read_text()

@@ -46,6 +46,7 @@ scripted_server    a server that does as a test says, down to the byte
 slow_proxy         a proxy in front of a gateway, below a folder and slow where a test says so
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
+tiers              two tiers as tests route between them
 tiny_llama         a model of a hundred kilobytes that llama.cpp runs
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not
 waiting            `until`: waiting for what other threads and processes do

@@ -1,14 +1,16 @@
-"""`ollama-modal` in processes of their own, forked from one that has read it: its modules are read once, not each time.
+"""`ollama-modal` and `modal` in processes of their own, forked from one that has read them: once, not each time.
 
-Reading them is most of what a command costs. `CommandServer` starts a Python that reads the command line and waits;
-each command is a fork of it, with the environment, streams and signals that it would have had, and it ends as
-Python ends. What is promised of the start itself is tried with `local_stack.COMMAND`, which reads it all.
+Reading their modules is most of what a command costs. `CommandServer` starts a Python that reads a command line and
+waits; each command is a fork of it, with the environment, streams and signals that it would have had, and it ends as
+Python ends. What is promised of the start itself is tried with `local_stack.COMMAND`, which reads it all. Of `modal`
+nothing is read that is ours: a deployment reads it, from its folder and in its environment.
 """
 
 import atexit
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -16,11 +18,10 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import IO
 
 from tests.support.waiting import PATIENCE
@@ -29,6 +30,8 @@ AT_START = ("PYTHON", "LC_", "LANG")
 """What begins so is read as Python starts, so nobody is told of it later."""
 
 LENGTH = struct.Struct("!I")
+
+OURS, MODAL = "ollama-modal", "modal"
 
 
 class Command:
@@ -62,13 +65,13 @@ class Command:
 
 
 class CommandServer:
-    """A Python that has read the command line, and forks."""
+    """A Python that has read a command line, and forks."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environ: Mapping[str, str]) -> None:
         self._ours, theirs = socket.socketpair()
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            [sys.executable, "-m", __name__, program, str(theirs.fileno())],
             env=dict(environ), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
@@ -79,10 +82,16 @@ class CommandServer:
         self._process.wait(timeout=PATIENCE)
 
     def start(
-        self, words: Sequence[str], environ: Mapping[str, str], streams: Sequence[int], *, new_session: bool
+        self,
+        words: Sequence[str],
+        environ: Mapping[str, str],
+        streams: Sequence[int],
+        folder: Path,
+        *,
+        new_session: bool,
     ) -> Command:
-        """Start it with these descriptors as its stdin, stdout and stderr."""
-        said = json.dumps([list(words), dict(environ), str(Path.cwd()), new_session]).encode()
+        """Start it in that folder, with these descriptors as its stdin, stdout and stderr."""
+        said = json.dumps([list(words), dict(environ), str(folder), new_session]).encode()
         status, theirs = os.pipe()
         with self._lock:
             socket.send_fds(self._ours, [LENGTH.pack(len(said))], [*streams, theirs])
@@ -92,22 +101,31 @@ class CommandServer:
 
 
 @cache
-def _server(pid: int, at_start: tuple[tuple[str, str], ...]) -> CommandServer:  # a fork has none yet
-    return CommandServer({"PATH": os.environ["PATH"], **dict(at_start)})
+def _server(pid: int, program: str, at_start: tuple[tuple[str, str], ...]) -> CommandServer:  # a fork has none yet
+    return CommandServer(program, {"PATH": os.environ["PATH"], **dict(at_start)})
 
 
 def start_command(
-    words: Sequence[str], environ: Mapping[str, str], streams: Sequence[int], *, new_session: bool = False
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    streams: Sequence[int],
+    *,
+    new_session: bool = False,
+    program: str = OURS,
+    folder: Path | None = None,
 ) -> Command:
-    """Start `ollama-modal` with these words, in this environment alone."""
+    """Start `ollama-modal`, or another program, with these words, in this environment alone."""
     at_start = tuple(sorted((key, value) for key, value in environ.items() if key.startswith(AT_START)))
-    return _server(os.getpid(), at_start).start(words, environ, streams, new_session=new_session)
+    server = _server(os.getpid(), program, at_start)
+    return server.start(words, environ, streams, folder or Path.cwd(), new_session=new_session)
 
 
-def run_command(words: Sequence[str], environ: Mapping[str, str], stdin: str) -> "subprocess.CompletedProcess[str]":
+def run_command(
+    words: Sequence[str], environ: Mapping[str, str], stdin: str, *, program: str = OURS, folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run it to its end, with pipes, as `subprocess.run` does."""
     given, out, err = os.pipe(), os.pipe(), os.pipe()
-    running = start_command(words, environ, [given[0], out[1], err[1]])
+    running = start_command(words, environ, [given[0], out[1], err[1]], program=program, folder=folder)
     for each in (given[0], out[1], err[1]):
         os.close(each)
     with os.fdopen(given[1], "wb", buffering=0) as typed, suppress(BrokenPipeError):
@@ -131,7 +149,7 @@ def run_command(words: Sequence[str], environ: Mapping[str, str], stdin: str) ->
 # -- the process that forks --------------------------------------------------------------------------------------------
 
 
-def _read() -> ModuleType:
+def _ours() -> Callable[[], object]:
     """All that commands read, sooner or later, but what looks at its environment meanwhile."""
     import app.fleet.file  # noqa: PLC0415
     import app.local.__main__  # noqa: PLC0415
@@ -140,7 +158,31 @@ def _read() -> ModuleType:
     import jobs.cli.remote_status  # noqa: F401, PLC0415
 
     assert "loguru" not in sys.modules  # it would hold on to a stderr that is not the command's
-    return app.local.__main__
+    sys.argv[0] = str(Path(app.local.__main__.__file__ or ""))
+    return app.local.__main__.main
+
+
+def _modal() -> Callable[[], object]:
+    """Modal's command line and the libraries that a deployment reads."""
+    os.environ["MODAL_CONFIG_PATH"] = os.devnull  # it is read now; that of a control plane is as empty
+    import cronsim  # noqa: F401, PLC0415
+    import fastapi  # noqa: F401, PLC0415
+    import httpx  # noqa: F401, PLC0415
+    import modal.__main__  # noqa: PLC0415
+    import modal.cli.run  # noqa: F401, PLC0415
+    import prometheus_client  # noqa: F401, PLC0415
+    import pydantic  # noqa: F401, PLC0415
+    import uvicorn.protocols.http.httptools_impl  # noqa: F401, PLC0415
+
+    del sys.modules["modal.__main__"]  # to be run
+
+    def run() -> None:
+        sys.path[0] = str(Path.cwd())
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        runpy.run_module("modal", run_name="__main__", alter_sys=True)
+
+    return run
 
 
 def _requested(line: socket.socket) -> tuple[list[str], dict[str, str], str, bool, list[int]] | None:
@@ -206,9 +248,8 @@ def serve(line: socket.socket) -> bool:
 
 
 if __name__ == "__main__":
-    command = _read()
-    sys.argv[0] = str(Path(command.__file__ or ""))
+    command = {OURS: _ours, MODAL: _modal}[sys.argv[1]]()
     gc.collect()
     gc.freeze()
-    if serve(socket.socket(fileno=int(sys.argv[1]))):
-        command.main()
+    if serve(socket.socket(fileno=int(sys.argv[2]))):
+        command()

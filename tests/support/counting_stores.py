@@ -1,7 +1,7 @@
 """A deployment's dicts and queue that count what is asked of them: each call is a round trip, each listing streams."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, Full
 from typing import Any
@@ -49,6 +49,9 @@ class CountingDict:
     def pop(self, key: Any, default: Any = None) -> Any:
         self._trips.asked.append(f"pop {key}")
         return self.kept.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         self._trips.asked.append(f"update {' '.join(other)}")

@@ -1,14 +1,13 @@
 """A deployment on the control plane, and what is asked of it by the real client."""
 
+import hashlib
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 import pytest
@@ -22,12 +21,18 @@ from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.by_sort import DictBySort
+from jobs.testing.models import SimLayer
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Manifest
+from jobs.weights.staging import RANGES
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
+from tests.support.command_server import MODAL, run_command
 from tests.support.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 APP = "ollama-service"
 ADMIN_KEY = new_key()
@@ -53,15 +58,10 @@ def with_secrets(platform: Platform) -> None:
     platform.create_secret("ollama-api-keys", KEYS)
 
 
-def modal_command(
-    platform: Platform, *words: str, folder: Path = ROOT, **more: str
-) -> "subprocess.CompletedProcess[str]":
+def modal_command(platform: Platform, *words: str, folder: Path = ROOT, **more: str) -> "CompletedProcess[str]":
     """What `modal` answers on that control plane, with more variables in its environment."""
     environ = {**os.environ, **platform.environ(), "COLUMNS": "500", **more}
-    command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return run_command(words, environ, "", program=MODAL, folder=folder)
 
 
 def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROOT) -> None:
@@ -98,6 +98,20 @@ def has_whole(platform: Platform, path: str) -> bool:
         len(files.get(f"blobs/{layer.digest.replace(':', '-')}", b"")) == layer.size
         for layer in Manifest.parse(found).blobs
     )
+
+
+def are_vouched_for(platform: Platform, layers: Iterable[SimLayer]) -> bool:
+    """Whether all of these blobs is committed where a pull gathers them, with the journals that say so."""
+    files = platform.volume("ollama-model-weights").files()
+    staged = {path.rpartition("/")[2]: content for path, content in files.items() if path.startswith("staging/")}
+    for layer in layers:
+        name = layer.digest.replace(":", "-")
+        spans = [line.split() for line in staged.get(name + RANGES, b"").splitlines()[1:]]
+        if sum(int(stop) - int(start) for start, stop in spans) < layer.size:
+            return False
+        if hashlib.sha256(staged.get(name, b"")).hexdigest() != layer.digest.removeprefix("sha256:"):
+            return False
+    return True
 
 
 def deployed_ledger(client: Client) -> Ledger:

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -93,6 +93,9 @@ class _Facts:
     def pop(self, key: str, default: Any = None) -> Any:
         text = self._written(self._view.ask("pop", key))
         return default if text is None else json.loads(text)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[str, Any], /) -> None:
         """As a platform may: any that fails leaves those before it written."""

@@ -1,7 +1,7 @@
 """Stores that fail and stores that hang, around real ones."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from jobs.core.errors import StoreTrouble, StoreUnavailable
@@ -31,6 +31,9 @@ class TroubledDict:
     def pop(self, key: Any, default: Any = None) -> Any:
         self._meet(f"pop {key}")
         return self._real.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         self._meet(f"update {' '.join(other)}")
@@ -135,6 +138,9 @@ class MemoryDict:
     def pop(self, key: Any, default: Any = None) -> Any:
         with self._lock:
             return self._kept.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         with self._lock:

@@ -15,9 +15,9 @@ from pathlib import Path
 from jobs.core.model_name import ModelName
 from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
-from jobs.models.placement import A10G, H100
 from tests.support.checkout import ROOT
 from tests.support.gateways import ModelList, gateway
+from tests.support.tiers import A10G, H100
 from tests.support.waiting import PATIENCE
 
 GB = 1_000_000_000

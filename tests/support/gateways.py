@@ -32,12 +32,13 @@ from jobs.ledger.ledger import Ledger
 from jobs.models.aliases import Aliases
 from jobs.models.card import KnownModel
 from jobs.models.model_settings import SettingsOf, unset
-from jobs.models.placement import A10G, H100, TierCapacity
+from jobs.models.placement import TierCapacity
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
+from tests.support.tiers import A10G, H100
 from tests.support.waiting import PATIENCE, until
 
 CLOCK = SystemClock()

@@ -5,7 +5,7 @@ draws it, so a failing order is found by search, shrunk, and replayed.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.store.protocols import QueueLike, ShrinkingDict
@@ -92,6 +92,9 @@ class TurnDict:
     def pop(self, key: Any, default: Any = None) -> Any:
         _stand()
         return self._real.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         for key, value in other.items():

@@ -22,7 +22,7 @@ from jobs.core.errors import StoreUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from tests.support.pull_setup import Scene, worker
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, WHOLE
 
 FILE_STEPS = frozenset({"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"})
 
@@ -115,7 +115,7 @@ def started(scene: Scene, id: str, dies_at: int | None = None) -> ForkServerProc
 
 def lived(child: ForkServerProcess, *, for_seconds: float | None = None) -> bool:
     """Wait for a child; kill it after so many seconds. Whether it lived until its job had ended."""
-    if not connection.wait([child.sentinel], for_seconds if for_seconds is not None else PATIENCE):
+    if not connection.wait([child.sentinel], for_seconds if for_seconds is not None else WHOLE):
         child.kill()
     connection.wait([child.sentinel])
     with _ONE:

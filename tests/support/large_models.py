@@ -24,7 +24,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual, Night, night
-from jobs.archive.archive import archive_at
+from jobs.archive.archived import archive_at
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER

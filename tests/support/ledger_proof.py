@@ -8,7 +8,7 @@ takes it, a sweep takes it away before it gives an attempt up, and only who has 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -262,6 +262,9 @@ class _Plain:
 
     def pop(self, key: str, default: Any = None) -> Any:
         return self._entries.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[str, Any], /) -> None:
         self._entries.update(other)

@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
+from tests.support.checkout import ROOT
 from tests.support.command_server import run_command
 from tests.support.stores import Store, open_store
 from tests.support.waiting import PATIENCE
@@ -39,6 +40,11 @@ class Shell:
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """To its end, in a process that need not read the command line again."""
         return run_command(words, self.environ, stdin)
+
+    def run_script(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """One of `scripts/`, to its end."""
+        command = [str(ROOT / "scripts" / name), *words]
+        return subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def ask(self, *words: str) -> Any:
         """A command's JSON; it has to succeed."""

@@ -28,7 +28,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, night
-from jobs.archive.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
+from jobs.archive.archived import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from jobs.core.clock import Clock
 from jobs.core.errors import Stalled
 from jobs.core.model_name import ModelName

@@ -183,7 +183,7 @@ class Servers:
             why=why,
             started_at=each.started_at,
             version="0.32.15",
-            gpu=Gpu(self._fleet.tier(each.tier).gpu or "", 24_000_000_000, 1),
+            gpu=Gpu(self._fleet.tier(each.tier).gpu_text or "", 24_000_000_000, 1),
             loaded=tuple(Loaded(name, SIZE, 0 if fell else SIZE, 8192) for name in sorted(each.loaded)),
             served=each.served,
             in_flight=0,

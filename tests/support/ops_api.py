@@ -26,10 +26,12 @@ from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.core.retention import RetentionRules
+from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, plan
@@ -82,6 +84,13 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
 
 async def usage(since: date | None) -> list[dict[str, Any]]:
     return [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)]
+
+
+def archive_of(folder: Path, *jobs: Job) -> ArchivedJobs:
+    """An archive of these jobs."""
+    archive = archive_at(folder / "archived")
+    archive.append(JOBS, (job.as_json() for job in sorted(jobs, key=lambda job: job.age)))
+    return ArchivedJobs(archive)
 
 
 @dataclass

@@ -77,7 +77,7 @@ class Scene:
         client: httpx.Client,
         *,
         persist: Callable[[], None] = nothing,
-        stall: float = 10,
+        stall: float = PATIENCE,
         policy: Policy = AT_ONCE,
         **more: Any,
     ) -> TaskContext:

@@ -220,7 +220,12 @@ class KnownState:
         aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
         aliases.prepare()
         self._aliases = aliases
-        reports = tuple(sorted(self._reports_of_all(), key=lambda report: report.at, reverse=True))
+        before = {(each.tier, each.container): each for each in self._reported.reports}
+        found = (
+            each.heard(before.get((each.tier, each.container)), self._reported.at, at)
+            for each in self._reports_of_all()
+        )
+        reports = tuple(sorted(found, key=lambda report: report.at, reverse=True))
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
         }

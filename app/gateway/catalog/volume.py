@@ -5,8 +5,8 @@ written.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from loguru import logger
 
 from app.accounting import spending
 from app.gateway.catalog.sources import Mounted
-from jobs.archive.archive import ArchivedJobs, archive_at
+from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
-from jobs.ledger.job import Job
+from jobs.ledger.job import Job, Place
 from jobs.models.card import KnownModel
 from jobs.weights import survey, trash
 from jobs.weights.layout import Layout, ManifestFile
@@ -95,17 +95,17 @@ class VolumeModels:
             thrown = trash.versions(self._layout) if with_trash else ()
             return [*told.whole, *told.broken, *(ModelName.parse(name) for name, _ in thrown)]
 
-    def archived(self, since: datetime) -> Sequence[Job]:
-        """The jobs that have left the ledger, of those posted since then, oldest first."""
-        with self._reading:
-            self._bring_up_to_date()
-            return self._archived.since(since)
+    @property
+    def archived(self) -> "VolumeArchive":
+        """The jobs that have left the ledger."""
+        return VolumeArchive(self._archived, self._up_to_date)
 
-    def archived_job(self, id: str) -> Job | None:
-        """The job of this id that has left the ledger."""
+    @contextmanager
+    def _up_to_date(self) -> Iterator[None]:
+        """Read alone what others have committed."""
         with self._reading:
             self._bring_up_to_date()
-            return self._archived.find(id)
+            yield
 
     def past(self) -> Mapping[str, Any]:
         """What has left the ledger's dict for the archive, by key; some minutes old at most."""
@@ -117,3 +117,30 @@ class VolumeModels:
             self._reload()
         except RuntimeError as error:
             logger.warning("the volume is read as it was: {}", error)
+
+
+class VolumeArchive:
+    """The archived jobs on the volume, as it is when somebody asks. Threads may share one, and wait for one another.
+
+    Args:
+        jobs: the same, of a volume that is up to date.
+        up_to_date: keeps others from it meanwhile.
+
+    """
+
+    def __init__(self, jobs: ArchivedJobs, up_to_date: Callable[[], AbstractContextManager[None]]) -> None:
+        self._jobs = jobs
+        self._up_to_date = up_to_date
+
+    def find(self, id: str) -> Job | None:
+        with self._up_to_date():
+            return self._jobs.find(id)
+
+    def beginning(self, text: str) -> Sequence[Job]:
+        with self._up_to_date():
+            return self._jobs.beginning(text)
+
+    @contextmanager
+    def newest(self, before: Place | None = None) -> Iterator[Iterator[Job]]:
+        with self._up_to_date(), self._jobs.newest(before) as jobs:
+            yield jobs

@@ -19,7 +19,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
-from app.model_server.health import Turn
+from app.model_server.health import GONE, Turn
 from jobs.core.clock import Clock
 from jobs.store import keys
 from jobs.telemetry.container_time import metered
@@ -127,7 +127,7 @@ def turns(entries: Mapping[str, Any]) -> Mapping[str, Sequence[Turn]]:
         if key.startswith(keys.HEALTH):
             turn = Turn.from_json(value)
             histories[turn.health.tier].append(turn)
-    return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(histories.items())}
+    return {tier: sorted(history, key=lambda turn: (turn.at, turn.n)) for tier, history in sorted(histories.items())}
 
 
 def qualities(histories: Mapping[str, Sequence[Turn]], days: Sequence[date], now: datetime) -> Iterator[dict[str, Any]]:
@@ -137,6 +137,7 @@ def qualities(histories: Mapping[str, Sequence[Turn]], days: Sequence[date], now
             begin, end = _midnight(day), min(_midnight(day) + DAY, now)
             before = [turn for turn in history if turn.at <= begin][-1:]
             seen = [*before, *(turn for turn in history if begin < turn.at < end)]
+            seen = [turn for turn in seen if turn.health.state != GONE]
             if seen:
                 worst = max((_quality(turn) for turn in seen), key=_WORSE.index)
                 yield {"day": day.isoformat(), "tier": tier, "state": worst}

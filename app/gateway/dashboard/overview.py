@@ -158,10 +158,10 @@ class Overview:
         paid = hourly if self.rented else None
         reported = next((each.gpu for each in up if each.gpu), None)
         return {
-            "gpu": (declared and declared.gpu) or (reported and reported.name),
-            "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
+            "gpu": (declared and declared.gpu_text) or (reported and reported.name),
+            "vram_gb": declared.least_vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
-            "dollars_now": None if paid is None else round(sum(each.dollars_per_hour or paid for each in up), 2),
+            "dollars_now": _now(up, paid) if self.rented and self.fleet else None,
             "containers": [
                 {
                     "container": each.container,
@@ -183,6 +183,11 @@ class Overview:
             for model in (self.fleet.models if self.fleet else ())
         }
         return {**here, **declared}
+
+
+def _now(up: Sequence[Report], paid: float | None) -> float:
+    """What those that are up cost an hour, by their own word: of a tier that is gone nobody else knows it."""
+    return round(sum(each.dollars_per_hour or paid or 0.0 for each in up), 2)
 
 
 _REMEDIES = {**REMEDIES, **{f"{kind}/{cause}": text for (kind, cause), text in REMEDIES_OF_KINDS.items()}}

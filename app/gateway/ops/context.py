@@ -4,21 +4,20 @@ read from memory, on the event loop, and so is `usage`, which waits for a thread
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from app.gateway.auth.keys import Caller, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
-from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, Kind, Kinds
 from jobs.ledger.ledger import Ledger
+from jobs.listing.newest import EmptyArchive, JobArchive
 from jobs.registry.allowlist import ANYWHERE, Registries
 
 Document = Mapping[str, Any]
@@ -53,8 +52,7 @@ class OpsContext:
         remove_alias: takes such a name away that was made here; false where it is none.
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
-        archived: the jobs that have left the ledger, of those posted since a moment.
-        archived_job: the one of this id among them; where left out, all of them are looked at.
+        archive: the jobs that have left the ledger.
         route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         subject: the model that a name is about, which decides who may ask for it.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
@@ -86,8 +84,7 @@ class OpsContext:
     remove_alias: Callable[[Caller, ModelName], bool] = lambda _, __: False
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
-    archived: Callable[[datetime], Iterable[Job]] = no_archive
-    archived_job: Callable[[str], Job | None] | None = None
+    archive: JobArchive = field(default_factory=EmptyArchive)
     send_worker: Callable[[str], object] = send_none
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None

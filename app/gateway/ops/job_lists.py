@@ -1,15 +1,20 @@
-"""Lists of jobs and of what has failed, as the ops API tells them to one caller. Pure: all jobs are handed in."""
+"""Lists of jobs and of what has failed, as the ops API tells them to one caller."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from jobs.core.clock import isoformat
-from jobs.ledger.all_jobs import OPEN, AllJobs, JobFilter, cursor_of, page
+from jobs.ledger.all_jobs import OPEN, AllJobs, JobFilter, before_cursor, cursor_at, cursor_of
 from jobs.ledger.dead_letters import DeadGroup
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Place
 from jobs.ledger.kinds import Kinds
+from jobs.ledger.reader import LedgerReader
+from jobs.listing.looks import Look
+from jobs.listing.newest import JobArchive, Page, page, page_of
 
 MaySee = Callable[[Job], bool]
 
@@ -36,43 +41,97 @@ class JobsQuery:
     before: str | None
 
 
-def listed(
-    all_jobs: AllJobs, query: JobsQuery, *, may_see: MaySee | None, kinds: Kinds, archived: Iterable[Job] = ()
-) -> dict[str, Any]:
-    """A page of jobs, for whoever may see these (all, when left out).
+@dataclass(frozen=True)
+class JobLists:
+    """Lists jobs, for whoever may see these (all, where that is None).
 
-    Raises:
-        BadRequest: the cursor is none.
+    Args:
+        look: how they stand.
+        reader: of the ledger.
+        archive: what has left it.
+        kinds: of jobs.
+        now: the time.
+        may_see: which of them.
 
     """
-    groups = _seen(all_jobs.dead, may_see)
-    jobs = _with_archived(all_jobs.jobs, archived)
-    jobs = [job for job in jobs if may_see is None or may_see(job)]
-    counted = query.fitting.of_any_state()
-    of_any_state = [job for job in jobs if counted.fits(job)]
-    fitting = query.fitting
-    if query.is_dead:
-        fitting = replace(fitting, ids=frozenset(job.id for group in groups for job in group.jobs))
-    jobs = [job for job in of_any_state if fitting.fits(job)]
-    leaders = {group.newest.id: group for group in groups if group.is_folded} if query.is_folded else {}
-    if leaders:
+
+    look: Look
+    reader: LedgerReader
+    archive: JobArchive
+    kinds: Kinds
+    now: datetime
+    may_see: MaySee | None
+
+    def listed(self, query: JobsQuery) -> dict[str, Any]:
+        """A page of jobs.
+
+        Raises:
+            BadRequest: the cursor is none.
+
+        """
+        groups = _seen(self.look.dead, self.may_see)
+        leaders = {group.newest.id: group for group in groups if group.is_folded} if query.is_folded else {}
         hidden = {job.id for group in leaders.values() for job in group.jobs[1:]}
-        jobs = [job for job in jobs if job.id not in hidden]
-    if query.before is not None:
-        known = [job.id for job in jobs]
-        jobs = jobs[known.index(query.before) + 1 :] if query.before in known else []
-    shown = page(jobs, query.limit, query.cursor)
-    ids = [job.id for job in shown.jobs]
-    return {
-        "jobs": [job.as_json() for job in shown.jobs],
-        "total": shown.total,
-        "older": shown.older,
-        "next": shown.next,
-        "counts": _counts(of_any_state),
-        "current": [id for id in ids if id in all_jobs.current],
-        "waits_for": {id: _reference(all_jobs.waits_for[id]) for id in ids if id in all_jobs.waits_for},
-        "groups": {id: _group(leaders[id], kinds) for id in ids if id in leaders},
-    }
+        shown = self._page(query, groups, hidden)
+        ids = [job.id for job in shown.jobs]
+        waits_for = self.look.waits_for
+        return {
+            "jobs": [job.as_json() for job in shown.jobs],
+            "next": None if shown.rest is None else cursor_at(shown.rest),
+            "current": [job.id for job in shown.jobs if self._is_current(job)],
+            "waits_for": {id: _reference(waits_for[id]) for id in ids if id in waits_for},
+            "groups": {id: _group(leaders[id], self.kinds) for id in ids if id in leaders},
+        }
+
+    def _page(self, query: JobsQuery, groups: Sequence[DeadGroup], hidden: AbstractSet[str]) -> Page:
+        before = None if query.cursor is None else before_cursor(query.cursor)
+        if query.before is not None:
+            place = self._place(query.before)
+            if place is None:
+                return Page([], None)
+            before = place if before is None else min(before, place)
+        fitting = query.fitting
+        are_all = self.may_see is None and not hidden and fitting == JobFilter(since=fitting.since)
+        fits = None if are_all else self._fits(fitting, hidden)
+        few = self._few(query, groups)
+        if few is not None:
+            rest = (job for job in few if before is None or job.place < before)
+            return page_of(rest, limit=query.limit, fits=self._fits(fitting, hidden), most=None)
+        return page(
+            lambda place, most: self.look.window(self.reader, place, most),
+            self.archive,
+            self.now,
+            limit=query.limit,
+            before=before,
+            since=fitting.since,
+            fits=fits,
+        )
+
+    def _fits(self, fitting: JobFilter, hidden: AbstractSet[str]) -> MaySee:
+        may_see = self.may_see
+        return lambda job: (may_see is None or may_see(job)) and job.id not in hidden and fitting.fits(job)
+
+    def _few(self, query: JobsQuery, groups: Sequence[DeadGroup]) -> Sequence[Job] | None:
+        """All jobs among which those are that fit, the newest first, where these are known without a search."""
+        fitting = query.fitting
+        if query.is_dead:
+            found: Iterable[Job] = (job for group in groups for job in group.jobs)
+        elif fitting.states and fitting.states <= OPEN:
+            found = self.look.going_on(self.reader)
+        elif fitting.begin:
+            here = self.reader.listed(self.reader.ids(fitting.begin))
+            found = {job.id: job for job in (*self.archive.beginning(fitting.begin), *here)}.values()
+        else:
+            return None
+        return sorted(found, key=lambda job: job.age, reverse=True)
+
+    def _place(self, id: str) -> Place | None:
+        job = self.reader.find(id) or self.archive.find(id)
+        return None if job is None else job.place
+
+    def _is_current(self, job: Job) -> bool:
+        """Whether it may be tried again, or dismissed: it came to nothing, and nothing later supersedes it."""
+        return job.state in {JobState.FAILED, JobState.CANCELLED} and self.look.is_current(self.reader, job)
 
 
 def summary(all_jobs: AllJobs, *, may_see: MaySee | None, kinds: Kinds) -> dict[str, Any]:
@@ -92,14 +151,6 @@ def _seen(groups: Sequence[DeadGroup], may_see: MaySee | None) -> Sequence[DeadG
         return groups
     narrowed = (replace(group, jobs=tuple(filter(may_see, group.jobs))) for group in groups)
     return [group for group in narrowed if group.jobs]
-
-
-def _with_archived(jobs: Sequence[Job], archived: Iterable[Job]) -> Sequence[Job]:
-    every = {job.id: job for job in archived}
-    if not every:
-        return jobs
-    every |= {job.id: job for job in jobs}
-    return sorted(every.values(), key=lambda job: job.age, reverse=True)
 
 
 def _counts(jobs: Iterable[Job]) -> dict[JobState, int]:

@@ -1,6 +1,6 @@
 """Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
 
-All lists come from one look at the ledger, which serves whoever asks within two seconds.
+All lists come from one look at the ledger, which serves whoever asks within two seconds; each page is read once for it.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
-from app.gateway.ops.job_lists import JobsQuery, MaySee, listed, summary
+from app.gateway.ops.job_lists import JobLists, JobsQuery, MaySee, summary
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
@@ -85,7 +85,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
     kinds = ops_context.kinds
-    answers = MadeOnce[bytes]()  # of the newest look at all jobs
+    answers, pages = MadeOnce[bytes](), MadeOnce[bytes]()  # of the newest look at all jobs, and at what is known
 
     def sight(caller: Caller) -> MaySee | None:
         """What a caller may see; None when that is everything."""
@@ -118,20 +118,23 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many on a page")] = LISTED,
     ) -> Response:
-        """List jobs, the newest first. A key for some models sees those about them."""
+        """List jobs, the newest first, archived ones after those of the ledger. A key for some models sees those about
+        them. A search looks at some thousand jobs for a page: one with few jobs, or none, and a `next` goes on there.
+        """
         if kind is not None:
             kind_named(kind, kinds)
         began = schemas.since_of(since, ops_context.clock.now())
         states = OPEN if state == "open" else frozenset({JobState(state)} if state else ())
         fitting = JobFilter(kind, subject, began, begin or "", q or "", states, failure_class)
         query = JobsQuery(fitting, dead, folded, limit, cursor, before)
-        all_jobs = await ledger_pool.jobs()
+        look = await ledger_pool.look()
 
-        def tell(_: LedgerReader) -> bytes:
-            archived = ops_context.archived(began) if began else ()
-            return json_bytes(listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived))
+        def tell(reader: LedgerReader) -> bytes:
+            now = ops_context.clock.now()
+            lists = JobLists(look, reader, ops_context.archive, kinds, now, sight(caller))
+            return json_bytes(lists.listed(query))
 
-        made = await answers.of(all_jobs, (query, caller.models), lambda: ledger_pool.read(tell))
+        made = await pages.of(look, (query, caller.models), lambda: ledger_pool.read(tell))
         return response_of(made)
 
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)

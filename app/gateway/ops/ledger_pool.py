@@ -22,7 +22,9 @@ from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import DeadMemory
 from jobs.listing.jobs_view import JobsView
+from jobs.listing.looks import Look, LookAtAll, LookAtKnown
 
 T = TypeVar("T")
 
@@ -75,6 +77,14 @@ class LedgerPool:
         self._view = JobsView(clock or SystemClock(), kinds)
         self.shared_for = listed_for
         self._all_jobs = SharedAnswer(lambda: self.read(self._view.look), listed_for)
+        #: What is known of jobs where not all are read; the pool's threads look by it, and each leaves what is right.
+        self._known = DeadMemory(kinds)
+        self._kinds = kinds
+        self._clock = clock or SystemClock()
+        self._looked = SharedAnswer(lambda: self.read(self._known_look), listed_for)
+        #: Whether the ledger has jobs in their order, and the last look at all of them. The event loop's alone.
+        self._is_in_order: bool | None = None
+        self._all_look: LookAtAll | None = None
         self._reached = SharedAnswer(lambda: self.read(_reach), listed_for)
         #: These two are the event loop's alone, as is when the jobs are let go.
         self.changes = 0
@@ -120,6 +130,31 @@ class LedgerPool:
         self._listed_at = asyncio.get_running_loop().time()
         return all_jobs
 
+    async def look(self) -> Look:
+        """How the jobs stand, for a page of a list of them; shared as `jobs` is, which it needs only where the
+        ledger does not have them in their order.
+
+        Raises:
+            StoreTrouble: as `do`.
+
+        """
+        if self._is_in_order is None:
+            self._is_in_order = await self.read(lambda reader: reader.is_in_order)
+        if not self._is_in_order:
+            return self._look_at(await self.jobs())
+        look = await self._looked(self.changes)
+        self._listed_at = asyncio.get_running_loop().time()
+        return look
+
+    def _known_look(self, reader: LedgerReader) -> Look:
+        return LookAtKnown(self._known.look(reader, self._clock.now()), self._kinds)
+
+    def _look_at(self, jobs: AllJobs) -> Look:
+        """The same one of the same jobs."""
+        if self._all_look is None or self._all_look.jobs is not jobs:
+            self._all_look = LookAtAll(jobs)
+        return self._all_look
+
     async def reach(self) -> None:
         """Insist that the ledger answers: asked once for all who ask meanwhile, and not when it has answered just now.
 
@@ -131,6 +166,7 @@ class LedgerPool:
             await self._reached()
 
     def _forget(self) -> None:
+        self._all_look = None
         with suppress(RuntimeError):  # closed meanwhile
             self._threads.submit(self._view.forget)  # which waits for a look that is under way
 

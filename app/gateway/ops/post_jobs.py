@@ -10,7 +10,6 @@ from loguru import logger
 from app.gateway.auth.keys import ADMIN, CHAT, Caller
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
-from jobs.cli.job_commands import LONG_AGO
 from jobs.core.errors import NotFound, Refused
 from jobs.core.model_name import ModelName
 from jobs.ledger import dead_letters
@@ -18,6 +17,7 @@ from jobs.ledger.job import Job, Posted
 from jobs.ledger.kinds import ALL, JobRequest, kind_named
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import known_jobs
 
 
 def reader(request: Request) -> Caller:
@@ -180,7 +180,7 @@ class Poster:
         kinds = self.ops_context.kinds
 
         def change_some(ledger: Ledger) -> ChangedJobs:
-            dead = dead_letters.dead(ledger.reader.jobs(), kinds)
+            dead = known_jobs(ledger.reader, self.ops_context.clock.now(), kinds=kinds).dead
             jobs = [job for job in dead if (job.kind, dead_letters.class_of(job)) == (kind, failure_class)]
             jobs = [job for job in jobs if not caller.models or caller.may_see(model_of(job))]
             changed = 0
@@ -229,15 +229,9 @@ def find_job(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: 
     try:
         job = ledger.get(id)
     except NotFound:
-        old = _archived(ops_context, id)
+        old = ops_context.archive.find(id)
         if old is None:
             raise
         job = old
     caller.need_model(model_of(job))
     return job
-
-
-def _archived(ops_context: OpsContext, id: str) -> Job | None:
-    if ops_context.archived_job is not None:
-        return ops_context.archived_job(id)
-    return next((job for job in ops_context.archived(LONG_AGO) if job.id == id), None)

@@ -267,10 +267,7 @@ class JobsResponse(BaseModel):
     model_config = _example(
         {
             "jobs": [_JOB],
-            "total": 1,
-            "older": 0,
             "next": None,
-            "counts": _COUNTS,
             "current": ["k7m2p9x4qd-1"],
             "waits_for": {},
             "groups": {},
@@ -278,13 +275,13 @@ class JobsResponse(BaseModel):
     )
 
     jobs: list[JobResponse]
-    total: Annotated[int, Field(description="How many fit, on whatever page; after `before`, where that is asked")]
-    older: Annotated[int, Field(description="How many of them come after this page")]
-    next: Annotated[str | None, Field(description="The `cursor` of the page after this one")]
-    counts: Annotated[
-        dict[JobState, int], Field(description="How many are in each state, of those that but for their state fit")
+    next: Annotated[
+        str | None,
+        Field(description="The `cursor` of the page after this one; null where no job comes after these"),
     ]
-    current: Annotated[list[str], Field(description="The ids on this page that no later job supersedes")]
+    current: Annotated[
+        list[str], Field(description="The ids on this page that failed or were cancelled, and that nothing supersedes")
+    ]
     waits_for: Annotated[
         dict[str, JobReference],
         Field(description="By the id of a job that may not begin yet, the job about the same model that has to end"),

@@ -96,7 +96,7 @@ class ColdRecords:
 
     async def _record(self, waited: Waited, *, is_remote: bool) -> None:
         size = self.size_of(waited.model) if waited.model else None
-        start = await self._joined(waited, size) if is_remote else None
+        start = await self._joined(waited, size, is_remote=is_remote) if is_remote or waited.woke else None
         if start is None:
             start = alone(waited, self._writer, size, is_remote=is_remote)
         self._recent.appendleft(start)
@@ -107,12 +107,12 @@ class ColdRecords:
         except StoreTrouble as trouble:
             logger.warning("a cold start of tier {} could not be written down: {}", waited.tier, trouble)
 
-    async def _joined(self, waited: Waited, size: int | None) -> ColdStart | None:
+    async def _joined(self, waited: Waited, size: int | None, *, is_remote: bool) -> ColdStart | None:
         """The last one that starts counts: the one before it was killed, and what it told is told of no more."""
         start = None
         for _ in range(_ASK_TIMES):
             reports = self._reports(waited.tier)
-            start = joined(waited, reports, size) or start
+            start = joined(waited, reports, size, tells_loads=is_remote) or start
             going_on = reported(reports, self._clock.now())
             if start is not None and (going_on is None or going_on[1].kind == "load"):
                 return start

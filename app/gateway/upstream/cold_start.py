@@ -191,7 +191,8 @@ class ColdStarts:
 
         """
         now = self._clock.now()
-        if (found := reported(self._servers.of(self._tier), now)) is not None:
+        silent_since = None if self._waker.task is None else self._waker.since
+        if (found := reported(self._servers.of(self._tier), now, silent_since)) is not None:
             return coming(self._tier, found, self._history, now)
         is_waking = self._waker.task is not None and bool(self._waker.why)
         own = sorted(self.loads, key=lambda load: (load.model != model, not load.has_begun))

@@ -15,7 +15,11 @@ from jobs.core.clock import Clock
 from jobs.telemetry.cold_starts import ColdStart, Phase, Progress
 
 CLOCKS_DIFFER = timedelta(minutes=1)
-"""A start that ended so long before it was asked for may still be the one that was waited for."""
+"""A start that ended so long before it was asked for may still be the one that was waited for: what a server that is
+heard of for the first time says of the time of day nobody can check."""
+
+_NOTICED_WITHIN = timedelta(seconds=1)
+"""A server's own clock may be so much ahead of when the gateway noticed."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,24 @@ def alone(waited: Waited, writer: str, size: int | None, *, is_remote: bool) -> 
     )
 
 
-def joined(waited: Waited, reports: Iterable[Report], size: int | None) -> ColdStart | None:
-    """By what the gateway measured and what the server that it waited for told; None while none has."""
-    found = [each for report in reports if (each := _met(waited, report)) is not None]
+def joined(
+    waited: Waited, reports: Iterable[Report], size: int | None, *, tells_loads: bool = True
+) -> ColdStart | None:
+    """By what the gateway measured and what the server that it waited for told; None while none has.
+
+    Args:
+        waited: what the gateway measured.
+        reports: of the tier's servers.
+        size: of the model, where it is known here.
+        tells_loads: a server that tells of its start tells of its loads as well; where it does not, as on one machine,
+            what came after the start was the load.
+
+    """
+    found = [each for report in reports if (each := _met(waited, report, tells_loads=tells_loads)) is not None]
     if not found:
         return None
-    report, start, load = max(found, key=lambda each: each[0].at)
+    until = waited.asked_at + timedelta(seconds=waited.loaded) + _NOTICED_WITHIN
+    report, start, load = max(found, key=lambda each: (_ended(*each) <= until, _ended(*each)))
     parts = _parts(waited, start, load)
     own = sum(parts.values())
     at, rest = waited.asked_at, waited.loaded - own
@@ -145,38 +161,48 @@ def joined(waited: Waited, reports: Iterable[Report], size: int | None) -> ColdS
     if rest < 0:  # it had begun before anybody here asked
         at, rest = at - timedelta(seconds=-rest), 0.0
     elif start is not None:
-        seconds["container"] = min(max(0.0, (start.at - waited.asked_at).total_seconds()), rest)
+        before = report.here(start.at) - waited.asked_at
+        seconds["container"] = min(max(0.0, before.total_seconds()), rest)
         rest -= seconds["container"]
     last = load or start
     assert last is not None
     return ColdStart(
         tier=waited.tier,
         container=report.container,
-        n=0 if start is not None else last.n,
+        n=(start or last).n,
         kind="load" if start is None else "start",
         at=at,
         model=waited.model,
         size=last.size or size,
-        seconds={**seconds, **parts, "handover": rest, **_answered(waited)},
+        seconds={**seconds, **parts, "handover" if tells_loads else "memory": rest, **_answered(waited)},
         bytes_per_second=last.bytes_per_second,
     )
 
 
-def _met(waited: Waited, report: Report) -> tuple[Report, Progress | None, Progress | None] | None:
+def _met(
+    waited: Waited, report: Report, *, tells_loads: bool
+) -> tuple[Report, Progress | None, Progress | None] | None:
     """The start and the load of this server that ended in the model's being in memory; None where it told of none."""
-    starts = [each for each in report.progress if each.kind == "start" and waited.woke and _was_then(waited, each)]
-    loads = [each for each in report.progress if each.kind == "load" and _was_then(waited, each)]
+    then = [each for each in report.progress if _was_then(waited, report, each)]
+    starts = [each for each in then if each.kind == "start" and waited.woke]
+    loads = [each for each in then if each.kind == "load"]
     start = starts[0] if starts else None
     load = next((each for each in loads if each.model == waited.model), None)
-    is_of_start = start is not None and (not waited.model or start.model == waited.model)
+    is_of_start = start is not None and (not waited.model or start.model == waited.model or not tells_loads)
     if is_of_start:
         return report, start, None
     return (report, start, load) if load is not None else None
 
 
-def _was_then(waited: Waited, progress: Progress) -> bool:
-    ended = progress.at + timedelta(seconds=progress.total)
-    return progress.is_over and ended >= waited.asked_at - CLOCKS_DIFFER
+def _was_then(waited: Waited, report: Report, progress: Progress) -> bool:
+    return progress.is_over and _ended(report, progress, None) >= waited.asked_at - CLOCKS_DIFFER
+
+
+def _ended(report: Report, start: Progress | None, load: Progress | None) -> datetime:
+    """When the model was in memory, by the gateway's clock as far as that can be known."""
+    last = load or start
+    assert last is not None
+    return report.here(last.at) + timedelta(seconds=last.total)
 
 
 def _parts(waited: Waited, start: Progress | None, load: Progress | None) -> dict[Phase, float]:

@@ -9,10 +9,10 @@ from app.model_server.report import Report
 from jobs.core.clock import isoformat
 from jobs.core.units import human_span, part_of_bytes
 from jobs.telemetry.cold_estimate import Situation, seconds_left
-from jobs.telemetry.cold_starts import OF_THE_READ, ColdStart, Progress
+from jobs.telemetry.cold_starts import OF_THE_READ, TELL_AT_LEAST_EVERY, ColdStart, Progress
 
-FRESH_SECONDS = 120.0
-"""A server that starts or loads reports every few seconds; what was said longer ago tells nothing of now."""
+FRESH = 3 * TELL_AT_LEAST_EVERY
+"""A server that starts or loads says so as often as that; one that was heard last longer ago was killed."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,30 @@ def short(model: str) -> str:
     return model.removesuffix(":latest")
 
 
-def reported(reports: Sequence[Report], now: datetime) -> tuple[Report, Progress] | None:
-    """The start or load that goes on by the servers' own word, and who said so; the one that was told of last."""
+def reported(
+    reports: Sequence[Report], now: datetime, silent_since: datetime | None = None
+) -> tuple[Report, Progress] | None:
+    """The start or load that goes on by the servers' own word, and who said so; the one that was told of last.
+
+    Args:
+        reports: of a tier.
+        now: the time.
+        silent_since: from then on none of its servers answers: one that served before was killed.
+
+    """
     going_on = [
         (report, each)
         for report in reports
-        if report.state in {"waking", "serving"} and (now - report.at).total_seconds() < FRESH_SECONDS
+        if report.state == "waking" or (report.state == "serving" and not _fell_silent(report, silent_since))
+        if report.age(now) < FRESH
         for each in report.progress
         if not each.is_over
     ]
-    return max(going_on, key=lambda found: found[0].at, default=None)
+    return max(going_on, key=lambda found: found[0].written_at, default=None)
+
+
+def _fell_silent(report: Report, since: datetime | None) -> bool:
+    return since is not None and report.written_at < since
 
 
 def coming(tier: str, found: tuple[Report, Progress], history: Sequence[ColdStart], now: datetime) -> Coming:
@@ -109,9 +123,10 @@ def coming(tier: str, found: tuple[Report, Progress], history: Sequence[ColdStar
     situation = Situation(
         kind=progress.kind,
         phase=progress.phase,
-        in_phase=progress.in_phase + max(0.0, (now - report.at).total_seconds()),
+        in_phase=progress.in_phase + max(0.0, report.age(now).total_seconds()),
         size=progress.size,
         read=progress.read,
         bytes_per_second=progress.bytes_per_second,
     )
-    return Coming(tier, progress.model, progress.at, situation, seconds_left(history, tier, situation))
+    since = min(now, report.here(progress.at))
+    return Coming(tier, progress.model, since, situation, seconds_left(history, tier, situation))

@@ -20,8 +20,12 @@ class HoldTiming:
     """The times and numbers of waiting."""
 
     poke_seconds: float = 0.25
-    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once. Half of it is
-    what a start takes longer by our asking."""
+    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once."""
+    near_poke_seconds: float = 0.05
+    """And once a server has said that it starts, for `near_seconds`: half of it is what a start takes longer by our
+    asking. Modal lets a workspace have 200 requests a second."""
+    near_seconds: float = 20.0
+    """A start that takes longer has bytes to read, beside which a quarter of a second is little."""
     first_poll_seconds: float = 0.5
     longest_poll_seconds: float = 2.0
     """Between two tries to have a model loaded by a server that does not know it yet."""

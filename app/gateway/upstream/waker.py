@@ -38,6 +38,8 @@ class TierWaker:
         self.task: asyncio.Task[bool] | None = None
         #: The models that this wake is for. The event loop's own.
         self._wanted: set[str] = set()
+        #: Has the reports read anew. The event loop's own.
+        self._refresh: asyncio.Future[bool] | None = None
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
         #: thread.
         self.why = ""
@@ -111,14 +113,14 @@ class TierWaker:
             await self._context.cold.want(self._upstream.tier, model, self.since)
 
     async def _wake(self, model: str) -> bool:
-        """Ask until it answers. Each time the reports are read before: to ask is to start another server."""
+        """Ask until it answers; to ask is to start another server. The reports are read anew beside that."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
         is_first = True
         try:
             self.insist_on_starts()
             await self._want(model)
-            while not self._has_come() and (why := await absence(self._client)) is not None:
+            while (why := await absence(self._client)) is not None:
                 self.why = why
                 if is_first:
                     self._context.woke(tier, "request")
@@ -130,8 +132,7 @@ class TierWaker:
                         hint="ask again; its log tells what it does: `modal app logs ollama-service`",
                         retry_after=RETRY_AFTER,
                     )
-                await asyncio.sleep(self._timing.poke_seconds)
-                await self._context.refresh()
+                await self._pause()
                 self.insist_on_starts()
             self.why = ""
             self.answered()
@@ -139,6 +140,28 @@ class TierWaker:
         finally:
             self.since = self._clock.now()
             self.task = None
+            if self._refresh is not None:
+                self._refresh.cancel()  # which ends nothing but the waiting for it
+
+    async def _pause(self) -> None:
+        """Until the next question; it comes at once when a server has just said that it serves."""
+        ends, had_come = _now() + self._pause_seconds(), self._has_come()
+        if self._refresh is None or self._refresh.done():
+            self._refresh = asyncio.ensure_future(self._context.refresh())
+        await asyncio.wait({self._refresh}, timeout=ends - _now())
+        if had_come or not self._has_come():
+            await asyncio.sleep(ends - _now())
+
+    def _pause_seconds(self) -> float:
+        """Shorter once a server is near."""
+        timing, now = self._timing, self._clock.now()
+        ages = [
+            (now - (each.started_at or each.at)).total_seconds()
+            for each in self._servers.of(self._upstream.tier)
+            if each.state == "waking"
+        ]
+        is_near = self._has_come() or any(age < timing.near_seconds for age in ages)
+        return min(timing.near_poke_seconds, timing.poke_seconds) if is_near else timing.poke_seconds
 
     def _has_come(self) -> bool:
         """Whether a server has said that it serves since this wake began: that may come before its proxy lets us in."""

@@ -80,16 +80,16 @@ def cold(
     from jobs.telemetry.cold_starts import ColdStart, cold_starts  # noqa: PLC0415 - every command imports this file
     from jobs.telemetry.cold_table import lines  # noqa: PLC0415
 
+    older = 0
     if url:
         now = SystemClock().now().astimezone()
-        told = remote_at(url, key).cold(parse_since(since, "--since", now))["starts"]
-        starts = [ColdStart.from_json(each) for each in told]
+        answer = remote_at(url, key).cold(parse_since(since, "--since", now))
+        starts, older = ColdStart.listed(answer)
     else:
         at = this_machine()
         now = at.commands.now
         starts = cold_starts(_recorded(at.home, keys.COLD), parse_since(since, "--since", now))
-        told = [each.as_json() for each in starts]
-    show(told, lines(starts, now, screen_width()), json=json)
+    show([each.as_json() for each in starts], lines(starts, now, screen_width(), older), json=json)
     if not starts and not json:
         say("nobody has waited for a server or a load since then")
 
@@ -150,7 +150,7 @@ def _recorded(home: Home, *begin: str) -> dict[str, Any]:
     """The entries of this machine whose keys begin so: those of the ledger, and those that have left it."""
     past: dict[str, Any] = {}
     if home.archive.is_dir():  # what reads archives takes long to import
-        from jobs.archive.archive import COLD, USAGE, archive_at, archived_facts  # noqa: PLC0415
+        from jobs.archive.archived import COLD, USAGE, archive_at, archived_facts  # noqa: PLC0415
 
         sorts = {keys.COLD: COLD, keys.USAGE: USAGE}
         for each in begin:

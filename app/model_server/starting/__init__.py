@@ -2,6 +2,7 @@
 
 blob_readers   has the blobs of the model that is loaded read ahead of the engine
 bytes_read     how many bytes the processes of a server have taken in so far, where the kernel tells
+engine         starts `ollama serve`, at the first line of a container
 memory_limit   how much memory this container may use
 phases         how far one start, or one load, has come
 read_ahead     parallel readers that bring files into the page cache

@@ -8,7 +8,7 @@ from loguru import logger
 
 from app.model_server.starting.bytes_read import BytesRead
 from app.model_server.starting.memory_limit import memory_limit
-from app.model_server.starting.read_ahead import ReadAhead
+from app.model_server.starting.read_ahead import ReadAhead, most_ahead
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName
@@ -86,7 +86,7 @@ class BlobReaders:
         new = ReadAhead(
             [self._volume.blobs / blob for blob in blobs],
             self._clock,
-            most_ahead=memory_limit() // 2,
+            most_ahead=most_ahead(memory_limit()),
             taken_in=lambda: self._taken_in() or 0,
             readers=self._readers,
         )

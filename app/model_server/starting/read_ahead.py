@@ -20,6 +20,9 @@ from jobs.core.clock import Clock
 BLOCK = 4 * 1024 * 1024
 """Bytes of a read. Smaller ones cost more requests; larger ones leave readers idle at the end of a file."""
 
+UNKNOWN_AHEAD = 2_000_000_000
+"""Bytes that may be read ahead where nobody knows how much memory there is."""
+
 _WAIT_SECONDS = 0.05
 """Between two looks at how far the engine has come, for a reader that is far enough ahead of it."""
 
@@ -137,6 +140,11 @@ class _OpenFile:
         if self._path is not None:
             os.close(self._file)
             self._path = None
+
+
+def most_ahead(memory: int | None) -> int:
+    """Bytes that may be read beyond what the engine has taken in: half of the container's memory."""
+    return UNKNOWN_AHEAD if memory is None else memory // 2
 
 
 def _blocks(paths: Iterable[Path]) -> Iterator[tuple[Path, int, int]]:

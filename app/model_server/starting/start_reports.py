@@ -1,7 +1,8 @@
 """Tells of the starts and loads of one server: how far they have come, while they go on, and how they went.
 
-Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, and only what is news. When one is
-over, its fact is written once; where a gateway waited for it, that has more to say and writes the same key later.
+Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, what is news, and in
+`TELL_AT_LEAST_EVERY` that it is still at work. When one is over, its fact is written once; where a gateway waited for
+it, that has more to say and writes the same key later.
 """
 
 import threading
@@ -14,11 +15,15 @@ from loguru import logger
 from app.model_server.starting.bytes_read import BytesRead
 from app.model_server.starting.phases import Phases
 from jobs.core.clock import Clock
+from jobs.core.errors import StoreTrouble
 from jobs.store.protocols import DictLike
-from jobs.telemetry.cold_starts import ColdStart, Progress
+from jobs.telemetry.cold_starts import TELL_AT_LEAST_EVERY, ColdStart, Progress
 
 TELL_EVERY = timedelta(seconds=2)
 """A start of twenty seconds writes ten times at most; who waits is told every five."""
+
+_MOST_UNWRITTEN = 64
+"""Facts that wait for a ledger which is away."""
 
 GIVEN_UP_AFTER = timedelta(minutes=30)
 """A load of which nothing more was heard has failed: its caller was told why."""
@@ -78,8 +83,9 @@ class StartReports:
         self._ended: list[Phases] = []
         self._news = threading.Event()
         self._stopping = threading.Event()
-        #: What was told last. The thread's own.
+        #: What was told last, and when. The thread's own.
         self._told: tuple[Progress, ...] = ()
+        self._told_at = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="start reports", daemon=True)
 
     # Whoever works says
@@ -150,12 +156,17 @@ class StartReports:
         with self._lock:
             return next((each for each in (self._start, self._load) if each is not None and not each.is_over), None)
 
+    def _has_more_to_do(self) -> bool:
+        with self._lock:
+            is_left = bool(self._ended)
+        return is_left or self._current() is not None
+
     # The thread
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._stopping.wait(TELL_EVERY.total_seconds())
-            self._news.wait(TELL_EVERY.total_seconds() if self._current() else None)
+            self._news.wait(TELL_EVERY.total_seconds() if self._has_more_to_do() else None)
             self._news.clear()
             if not self._stopping.is_set():
                 self._guarded(self.look)
@@ -180,8 +191,9 @@ class StartReports:
             phases.over()
         self._write_ended()
         now = tuple(replace(each, in_phase=0.0) for each in self.progress())
-        if now != self._told:
-            self._told = now
+        is_due = phases is not None and self._clock.monotonic() - self._told_at >= TELL_AT_LEAST_EVERY.total_seconds()
+        if now != self._told or is_due:
+            self._told, self._told_at = now, self._clock.monotonic()
             self._tell()
 
     def _note_read_ahead(self, phases: Phases) -> None:
@@ -190,21 +202,33 @@ class StartReports:
             phases.read(ahead.done, ahead.per_second)
 
     def _name(self) -> None:
-        """Find out which models they are that the engine loads."""
+        """Find out which models they are that the engine loads; one that cannot be found out stays without a name."""
         with self._lock:
             unnamed, self._unnamed = self._unnamed, []
         for phases, blob in unnamed:
-            if (known := self._weights_of(blob)) is not None:
+            try:
+                known = self._weights_of(blob)
+            except OSError as error:
+                logger.warning("which model is loaded is not known, as its file {} cannot be found: {}", blob, error)
+                continue
+            if known is not None:
                 phases.of(known.name, known.size)
 
     def _write_ended(self) -> None:
-        """Write the facts of what has ended, unless a gateway has said more already."""
+        """Write the facts of what has ended, unless a gateway has said more already; what the ledger does not take is
+        written at the next look."""
         self._name()
         with self._lock:
             ended, self._ended = self._ended, []
-        for each in ended:
-            fact = cold_start(self._tier, self._container, each.progress())
-            self._facts.put(fact.key, fact.as_json(), skip_if_exists=True)
+        while ended:
+            fact = cold_start(self._tier, self._container, ended[0].progress())
+            try:
+                self._facts.put(fact.key, fact.as_json(), skip_if_exists=True)
+            except StoreTrouble:
+                with self._lock:
+                    self._ended = [*ended, *self._ended][-_MOST_UNWRITTEN:]
+                raise
+            del ended[0]
 
 
 def cold_start(tier: str, container: str, progress: Progress) -> ColdStart:

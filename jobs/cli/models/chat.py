@@ -107,6 +107,7 @@ class Conversation:
         limits = httpx.Limits(max_keepalive_connections=0)  # a watched stream reuses none
         self._client = httpx.Client(headers=headers, limits=limits, mounts=LOOPBACK_IS_DIRECT)
         self._ollama = OllamaClient(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
+        self._ctrl_c = Interruptible(held=True, second_leaves=True)
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +121,7 @@ class Conversation:
     def answer(self, prompt: str, *, json: bool = False) -> int:
         """Ask, and print the answer as it comes; or with what it cost, as one document. Ctrl-C ends its last line."""
         try:
-            with Interruptible():
+            with self._ctrl_c:
                 said, thought, last = self._ask(prompt, quiet=json)
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -132,19 +133,22 @@ class Conversation:
         """The answer, what was thought before, and the frame that ends it. Only a whole answer is remembered."""
         messages = [*self._messages, {"role": "user", "content": prompt}]
         taken = _Taken(quiet)
-        waiting = _Waiting(self._remote, self._model, self._clock)
+        waiting = _Waiting(self._remote, self._model, self._clock, self._ctrl_c)
         with self._hinted():
             try:
                 for frame in self._ollama.chat(
                     self._model, messages, more=self._more, check=waiting.look, patience=PATIENCE
                 ):
                     waiting.is_over = waiting.is_over or bool(frame.text or frame.thinking)
-                    taken.take(frame)
+                    with self._ctrl_c.at_once():  # nobody may read what is written
+                        taken.take(frame)
             finally:
                 taken.end()
         self._messages = [*messages, {"role": "assistant", "content": taken.text}]
         if self._verbose:
-            if alias_of := self._alias_of():
+            with self._ctrl_c.at_once():
+                alias_of = self._alias_of()
+            if alias_of:
                 say(f"{'alias of:':<22}{alias_of}")
             for line in rates(taken.last.usage):
                 say(line)
@@ -156,7 +160,9 @@ class Conversation:
         try:
             yield
         except NotFound as error:
-            raise absent_there(self._remote, self._model) or error from error
+            with self._ctrl_c.at_once():
+                absent = absent_there(self._remote, self._model)
+            raise absent or error from error
         except (NetworkTrouble, Misconfigured) as error:
             error.hint = error.hint or hint_for(self._remote.url, error)
             raise
@@ -178,7 +184,8 @@ class Conversation:
         alias_of = self._alias_of()
         whom = f"{self._model}, an alias of {alias_of}" if alias_of else self._model
         say(f"chatting with {whom}; /? tells what else there is, /bye ends it")
-        with Interruptible():
+        self._ctrl_c = Interruptible(held=True)
+        with self._ctrl_c:
             while (prompt := self._read()) is not None:
                 try:
                     if prompt:
@@ -207,20 +214,26 @@ class Conversation:
         """The next question; None when somebody leaves."""
         lines: list[str] = []
         while True:
+            before = len(lines)
+            self._ctrl_c.forget()
             try:
-                lines.append(input("... " if lines else ">>> "))
+                with self._ctrl_c.at_once():
+                    # In one step: a Ctrl-C of which `input` hears too late does not lose the line that it read.
+                    lines.extend(map(input, ["... " if lines else ">>> "]))
             except EOFError:
                 say()
                 return None
             except KeyboardInterrupt:
-                say()
-                say("Ctrl-D or /bye leaves")
-                lines = []
-                continue
+                if len(lines) == before:
+                    say()
+                    say("Ctrl-D or /bye leaves")
+                    lines = []
+                    continue
             whole = "\n".join(lines).strip()
             if whole in {"/bye", "/exit"}:
                 return None
             if whole.count('"""') % 2 == 0:
+                self._ctrl_c.forget()
                 return whole.replace('"""', "").strip()
 
 
@@ -249,13 +262,14 @@ class _Taken:
 class _Waiting:
     """Tells what is waited for, while nothing comes."""
 
-    def __init__(self, remote: GatewayClient, model: str, clock: Clock) -> None:
-        self._remote, self._model, self._clock = remote, model, clock
+    def __init__(self, remote: GatewayClient, model: str, clock: Clock, ctrl_c: Interruptible) -> None:
+        self._remote, self._model, self._clock, self._ctrl_c = remote, model, clock, ctrl_c
         self._began = clock.monotonic()
         self._next = self._began + FIRST_WORD.total_seconds()
         self.is_over = False
 
     def look(self) -> None:
+        self._ctrl_c.check()
         now = self._clock.monotonic()
         if self.is_over or now < self._next:
             return
@@ -264,8 +278,10 @@ class _Waiting:
 
     def _why(self) -> str:
         try:
-            tier = str(self._remote.route(self._model, None)["tier"])
-            return next((_stands(each) for each in self._remote.tiers() if each["tier"] == tier), f"tier {tier}")
+            with self._ctrl_c.at_once():
+                tier = str(self._remote.route(self._model, None)["tier"])
+                tiers = self._remote.tiers()
+            return next((_stands(each) for each in tiers if each["tier"] == tier), f"tier {tier}")
         except Trouble as trouble:
             return f"why is not known: {trouble}"
 

@@ -1,6 +1,7 @@
 """Answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream frames, count."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -216,6 +217,9 @@ def _frames(
         count = prompt_length(shape.messages(body), context_of(parts, model, body), body)
         thinks = "thinking" in model.capabilities and body.get("think") is not False
         said: Output = output(body, prompt, thinks=thinks)
+        if parts.settings.prompt_seconds:
+            print('level=INFO msg="the model has a prompt"', file=sys.stderr, flush=True)
+            parts.clock.wait(parts.settings.prompt_seconds, parts.stopping)
 
         def frame(piece: Piece) -> Frame:
             return {"model": str(body["model"]), "created_at": stamp(parts.clock), **shape.frame(piece), "done": False}

@@ -57,6 +57,7 @@ class Runners:
     Args:
         vram: GPU memory in bytes; None is as much as it takes, 0 is none.
         load_rate: bytes per second of a load; 0 loads at once.
+        placing_seconds: from its last byte until the model is in memory.
         keep_alive: for models that nobody named one for.
         max_queue: requests that may wait for a load.
         parallel: requests that one model answers at a time.
@@ -71,6 +72,7 @@ class Runners:
         *,
         vram: int | None,
         load_rate: int,
+        placing_seconds: float,
         keep_alive: timedelta,
         max_queue: int,
         parallel: int,
@@ -80,6 +82,7 @@ class Runners:
     ) -> None:
         self._vram = vram
         self._load_rate = load_rate
+        self._placing_seconds = placing_seconds
         self._keep_alive = keep_alive
         self._max_queue = max_queue
         self._parallel = parallel
@@ -183,10 +186,9 @@ class Runners:
         began = self._clock.monotonic()
         _log_start(model, context, num_gpu)
         if self._load_rate:
-            until = self._clock.monotonic() + model.size / self._load_rate
-            while (left := until - self._clock.monotonic()) > 0:
-                _stay(gone, self._stopping)
-                self._clock.wait(min(STEP_SECONDS, left))
+            self._pass_time(model.size / self._load_rate, gone)
+        _log_bytes_read()
+        self._pass_time(self._placing_seconds, gone)
         _log_end(self._clock.monotonic() - began)
         with self._lock:
             self._loaded.pop(model.name, None)
@@ -203,6 +205,12 @@ class Runners:
             )
             self._loaded[model.name] = runner
             return runner
+
+    def _pass_time(self, seconds: float, gone: Callable[[], bool]) -> None:
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0:
+            _stay(gone, self._stopping)
+            self._clock.wait(min(STEP_SECONDS, left))
 
     def _make_place(self, model: StoredModel, gone: Callable[[], bool]) -> None:
         """Unload idle models, soonest to expire first, until one more may be in memory; wait while all are in use."""
@@ -256,13 +264,15 @@ def _log_start(model: StoredModel, context: int, num_gpu: int) -> None:
     )
 
 
+def _log_bytes_read() -> None:
+    """As llama.cpp says that all tensors are there."""
+    print("0.00.010.000 I cmn          init: llama threadpool init, n_threads = 1", file=sys.stderr, flush=True)
+
+
 def _log_end(took: float) -> None:
-    """As llama.cpp says that all tensors are there, and Ollama that its runner answers."""
-    for line in (
-        "0.00.010.000 I cmn          init: llama threadpool init, n_threads = 1",
-        f'level=INFO source=llama_server.go:1362 msg="llama-server started in {took:.2f} seconds"',
-    ):
-        print(line, file=sys.stderr, flush=True)
+    """As Ollama says that its runner answers."""
+    line = f'level=INFO source=llama_server.go:1362 msg="llama-server started in {took:.2f} seconds"'
+    print(line, file=sys.stderr, flush=True)
 
 
 def _stay(gone: Callable[[], bool], stopping: threading.Event) -> None:

@@ -46,6 +46,10 @@ class SimulatorSettings:
     vram: int | None = None
     tokens_per_second: float = 0.0
     load_bytes_per_second: int = 0
+    placing_seconds: float = 0.0
+    """From a load's last byte until the model is in memory."""
+    prompt_seconds: float = 0.0
+    """From a chat's or a completion's prompt until its first token."""
     retry_seconds: float = 1.0
     discovery_seconds: float = 0.0
     """Connections are accepted this long before anything is answered."""

@@ -111,6 +111,7 @@ class OllamaDouble:
         runners = Runners(
             vram=settings.vram,
             load_rate=settings.load_bytes_per_second,
+            placing_seconds=settings.placing_seconds,
             keep_alive=settings.keep_alive,
             max_queue=settings.max_queue,
             parallel=settings.parallel,
@@ -144,6 +145,8 @@ def settings_from(environ: Mapping[str, str]) -> dict[str, Any]:
         "vram": _vram(environ),
         "tokens_per_second": float(_number(environ, "OLLAMA_SIM_TOKENS_PER_SECOND", 0)),
         "load_bytes_per_second": _number(environ, "OLLAMA_SIM_LOAD_BYTES_PER_SECOND", 0),
+        "placing_seconds": _number(environ, "OLLAMA_SIM_PLACING_MILLISECONDS", 0) / 1000,
+        "prompt_seconds": _number(environ, "OLLAMA_SIM_PROMPT_MILLISECONDS", 0) / 1000,
         "retry_seconds": _number(environ, "OLLAMA_SIM_RETRY_MILLISECONDS", 1000) / 1000,
         "discovery_seconds": _number(environ, "OLLAMA_SIM_DISCOVERY_MILLISECONDS", 0) / 1000,
         "models": Path(environ.get("OLLAMA_MODELS") or f"{home}/.ollama/models"),

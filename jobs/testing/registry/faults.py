@@ -23,7 +23,7 @@ class RegistryFault:
     short    the body ends early, and Content-Length agrees             bytes left out
     shift    Content-Range names another place than was asked for       by this many bytes
     whole    Range is ignored: 200 and everything                       -
-    expire   this answer is good, then all signed addresses are refused -
+    expire   this answer is good, then the blob's addresses are refused -
     """
 
     route: RegistryRoute

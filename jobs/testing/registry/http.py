@@ -111,7 +111,7 @@ class _RegistryHandler(DoubleHandler):
             self._send(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
             return
         if "expire" in faults:
-            self.stock.expire()
+            self.stock.expire(digest)
         self._send_body(layer, {}, faults, digest)
 
     def _token(self) -> None:

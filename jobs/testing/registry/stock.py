@@ -75,6 +75,8 @@ class RegistryStock:
         self._blobs: dict[str, SimLayer] = {}
         #: Signs addresses; replaced as a whole, so it is read without a lock.
         self._key = secrets.token_hex(16)
+        #: Of one blob, beside it. Whoever expires its addresses sets it, those who sign and check read it.
+        self._keys: dict[str, str] = {}
         #: Guards the models and the counters.
         self._lock = threading.Lock()
         self.reset()
@@ -121,12 +123,15 @@ class RegistryStock:
         in_time = self.clock.now().timestamp() < float(expires)
         return in_time and given.get("signature") == self._signature(digest, expires)
 
-    def expire(self) -> None:
-        """Refuse every address signed so far."""
-        self._key = secrets.token_hex(16)
+    def expire(self, digest: str = "") -> None:
+        """Refuse every address signed so far, of this blob alone where one is named."""
+        if digest:
+            self._keys[digest] = secrets.token_hex(16)
+        else:
+            self._key = secrets.token_hex(16)
 
     def _signature(self, digest: str, expires: str) -> str:
-        return hashlib.sha256(f"{self._key} {digest} {expires}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._key} {self._keys.get(digest)} {digest} {expires}".encode()).hexdigest()
 
     # What it counts
 

@@ -10,14 +10,15 @@ import pytest
 from loguru import logger
 
 from app.accounting.archiving import ArchiveThread, archiving, nothing_to_commit
-from jobs.archive.archive import AFTER, CASES, USAGE, ArchivedJobs, archive_at, archived_facts
+from jobs.archive.archived import AFTER, CASES, USAGE, ArchivedJobs, archive_at, archived_facts
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.errors import DiskFull
 from jobs.core.progress import Reading
 from jobs.home.home import Home
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
-from jobs.store import bulk, keys
+from jobs.store import keys
+from jobs.store.in_order import InOrder, in_order
 from jobs.store.protocols import ShrinkingDict
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, record
@@ -66,20 +67,20 @@ class MortalDict:
         self._step()
         self.real.update(other)
 
+    def remove_all(self, names: Iterable[str], /) -> int:
+        return sum(self.pop(name) is not None for name in names)
+
 
 class MortalFile(MortalDict):
     """One machine's: what it does in one step is one step."""
 
-    def by_time(self, prefix: str, after: bulk.Moment, until: str, most: int) -> list[bulk.Moment] | None:
-        return bulk.by_time(self.real, prefix, after, until, most)
+    @property
+    def order(self) -> InOrder | None:
+        return in_order(self.real)
 
-    def add_all(self, entries: Mapping[str, Any]) -> None:
+    def remove_all(self, names: Iterable[str], /) -> int:
         self._step()
-        bulk.add_all(self.real, entries)
-
-    def remove_all(self, names: Iterable[str]) -> int:
-        self._step()
-        return bulk.remove_all(self.real, names)
+        return self.real.remove_all(names)
 
 
 def documents(jobs: Iterable[Job]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from app.accounting.window_suggestions import WORTH, Recorded, Suggestion, sugge
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.gateway.dashboard.windows import Windows, WindowsResponse
-from jobs.archive.archive import COLD, archive_at
+from jobs.archive.archived import COLD, archive_at
 from jobs.core.clock import SystemClock
 from jobs.home.home import home_of
 from jobs.store import keys

@@ -39,7 +39,7 @@ NOW = datetime(2026, 6, 15, 7, tzinfo=UTC)
 
 CHANGES: Mapping[str, tuple[str, Any]] = {
     "tiers.*.gpu": ("tiers.a10g.gpu", "L4"),
-    "tiers.*.vram_gb": ("tiers.a10g.vram_gb", 48),
+    "tiers.*.vram_gb": ("tiers.a10g.vram_gb", 20),
     "tiers.*.cpu_cores": ("tiers.a10g.cpu_cores", 2),
     "tiers.*.memory_gb": ("tiers.a10g.memory_gb", 8),
     "tiers.*.min_containers": ("tiers.a10g.min_containers", 1),

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.gpus import KINDS, parsed
 from app.fleet.schema import WindowConfig, declared, load, parse
-from app.fleet.values import GPUS
 from jobs.core.model_name import ModelName
-from jobs.models.placement import A10G, H100
+from tests.support.tiers import A10G, H100
 
 
 def document() -> dict[str, Any]:
@@ -144,9 +144,17 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        ("tiers.a10g.gpu", "A9000", "tiers.a10g.gpu = 'A9000': no such GPU; one of T4, L4, A10,"),
-        ("tiers.a10g.gpu", "A10:0", "tiers.a10g.gpu = 'A10:0': a count is from 1 to 8, as in H100:2"),
-        ("tiers.a10g.gpu", "A10:9", "tiers.a10g.gpu = 'A10:9': a count"),
+        ("tiers.a10g.gpu", "A9000", "tiers.a10g.gpu = 'A9000': no such GPU is known; one of T4, L4, A10,"),
+        ("tiers.a10g.gpu", "two A10", "tiers.a10g.gpu = 'two A10': names no GPU; one of T4, L4, A10,"),
+        ("tiers.a10g.gpu", "A10:0", "tiers.a10g.gpu = 'A10:0': a count is from 1 to 4, as in H100:2"),
+        ("tiers.h100.gpu", "H100:9", "tiers.h100.gpu = 'H100:9': a count is from 1 to 8, as in H100:2"),
+        ("tiers.h100.gpu", "H100:²", "tiers.h100.gpu = 'H100:²': a count is from 1 to 8"),
+        ("tiers.h100.gpu", 100, 'tiers.h100.gpu = 100: no GPU; one as in "H100:2", or a list of them, the best one'),
+        ("tiers.h100.gpu", [], "tiers.h100.gpu = []: is empty; at least one"),
+        ("tiers.h100.gpu", ["H100", "h100"], "tiers.h100.gpu = ['H100', 'h100']: H100 stands there twice; leave one"),
+        ("tiers.h100.gpu", ["H100", "A10:5"], "tiers.h100.gpu = ['H100', 'A10:5']: 'A10:5': a count is from 1 to 4"),
+        ("tiers.h100.gpu", ["H100", "A10"], "tiers.h100.vram_gb = 80: A10 has 24; lower it, or leave it out"),
+        ("tiers.a10g.vram_gb", 25, "tiers.a10g.vram_gb = 25: A10 has 24; lower it, or leave it out"),
         ("tiers.a10g.min_containers", "0", "tiers.a10g.min_containers = '0': not a whole number;"),
         ("tiers.a10g.min_containers", True, "tiers.a10g.min_containers = True: not a whole number;"),
         ("tiers.a10g.min_containers", 4, "tiers.a10g.min_containers = 4: is above max_containers; lower it"),
@@ -171,7 +179,12 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("prices.as_of", "yesterday", "prices.as_of = 'yesterday': not a date; write it without quotes, as in"),
         ("prices.cpu_core", -1.0, "prices.cpu_core = -1.0: too small; at least 0"),
         ("prices.gpu", {"H100": 0.001}, "prices.gpu.A10: is missing, but tiers.a10g asks for that GPU; add it"),
-        ("prices.gpu", {"A9000": 1.0}, "prices.gpu.A9000"),
+        ("prices.gpu", {"A 9000": 1.0}, "prices.gpu.A 9000"),
+        (
+            "prices.gpu",
+            {"H100:2": 1.0},
+            "prices.gpu.H100:2 = 'H100:2': a price is that of one GPU; leave out its count",
+        ),
         ("extras", {}, "extras = {}: there is no such key; remove it"),
     ],
 )
@@ -243,7 +256,7 @@ def test_tier_without_a_gpu_promises_none() -> None:
     """A tier that leaves out its GPU is one without; naming only half of it is refused."""
     changed = document()
     del changed["tiers"]["a10g"]["gpu"]
-    with pytest.raises(BadFleet, match=r"tiers.a10g.vram_gb = 24: gpu and vram_gb go together"):
+    with pytest.raises(BadFleet, match=r"tiers.a10g.vram_gb = 24: there is no gpu; say which, or leave this out too"):
         parse(changed, "fleet.toml")
     del changed["tiers"]["a10g"]["vram_gb"]
 
@@ -252,30 +265,37 @@ def test_tier_without_a_gpu_promises_none() -> None:
     assert (tier.name, tier.vram_bytes, tier.gpu_promised) == ("a10g", None, False)
 
 
-@pytest.mark.parametrize("name", ["", "A10G", "../logs", "a b", "x" * 33])
-def test_tier_is_named_as_a_tier(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "perhaps"),
+    [
+        *(("", ""), ("-", ""), ("A10G", "a10g"), ("../logs", "logs"), ("a b", "a-b"), ("x" * 33, "x" * 32)),
+        *(("h100:2", "h100-2"), ("h100_2", "h100-2"), ("h100--2", "h100-2"), ("h100-", "h100")),
+    ],
+)
+def test_tier_is_named_as_a_tier(name: str, perhaps: str) -> None:
     """A tier's name can stand in a file's name, a label and a header, or it is refused with what one looks like."""
 
     def change(fleet: dict[str, Any]) -> None:
         fleet["tiers"][name] = fleet["tiers"]["a10g"]
 
     [told] = refused(change)
-    assert told == f"tiers.{name} = {name!r}: names no tier; small letters, digits and dashes, like a10g or h100"
+    form = "names no tier; small letters and digits, perhaps with dashes between them, like l4 or h100-2"
+    assert told == f"tiers.{name} = {name!r}: {form}{f'; perhaps {perhaps!r}' if perhaps else ''}"
 
 
-def test_tier_that_nobody_serves_is_refused() -> None:
-    """A tier without a server class, and a server class without its tier, are both refused by name."""
-    fleet = declared()
+def test_what_is_meant_for_a_tier_that_is_gone_is_refused() -> None:
+    """A model and a window of a tier that was removed or renamed are refused, each with the tiers that there are."""
 
-    with pytest.raises(BadFleet) as raised:
-        fleet.expect_tiers({"l4"})
-    assert [problem.partition("; ")[0] for problem in raised.value.problems] == [
-        "tiers.a10g: no class in app/endpoint.py serves it",
-        "tiers.h100: no class in app/endpoint.py serves it",
-        "tiers.l4: is missing, but a server class asks for it",
+    def rename(fleet: dict[str, Any]) -> None:
+        fleet["tiers"]["reasoning"] = fleet["tiers"].pop("h100")
+        fleet["windows"] = [{"tier": "h100", "start": "0 8 * * *", "hours": 1, "models": ["llama3.2"]}]
+
+    assert refused(rename) == [
+        "models[1].tier = 'h100': there is no such tier; one of a10g, reasoning",
+        "windows[0].tier = 'h100': there is no such tier; one of a10g, reasoning",
     ]
-    with pytest.raises(BadFleet, match=r"tiers\.l4: is missing"):
-        fleet.tier("l4")
+    with pytest.raises(BadFleet, match="there is no tier 'l4'; the fleet file declares a10g, h100"):
+        declared().tier("l4")
 
 
 @pytest.mark.parametrize("text", ["tiers = ", "\0", f"a = {'[' * 9_000}", f"a = {'9' * 9_000}", None])
@@ -305,14 +325,18 @@ def test_file_without_times_is_refused_by_the_quick_reader(tmp_path: Path) -> No
             Times.read(path)
 
 
-@given(st.sampled_from(GPUS), st.integers(1, 8))
+@given(st.sampled_from(sorted(KINDS)), st.integers(1, 8))
 def test_known_gpus_pass_with_a_count(gpu: str, count: int) -> None:
-    """Every GPU on the list is taken, in upper and lower case, alone or with a count."""
+    """Every GPU on the list is taken, in either case, alone or with a count, and the shipped file prices it."""
+    count = min(count, KINDS[gpu].most)
     for text in (gpu, gpu.lower(), f"{gpu}:{count}"):
         changed = document()
-        setting("tiers.a10g.gpu", text)(changed)
-        setting("prices.gpu", dict.fromkeys((*GPUS, "H100"), 0.001))(changed)
-        assert parse(changed, "fleet.toml").tiers["a10g"].gpu == text
+        setting("tiers.h100.gpu", text)(changed)
+        del changed["tiers"]["h100"]["vram_gb"]
+        fleet = parse(changed, "fleet.toml")
+        assert fleet.tiers["h100"].gpu == text
+        assert fleet.catalog_tiers()[1].vram_bytes == KINDS[gpu].memory_gb * parsed(text).count * 1_000_000_000
+        assert fleet.dollars_per_hour("h100") > 0.8 * parsed(text).count * 0.59
 
 
 _JSON = st.recursive(

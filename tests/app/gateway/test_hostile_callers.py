@@ -32,7 +32,7 @@ from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
 from tests.support.dialects import whole_answer
 from tests.support.gateways import A10G_TIER, CLOCK, H100_TIER, ModelList, RunningGateway, gateway, model
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, OpsApi, ops_api, served
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, OpsApi, archive_of, ops_api, served
 from tests.support.scripted_server import ScriptedServer
 from tests.support.stores import Store, open_store
 from tests.support.waiting import PATIENCE, until
@@ -296,7 +296,7 @@ def test_an_archived_job_is_as_good_as_another(api: OpsApi, ledger: Ledger) -> N
         ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t", attempts=5).job.id, by="t"
     )
     old = replace(job, id="old-1", posted_at=job.posted_at - timedelta(days=40))
-    ops_context = api.ops_context(archived=lambda _: [old])
+    ops_context = api.ops_context(archive=archive_of(api.folder, old))
     with served(api.app(ops_context)) as url:
 
         def ask(method: str, path: str, key: str = ADMIN_KEY) -> httpx.Response:

@@ -101,7 +101,7 @@ def test_a_ledger_that_does_not_tell_stops_no_start(case: Case) -> None:
 
 def test_a_start_is_told_by_its_phases(case: Case) -> None:
     """While it starts its reports tell the phase that goes on; in the end each is a fact, and together they are the
-    time that the start took."""
+    time that the start took, but for what this machine did meanwhile."""
     seen: list[str] = []
 
     class Recorder(SqliteDict):
@@ -123,7 +123,8 @@ def test_a_start_is_told_by_its_phases(case: Case) -> None:
     assert "bytes" in seen
     assert (start.model, set(start.seconds)) == ("llama3.2:latest", set(OF_THE_SERVER))
     assert start.seconds["bytes"] > 3
-    assert took - 0.5 <= start.total <= took
+    assert all(start.seconds[each] > 0 for each in OF_THE_SERVER)
+    assert start.total <= took
     assert start.size == len(b"llama" * 1000)
     case.facts.close()
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.fleet.schema import OllamaSettings
-from app.model_server.process import environ
+from app.model_server.starting.engine import engine_environ
 from jobs.ollama.host import OllamaHost
 from tests.support import tiny_llama
 from tests.support.ollama_servers import has_runner, serving
@@ -29,7 +29,7 @@ def settings(mode: str | None) -> OllamaSettings:
 
 def of_the_engine(inherited: dict[str, str], mode: str | None, home: Path) -> dict[str, str]:
     """What is said to an engine in the environment that its server is started with."""
-    given = environ(inherited, settings(mode).environ(), host=OllamaHost(port=1), models=home, home=home)
+    given = engine_environ(inherited, settings(mode).environ(), host=OllamaHost(port=1), models=home, home=home)
     return {key: value for key, value in given.items() if key.startswith("LLAMA_ARG_")}
 
 

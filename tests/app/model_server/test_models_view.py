@@ -50,6 +50,24 @@ def test_whole_model_is_shown_through_the_volume(view: ModelsView, tmp_path: Pat
     assert view.copy().brought == ()
 
 
+def test_the_first_copy_comes_in_one_step(view: ModelsView, tmp_path: Path) -> None:
+    """A server that was started before it finds nothing until all of it is there, whatever breaks it off."""
+    weights = weights_at(tmp_path)
+    first, second = sample("first"), sample("second")
+    put(weights, first)
+    put(weights, second)
+    obstacle = tmp_path / "disk/first" / view.layout.manifest(second.name).parent.relative_to(view.layout.root)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.touch()
+    with pytest.raises(OSError, match="second"):
+        view.copy()
+    assert view.layout.manifest_files() == []
+
+    obstacle.unlink()
+    assert view.copy().brought == (first.name, second.name)
+    assert {file.name for file in view.layout.manifest_files()} == {first.name, second.name}
+
+
 def test_model_is_withheld_until_its_last_blob_is_whole(view: ModelsView, tmp_path: Path) -> None:
     """While a blob is missing or short the manifest is not shown, and the reason is told."""
     weights = weights_at(tmp_path)

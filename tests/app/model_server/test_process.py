@@ -18,8 +18,9 @@ from loguru import logger
 
 from app.model_server import gpu
 from app.model_server.connections import callers_of
-from app.model_server.process import Daemon, environ
+from app.model_server.process import Daemon
 from app.model_server.reload_policy import OVERDUE, ReloadStep, ServerView, next_step
+from app.model_server.starting.engine import engine_environ
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.ollama.host import OllamaHost
@@ -48,7 +49,7 @@ class Case:
 
     def daemon(self, *command: str, **variables: str) -> Daemon:
         inherited = {**os.environ, **variables}
-        whole = environ(inherited, {}, host=self.host, models=self.folder / "models", home=self.folder)
+        whole = engine_environ(inherited, {}, host=self.host, models=self.folder / "models", home=self.folder)
         daemon = Daemon(whole, self.host, SystemClock(), on_death=self.deaths.append, command=command or SIMULATOR)
         self.daemons.append(daemon)
         return daemon
@@ -75,7 +76,7 @@ def test_environment_keeps_what_must_be_so(tmp_path: Path) -> None:
         "MODAL_IDENTITY_TOKEN": "x",
         "MODAL_TASK_ID": "ta-1",
     }
-    whole = environ(
+    whole = engine_environ(
         inherited,
         {"OLLAMA_NUM_PARALLEL": "4", "HOME": "/models"},
         host=OllamaHost(host="0.0.0.0", port=11434),

@@ -12,8 +12,8 @@ import pytest
 from app.fleet.schema import declared
 from app.scheduler import absence, runs
 from app.scheduler.alert_check import check
-from jobs.archive.archive import archive_at
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import archive_at
 from jobs.core.clock import isoformat
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys

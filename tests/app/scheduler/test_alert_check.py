@@ -22,7 +22,7 @@ from jobs.core.progress import Reading
 from jobs.home.home import Stack, home_of
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
-from jobs.listing.dead_memory import look_and_remember
+from jobs.listing.dead_memory import KnownJobs, look_and_remember
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.incidents import cases
@@ -240,7 +240,9 @@ def test_status_tells_what_is_wrong(store: Store) -> None:
     """`status` shows how each tier is and what is wrong, from what is written down."""
     said(store, "failed", why="ollama ended by itself with 1")
     looked(store)
-    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs=[])
+    found = reports.status(
+        store.facts, store.clock.now(), FLEET.tiers, deployed=True, known=KnownJobs((), ()), of_night=()
+    )
     assert "tiers    a10g is lost, h100 is asleep" in found.lines()
     assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
     assert found.as_json()["incidents"][0]["subject"] == "a10g"
@@ -350,7 +352,10 @@ def test_refused_starts_are_one_incident(store: Store) -> None:
         said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
     told = {"tier/a10g": "tier a10g is lost: its starts are refused: nvidia-smi ended with 9"}
     assert wrong(store) == told
-    shown = "\n".join(reports.status(store.facts, store.clock.now(), deployed=True, jobs=()).lines())
+    found = reports.status(
+        store.facts, store.clock.now(), FLEET.tiers, deployed=True, known=KnownJobs((), ()), of_night=()
+    )
+    shown = "\n".join(found.lines())
     assert "a10g is lost" in shown
     store.clock.wait(4 * 3600)
     assert wrong(store) == told

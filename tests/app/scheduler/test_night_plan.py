@@ -16,9 +16,8 @@ from app.scheduler.night_plan import Actual, Night, UpstreamTag, asked_about, ni
 from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import BY_NIGHTLY, Job, JobState
 from jobs.registry.client import Registry
-from jobs.telemetry.nightly_report import BY_NIGHTLY
 from jobs.weights.history import LeftModel, Memory
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import WeightsUse, plan

@@ -19,6 +19,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import known_jobs
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.weights.history import recall
@@ -150,8 +151,8 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
     states = {name: store.facts.get(f"server/a10g/{name}")["state"] for name in "abc"}
     assert states == {"a": "serving", "b": "silent", "c": "ended"}
     pull(store, "m:latest")
-    jobs = store.ledger().reader.jobs()
-    shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs=jobs).lines())
+    known = known_jobs(store.ledger().reader, now)
+    shown = "\n".join(reports.status(store.facts, now, FLEET.tiers, deployed=True, known=known, of_night=()).lines())
     assert "a10g  b  silent 10 min 0 s ago: not heard of since" in shown
     assert "jobs     1 queued" in shown
     assert "night    no night has come yet" in shown

@@ -11,21 +11,14 @@ from typing import Any
 import pytest
 
 from app.model_server.report import Report
-from jobs.archive.archive import (
-    AFTER,
-    REPORTS,
-    ArchivedJobs,
-    archive_at,
-    archive_facts,
-    archive_jobs,
-    archived_facts,
-    archived_jobs,
-)
+from jobs.archive.archive import archive_facts, archive_jobs
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import AFTER, REPORTS, ArchivedJobs, archive_at, archived_facts, archived_jobs
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.clock import isoformat
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
+from jobs.listing.newest import chosen
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.usage import UsageRecorder, Use, last_used
@@ -105,9 +98,9 @@ class Watched(SqliteDict):
 
     said: Callable[[str], object]
 
-    def add_all(self, entries: Mapping[str, Any]) -> None:
-        self.said(f"retired {len(entries)}")
-        super().add_all(entries)
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self.said(f"retired {len(other)}")
+        super().update(other)
 
 
 def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
@@ -153,10 +146,10 @@ def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
     pass_days(store, 1)
     archive(store, tmp_path)
     kinds = {key.partition("/")[0] for key in store.facts.keys()}  # noqa: SIM118 - no dict
-    assert kinds == {"job", "gone", "live", "cleared"}
+    assert kinds == {"job", "gone", "live", "cleared", "changes_forgotten"}
     pass_days(store, 31)
     archive(store, tmp_path)
-    assert sorted(store.facts.keys()) == ["cleared", "live/pull/m:latest"]
+    assert sorted(store.facts.keys()) == ["changes_forgotten", "cleared", "live/pull/m:latest"]
 
 
 def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
@@ -242,19 +235,20 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
 
 
 def commands(store: Store, folder: Path) -> JobCommands:
+    ledger, archived = store.ledger(), ArchivedJobs(archive_at(folder))
     return JobCommands(
-        store.ledger(),
+        ledger,
         store.clock,
         is_worked=lambda: True,
         idle=("", ""),
         log="",
         archived=lambda since: archived_jobs(archive_at(folder), since),
-        archived_newest=lambda: ArchivedJobs(archive_at(folder)).newest(),
+        listed=lambda fitting, limit: chosen(ledger.reader, archived, fitting, limit, store.clock.now()),
     )
 
 
 def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A list lists archived jobs and those of the ledger as one, newest first, each once; one of a state only since."""
+    """A list lists archived jobs and those of the ledger as one, newest first, each once."""
     first = ended_job(store, "first:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 10)
     second = ended_job(store, "second:latest")
@@ -275,7 +269,7 @@ def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsy
     assert [job.id for job in store.ledger().reader.jobs()] == [third.id]
     assert listed() == listed(limit=3) == listed(limit=9) == [third.id, second.id, first.id]
     assert listed(limit=2) == [third.id, second.id]
-    assert listed(state="failed") == []
+    assert listed(state="failed") == [first.id]
     assert listed(since="90d") == [third.id, second.id, first.id]
     assert listed(since="1w") == [third.id, second.id]
     assert listed(since="90d", state="failed") == [first.id]

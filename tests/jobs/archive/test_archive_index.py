@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.archive.archive import JOBS, ArchivedJobs
 from jobs.archive.archive_files import Archive
+from jobs.archive.archived import JOBS, ArchivedJobs
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
 from jobs.ledger.job import Attempt, Job, JobState

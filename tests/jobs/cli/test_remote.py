@@ -296,19 +296,26 @@ def test_trouble_that_lasts_seconds_is_survived(ledger: Ledger) -> None:
 
 
 def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
-    """As many as are wanted, or all; each page goes on after the last job of the one before."""
+    """As many as are wanted, or all; each page goes on where the one before says, which may have had no job."""
     jobs = [ledger.post("pull", f"m{n}:latest", {"model": f"m{n}"}, by="t").job.as_json() for n in range(5)]
 
-    def page(*shown: dict[str, Any]) -> httpx.Response:
-        return httpx.Response(200, json={"jobs": list(shown), "total": 5})
+    def page(*shown: dict[str, Any], next: str | None) -> httpx.Response:  # noqa: A002 - as it is called there
+        return httpx.Response(200, json={"jobs": list(shown), "next": next})
 
-    remote, asked = talking([page(*jobs[:2]), page(*jobs[2:4]), page(jobs[4])])
+    pages: list[httpx.Response | Exception] = [
+        page(*jobs[:2], next="1.a"),
+        page(next="2.b"),
+        page(*jobs[2:4], next="3.c"),
+        page(jobs[4], next=None),
+    ]
+    remote, asked = talking(pages)
     found, total = remote.select(kind="pull")
     assert ([job.id for job in found], total) == ([job["id"] for job in jobs], 5)
-    assert [request.url.params.get("before") for request in asked] == [None, jobs[1]["id"], jobs[3]["id"]]
-    few, asked = talking([page(*jobs[:2])])
-    assert [job.id for job in few.select(limit=2)[0]] == [job["id"] for job in jobs[:2]]
-    assert [request.url.params["limit"] for request in asked] == ["2"]
+    assert [request.url.params.get("cursor") for request in asked] == [None, "1.a", "2.b", "3.c"]
+    few, asked = talking([page(jobs[0], next="1.a"), page(jobs[1], next="2.b")])
+    some, total = few.select(limit=2)
+    assert ([job.id for job in some], total) == ([job["id"] for job in jobs[:2]], None)
+    assert [request.url.params["limit"] for request in asked] == ["2", "1"]
 
 
 WRONG = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.archive.archive import archive_at
+from jobs.archive.archived import archive_at
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable
 from jobs.core.retention import RetentionRules

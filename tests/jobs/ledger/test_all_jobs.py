@@ -1,15 +1,12 @@
-"""What only all jobs together tell, and how a list of them is read page by page."""
+"""What only all jobs together tell."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Reading
-from jobs.ledger.all_jobs import AllJobs, JobFilter, cursor_of, page
+from jobs.ledger.all_jobs import AllJobs, JobFilter, before_cursor
 from jobs.ledger.dead_letters import FOLDED_FROM
 from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.kinds import KINDS
@@ -97,30 +94,8 @@ def test_a_filter_fits_what_it_says(fitting: JobFilter, expected: list[str]) -> 
     assert [each.id for each in jobs if fitting.fits(each)] == expected
 
 
-MOMENTS = st.lists(st.integers(0, 5), max_size=20)
-
-
-@given(moments=MOMENTS, limit=st.integers(1, 4), newer=MOMENTS)
-def test_pages_hold_each_job_once(moments: list[int], limit: int, newer: list[int]) -> None:
-    """Read on from page to page, a list has each job once, though newer ones come and the first of a page goes."""
-    jobs = AllJobs.of(job(f"{number}-1", at) for number, at in enumerate(moments)).jobs
-    later = AllJobs.of([*jobs, *(job(f"new{number}-1", 6 + at) for number, at in enumerate(newer))]).jobs
-
-    def read() -> Iterator[Job]:
-        told = page(jobs, limit)
-        yield from told.jobs
-        while told.next is not None:
-            told = page(later, limit, told.next)
-            yield from told.jobs
-
-    assert list(read()) == list(jobs)
-    if len(jobs) > limit:
-        without = [each for each in jobs if each != jobs[limit]]
-        assert list(page(without, None, cursor_of(jobs[limit])).jobs) == list(jobs[limit + 1 :])
-
-
 @pytest.mark.parametrize("cursor", ["", "x", ".a-1", "12", "12.", "٣.a-1", "123456789012345.a-1"])
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     """A cursor that no page gave is a mistake of the caller."""
     with pytest.raises(BadRequest, match="is no cursor"):
-        page([], 5, cursor)
+        before_cursor(cursor)

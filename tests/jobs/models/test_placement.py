@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, TierCapacity, place_model, tuned, weigh
+from jobs.models.placement import LOCAL, TierCapacity, place_model, tuned, weigh
+from tests.support.tiers import A10G, H100
 
 GB = 1_000_000_000
 
@@ -96,10 +97,36 @@ def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
     assert tuned(A10G, {"OLLAMA_CONTEXT_LENGTH": "long", "OLLAMA_KV_CACHE_TYPE": "zip"}) == A10G
 
 
+TWO = replace(LARGE, name="two", vram_bytes=160 * GB, gpus=2)
+
+
+def test_of_several_gpus_one_is_taken_while_it_has_air() -> None:
+    """Ollama loads a model on one GPU up to four fifths of it, and spreads a larger one over all of them, each of which
+    has a runner's share of its own (ollama server/sched.go:1009-1034, 1064)."""
+    small, large = weigh(50 * GB, TWO, facts=QWEN32), weigh(60 * GB, TWO, facts=QWEN32)
+    cache = small.cache_bytes or 0
+
+    assert small.need_bytes == 50 * GB + cache + GB
+    assert large.need_bytes == 60 * GB + cache + 2 * GB
+    assert "2.0 GB for the runner on 2 GPUs" in large.fact
+    assert large.fact.endswith("two has 160 GB on 2 GPUs")
+    assert weigh(60 * GB, TWO).need_bytes == 73 * GB
+    assert not weigh(160 * GB, TWO).fits
+
+
+@given(st.integers(0, 400 * GB), st.integers(1, 8), st.booleans())
+def test_more_gpus_never_hold_less(size: int, gpus: int, has_header: bool) -> None:
+    """What fits one GPU fits a tier with more of the same."""
+    facts = QWEN32 if has_header else None
+    several = replace(LARGE, vram_bytes=80 * GB * gpus, gpus=gpus)
+
+    assert weigh(size, several, facts=facts).fits or not weigh(size, LARGE, facts=facts).fits
+
+
 def test_one_machine_takes_everything_and_promises_nothing() -> None:
     """The local tier has no limit and no GPU that a model could fall from."""
     placed = place_model(900 * GB, [LOCAL])
-    assert placed.tier is KNOWN_TIERS["local"]
+    assert placed.tier is LOCAL
     assert not placed.tier.gpu_promised
     assert "no known limit" in placed.reason
 

@@ -35,6 +35,7 @@ from jobs.core.errors import (
 )
 from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE, NEVER
+from jobs.ollama import client
 from jobs.ollama.client import FOREVER, OllamaClient
 from jobs.ollama.errors import pull_trouble, refusal
 from jobs.ollama.host import OllamaHost
@@ -553,3 +554,9 @@ def test_nobody_there_is_unreachable(double: OllamaDouble) -> None:
         with pytest.raises(Unreachable):
             ollama.pull("tiny", progress=meter())
     double.start()
+
+
+def test_certificates_are_read_where_tls_is_spoken() -> None:
+    """A server's own client, which speaks plain HTTP to it, reads no certificates: its start would wait for that."""
+    assert client._tls("http").cert_store_stats()["x509"] == 0
+    assert client._tls("https").cert_store_stats()["x509"] > 0

@@ -187,7 +187,7 @@ def test_a_pull_outlives_what_passes(double: RegistryDouble, faults: list[Regist
     for fault in faults:
         double.faults.add(fault)
     stalls = {fault.kind for fault in faults} & {"hang", "silent"}
-    progress = pull(registry_of(double, stall=1.5 if stalls else 10), tmp_path)
+    progress = pull(registry_of(double, stall=1.5 if stalls else PATIENCE), tmp_path)
     assert_whole(tmp_path)
     assert progress.read().completed == MODEL.size
 
@@ -211,7 +211,7 @@ def test_a_pull_ends_with_what_stays(
     """Trouble that stays ends the pull in bounded time, with all threads joined."""
     double.faults.add(fault)
     with pytest.raises(trouble):
-        pull(registry_of(double, stall=0.5), tmp_path)
+        pull(registry_of(double, stall=0.5 if trouble is Stalled else PATIENCE), tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
 
 

@@ -74,7 +74,7 @@ def fetch(
         progress=Progress(CLOCK),
         clock=CLOCK,
         policy=AT_ONCE,
-        stall=timedelta(seconds=20),
+        stall=timedelta(seconds=PATIENCE),
         connections=connections,
         range_bytes=range_bytes,
         limit=limit,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.store import keys
-from jobs.store.prefixes import InOrderOfPosting
-from jobs.store.sqlite import POSTED_INDEX, SqliteDict
+from jobs.store.in_order import InOrder
+from jobs.store.sqlite import POSTED_INDEX, SqliteDict, without_end
 from jobs.store.sqlite_reader import SqliteReader
 from tests.support.counting_sqlite import Steps
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["written", "read", "read, of an older version"])
-def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrderOfPosting]:
+def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrder]:
     if request.param == "written":
         with closing(SqliteDict(path)) as facts:
             yield facts
@@ -41,7 +41,7 @@ def order(path: Path, request: pytest.FixtureRequest) -> Iterator[InOrderOfPosti
     yield SqliteReader(path)
 
 
-def test_pages_have_every_request_once_the_newest_first(order: InOrderOfPosting) -> None:
+def test_pages_have_every_request_once_the_newest_first(order: InOrder) -> None:
     """Page by page, whatever their size, come all requests, newest first, those of one moment by their keys."""
     for size in (1, 2, 7, 200):
         found, at, key = [], "9999", ""
@@ -66,3 +66,22 @@ def test_a_page_costs_the_same_wherever_it_is(path: Path, monkeypatch: pytest.Mo
             pages = (("9999", ""), (MOMENTS[15], keys.job("b15-1")))
             counts.append([steps.of(lambda: facts.posted_before(at, key, 10)) for at, key in pages])  # noqa: B023
     assert counts[0] == counts[1]
+
+
+def test_what_has_no_end_is_found_without_reading_the_rest(tmp_path: Path) -> None:
+    """Of the requests since a moment those without a final end and without a mark, by ranges of indexes alone."""
+    facts = SqliteDict(tmp_path / "l")
+    ends = {"a-1": "succeeded", "b-1": "retry", "c-1": None, "d-1": "lost", "e-1": None, "c-10": "failed"}
+    for number, (id, outcome) in enumerate(ends.items()):
+        facts.put(keys.job(id), {"id": id, "posted_at": f"2026-01-01T00:00:0{number}.000Z"})
+        if outcome:
+            facts.put(keys.end(id, 1), {"outcome": outcome})
+    facts.put(keys.gone("e-1"), {"v": 1})
+    assert facts.unended("") == ["b-1", "c-1", "d-1"]
+    assert facts.unended("2026-01-01T00:00:02.000Z") == ["c-1", "d-1"]
+    sql, *values = without_end("ollama-ledger", "2026")
+    with sqlite3.connect(tmp_path / "l") as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    connection.close()
+    facts.close()
+    assert not [step for step in plan if "SCAN" in step and "SUBQUERY" not in step], plan

@@ -1,6 +1,6 @@
 """Promises of the dicts of which each holds one sort of entries, and of the move to them from one that held all."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +36,9 @@ class Part:
     def pop(self, key: Any, default: Any = None) -> Any:
         self.asked.append(f"pop {key}")
         return self.kept.pop(key, default)
+
+    def remove_all(self, keys: Iterable[str], /) -> int:
+        return sum(self.pop(key) is not None for key in keys)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         self.asked.append(f"update {' '.join(other)}")

@@ -9,8 +9,8 @@ import pytest
 
 from jobs.core.clock import isoformat
 from jobs.core.errors import Bug
-from jobs.store import bulk, keys
-from jobs.store.bulk import Moment
+from jobs.store import keys
+from jobs.store.in_order import Moment, in_order
 from jobs.store.sqlite import SPARE_PAGES, SqliteDict, in_time, listing
 from tests.support.failing_stores import MemoryDict
 
@@ -35,15 +35,15 @@ def test_entries_are_found_by_their_time(facts: SqliteDict) -> None:
     facts.put(keys.gone("j00"), {"at": at(3)})
     facts.put(keys.beat("j00", 1), {"at": at(3)})
     seen, place = [], Moment("")
-    while some := bulk.by_time(facts, keys.END, place, at(8), 3):
+    while some := facts.by_time(keys.END, place, at(8), 3):
         seen += some
         place = some[-1]
     assert seen == sorted(seen)
     assert len(set(seen)) == len(seen) == 9 * 4
-    assert bulk.by_time(facts, keys.GONE, Moment(at(2)), at(3), 10) == [Moment(at(3), keys.gone("j00"))]
+    assert facts.by_time(keys.GONE, Moment(at(2)), at(3), 10) == [Moment(at(3), keys.gone("j00"))]
     with pytest.raises(Bug, match="not kept by their time"):
         facts.by_time(keys.BEAT, Moment(""), at(8), 3)
-    assert bulk.by_time(MemoryDict(), keys.END, Moment(""), at(8), 3) is None
+    assert in_order(MemoryDict()) is None
 
 
 @pytest.mark.parametrize("prefix", keys.BY_TIME)
@@ -64,12 +64,12 @@ def test_the_b_tree_answers(facts: SqliteDict, tmp_path: Path, prefix: str) -> N
 
 @pytest.mark.parametrize("make", [MemoryDict, None])
 def test_many_entries_are_one_step(facts: SqliteDict, make: type[MemoryDict] | None) -> None:
-    """What is there already stays as many are added, and of many that are removed those that were there are counted."""
+    """Many are written whatever stood there, and of many that are removed those that were there are counted."""
     some = make() if make else facts
     some.put("a", 1)
-    bulk.add_all(some, {"a": 2, "b": 2})
-    assert dict(some.items()) == {"a": 1, "b": 2}
-    assert [bulk.remove_all(some, ["a", "c"]), bulk.remove_all(some, []), bulk.remove_all(some, ["b"])] == [1, 0, 1]
+    some.update({"a": 2, "b": 2})
+    assert dict(some.items()) == {"a": 2, "b": 2}
+    assert [some.remove_all(["a", "c"]), some.remove_all([]), some.remove_all(["b"])] == [1, 0, 1]
     assert dict(some.items()) == {}
 
 
@@ -82,7 +82,7 @@ def test_room_is_given_back_some_at_a_time(tmp_path: Path, is_older: bool) -> No
             connection.execute("CREATE TABLE older (one)")
         connection.close()
     facts = SqliteDict(path)
-    facts.add_all({f"k{number}": "x" * 3_000 for number in range(3_500)})
+    facts.update({f"k{number}": "x" * 3_000 for number in range(3_500)})
     facts.put("stays", "there")
     assert facts.give_back() == 0
     facts.remove_all(f"k{number}" for number in range(3_500))

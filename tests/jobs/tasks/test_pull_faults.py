@@ -315,10 +315,7 @@ def test_a_full_disk_is_tried_again_and_a_retry_goes_on(bench: Bench, tight: Cal
         job,
     )
     tight()
-    unhurried = bench.context(
-        stall=10
-    )  # how long a stall lasts is tried elsewhere; here a busy machine may take its time
-    again = worked(bench.store, unhurried, bench.store.ledger().retry(job.id, by="test").job.id)
+    again = worked(bench.store, bench.context(), bench.store.ledger().retry(job.id, by="test").job.id)
     check(Case("", "ok"), again)
     assert sum(bench.registry.served.values()) <= MODEL.size + 2 * CONNECTIONS * RANGE_BYTES
 
@@ -355,13 +352,13 @@ def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_
     home.mkdir()
     with (
         serving(simulator_command(), home, is_real=False, OLLAMA_SIM_REGISTRY=bench.registry.url) as mortal,
-        OllamaClient(mortal.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama,
+        OllamaClient(mortal.url, policy=NEVER, stall=timedelta(seconds=PATIENCE)) as ollama,
     ):
         bench.ollama = ollama
         httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1}, timeout=PATIENCE)
         job = bench.pull("server")
     check(Case("", THRICE, says=(mortal.url, "Connection refused", REACH)), job)
-    with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:
+    with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=PATIENCE)) as ollama:
         bench.ollama = ollama
         again = bench.store.ledger().retry(job.id, by="test").job.id
         check(Case("", "ok"), worked(bench.store, bench.context(), again))

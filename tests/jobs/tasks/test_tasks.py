@@ -23,7 +23,7 @@ from jobs.ledger.job_text import result_text, story
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, TierCapacity
+from jobs.models.placement import TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
 from jobs.tasks.prune import plan_request
@@ -41,6 +41,7 @@ from jobs.weights.trash_moves import throw_models
 from jobs.worker.attempt import RunningAttempt
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
 from tests.support.stores import Store
+from tests.support.tiers import A10G
 from tests.support.waiting import PATIENCE, until
 
 BLOB = MODEL.layers[0]

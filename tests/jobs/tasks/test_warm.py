@@ -16,7 +16,6 @@ from jobs.core.retry import NEVER
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import story
 from jobs.models.model_settings import ModelSettings
-from jobs.models.placement import A10G
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
 from jobs.testing.models import SimModel, find
@@ -25,6 +24,7 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.pull_setup import MODEL, Scene, post, worked, working
 from tests.support.stores import Store
+from tests.support.tiers import A10G
 from tests.support.waiting import PATIENCE, until
 
 

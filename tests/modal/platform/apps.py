@@ -23,6 +23,8 @@ class Function:
     app_id: str
     definition: api_pb2.Function = field(default_factory=api_pb2.Function)
     version: int = 0
+    ranked: list[api_pb2.Function] = field(default_factory=list)
+    """The same with each GPU of a list of them, the one that is wanted most first; containers here get that one."""
 
     @property
     def name(self) -> str:
@@ -148,13 +150,14 @@ class Apps:
         return api_pb2.FunctionPrecreateResponse(function_id=function.id, handle_metadata=self.handle(function))
 
     async def function_create(self, request: api_pb2.FunctionCreateRequest) -> api_pb2.FunctionCreateResponse:
-        ranked = request.function_data.ranked_functions
-        definition = ranked[0].function if ranked else request.function
+        ranked = [each.function for each in sorted(request.function_data.ranked_functions, key=lambda each: each.rank)]
+        definition = ranked[0] if ranked else request.function
         definition.mount_ids[:] = sorted(definition.mount_ids)  # the client sends a set
         function = self.functions.get(request.existing_function_id) or Function(new_id("fu"), request.app_id)
         self.functions[function.id] = function
         if function.definition != definition:
             function.definition, function.version = definition, function.version + 1
+        function.ranked = ranked or [definition]
         return api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function=definition,

@@ -21,6 +21,8 @@ from modal_proto import api_pb2
 
 from tests.modal.platform.apps import App, Apps, Function
 from tests.modal.platform.build import Images, Mounts, Secrets
+from tests.modal.platform.fork_server import Running, can_fork, forked
+from tests.modal.platform.inside import ENTRYPOINT
 from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id
 from tests.modal.platform.packages import Environment, built, declared
@@ -41,6 +43,8 @@ class Settings:
 
     path_prefix: Path | None = None
     """A directory in front of every container's PATH, for programs that images would hold (`ollama`)."""
+    words_before: tuple[str, ...] = ()
+    """What the command line of every container begins with; it has to come to the rest by `exec`."""
     environ: dict[str, str] = field(default_factory=dict)
     """Variables every container gets on top of its image's and secrets'."""
     idle_seconds: float = 60.0
@@ -53,6 +57,8 @@ class Settings:
     """From SIGINT or SIGTERM to SIGKILL."""
     namespaces: bool = field(default_factory=lambda: bool(unshare()))
     """Whether volumes are mounted where they belong; never set it where the kernel refuses."""
+    fresh: bool = False
+    """Whether each container is a Python that reads all by itself, not a fork of one that has read the client."""
     mount_variables: dict[str, str] = field(default_factory=dict)
     """Without namespaces, variables by which a container learns where it finds what belongs at a mount path."""
     client_seconds: float = PATIENCE
@@ -69,12 +75,17 @@ class Container:
     state: str = "starting"
     """starting, then ready (it asked for work or reported that it serves), stopping, exited."""
     was_ready: bool = False
+    is_snapped: bool = False
+    """It asked for a snapshot of its memory, and waits to be restored from it."""
     environment: Environment | None = None
     """The Python it runs on, from when it is about to."""
     views: dict[str, View] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
-    namespace: str | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    """What its entrypoint was started with."""
+    process: Running | None = None
+    namespace: int | None = None
+    """Of its mounts, held open: the kernel soon calls the next one by the number of one that nobody holds."""
     exit_code: int | None = None
     failure: api_pb2.GenericResult | None = None
     inputs: set[str] = field(default_factory=set)
@@ -145,6 +156,9 @@ class Containers:
         finally:
             server.close()
             self.kill(container)
+            if container.namespace is not None:
+                os.close(container.namespace)
+                container.namespace = None
             container.turn("exited")
             container.done.set()
             self.on_exit(container)
@@ -174,17 +188,8 @@ class Containers:
     async def _run(self, container: Container, url: str, environment: Environment, binds: list[Bind]) -> None:
         arguments = container.home / "arguments.pb"
         arguments.write_bytes(self._arguments(container).SerializeToString())
-        inside = [str(environment.python), "-m", "modal._container_entrypoint"]
-        container.process = await asyncio.create_subprocess_exec(
-            *self._isolated(container, inside, binds),
-            cwd=container.home / "fs/root",
-            env={**self._environ(container, url, environment, arguments), **self._mount_variables(binds)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=LINE_LIMIT,
-        )
+        container.environ = {**self._environ(container, url, environment, arguments), **self._mount_variables(binds)}
+        container.process = await self._started(container, environment, binds)
         pumps = [
             asyncio.create_task(self._pump(container, container.process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT)),
             asyncio.create_task(self._pump(container, container.process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR)),
@@ -196,6 +201,27 @@ class Containers:
             commits.cancel()
             self.kill(container)
             await asyncio.wait(pumps, timeout=PATIENCE)
+
+    async def _started(self, container: Container, environment: Environment, binds: list[Bind]) -> Running:
+        cwd = container.home / "fs/root"
+        is_plain = self.settings.namespaces and not has_own_network(container.function)
+        is_fresh = self.settings.fresh or self.settings.words_before
+        if is_plain and not is_fresh and can_fork():
+            root = container.home / "fs/all"
+            root.mkdir()
+            return await forked(environment, container.environ, binds, root=root, cwd=cwd, limit=LINE_LIMIT)
+        inside = [str(environment.python), "-m", ENTRYPOINT]
+        return await asyncio.create_subprocess_exec(
+            *self.settings.words_before,
+            *self._isolated(container, inside, binds),
+            cwd=cwd,
+            env=container.environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=LINE_LIMIT,
+        )
 
     def _isolated(self, container: Container, inside: list[str], binds: list[Bind]) -> list[str]:
         if not self.settings.namespaces:
@@ -241,13 +267,17 @@ class Containers:
             if object_id not in known:
                 metadata = self.volumes.metadata(object_id) if object_id in container.views else None
                 layout.objects.append(api_pb2.Object(object_id=object_id, volume_metadata=metadata))
+        definition = api_pb2.Function()
+        definition.CopyFrom(function.definition)
+        definition.is_checkpointing_function = definition.checkpointing_enabled  # by what the platform knows of itself
         return api_pb2.ContainerArguments(
             task_id=container.id,
             function_id=function.id,
             app_id=app.id,
-            function_def=function.definition,
+            function_def=definition,
             app_layout=layout,
             environment_name=app.environment,
+            checkpoint_id="ch-1" if function.definition.checkpointing_enabled else "",
         )
 
     async def _pump(self, container: Container, stream: asyncio.StreamReader | None, descriptor: int) -> None:
@@ -268,11 +298,12 @@ class Containers:
     def pids(self, container: Container) -> list[int]:
         """Everything that runs in the container, however it was started there."""
         mark = f"MODAL_TASK_ID={container.id}".encode()
+        own = None if container.namespace is None else identity(os.fstat(container.namespace))
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 pid = int(entry.name)
-                inside = container.namespace and mount_namespace(pid) == container.namespace
+                inside = own is not None and identity((entry / "ns/mnt").stat()) == own
                 if inside or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(pid)
         return found
@@ -338,7 +369,7 @@ class Containers:
         if container is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "this can only be called from within a container")
         if container.namespace is None and self.settings.namespaces:
-            container.namespace = mount_namespace(container.pid)
+            container.namespace = os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY)
         return container
 
     async def container_hello(self, _: Empty) -> Empty:
@@ -355,6 +386,11 @@ class Containers:
         event = api_pb2.CancelInputEvent(input_ids=container.cancelled)
         container.cancelled = []
         return api_pb2.ContainerHeartbeatResponse(cancel_input_event=event)
+
+    async def container_checkpoint(self, _: api_pb2.ContainerCheckpointRequest) -> Empty:
+        """Nothing is taken down here: the process waits for its restore, as one that was restored would."""
+        self.current().is_snapped = True
+        return Empty()
 
     async def container_server_lifecycle_ready(self, _: api_pb2.ContainerServerLifecycleReadyRequest) -> Empty:
         self.current().turn("ready")
@@ -429,8 +465,8 @@ def has_own_network(function: Function) -> bool:
     return any(one.webhook_config.type == web_server for one in function.definition.method_definitions.values())
 
 
-def mount_namespace(pid: int) -> str:
-    return Path(f"/proc/{pid}/ns/mnt").readlink().as_posix()
+def identity(seen: os.stat_result) -> tuple[int, int]:
+    return seen.st_dev, seen.st_ino
 
 
 def held(pid: int) -> set[tuple[int, int]]:
@@ -440,8 +476,7 @@ def held(pid: int) -> set[tuple[int, int]]:
     with contextlib.suppress(OSError):
         for link in [*(process / "fd").iterdir(), process / "cwd"]:
             with contextlib.suppress(OSError):
-                seen = link.stat()
-                found.add((seen.st_dev, seen.st_ino))
+                found.add(identity(link.stat()))
         for line in (process / "maps").read_text().splitlines():
             device, inode = line.split()[3:5]
             major, minor = (int(part, 16) for part in device.split(":"))

@@ -6,29 +6,18 @@ is told by an environment variable where its volume is (`Settings.mount_variable
 """
 
 import functools
+import json
 import os
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.modal.platform import inside as within
+from tests.modal.platform.inside import OWN_NETWORK
+from tests.modal.platform.interpreters import BASE
 from tests.support.waiting import PATIENCE
-
-#: Fills the empty directory $ROOT with what stands in the machine's own root.
-FURNISH = r"""
-set -e
-mount -t tmpfs tmpfs "$ROOT"
-for entry in /*; do
-  if [ -L "$entry" ]; then cp -P "$entry" "$ROOT$entry"
-  elif [ -d "$entry" ]; then mkdir "$ROOT$entry"; mount --rbind "$entry" "$ROOT$entry"
-  elif [ -f "$entry" ]; then touch "$ROOT$entry"; mount --bind "$entry" "$ROOT$entry"; fi
-done
-"""
-
-#: Its loopback under the name that Modal's client looks for; nothing else is to be reached.
-OWN_NETWORK = "ip link set lo name eth0 && ip link set eth0 up"
 
 
 @dataclass(frozen=True)
@@ -68,12 +57,9 @@ def has_networks() -> bool:
 def isolated(inside: Sequence[str], binds: Iterable[Bind], root: Path, *, own_network: bool = False) -> list[str]:
     """The command line that runs `inside` where the binds are in place; its process id stays the same."""
     root.mkdir()
-    script = ["set -e", OWN_NETWORK] if own_network else []
-    script += [f"ROOT={shlex.quote(str(root))}", FURNISH]
-    for bind in binds:
-        source, target = shlex.quote(str(bind.source)), f'"$ROOT"{shlex.quote(str(bind.target))}'
-        script.append(f"mkdir -p {target}; mount --bind {source} {target}")
-        if bind.read_only:
-            script.append(f"mount -o remount,bind,ro {target}")
-    script.append(f'HERE=$PWD; exec {CHROOT} "$ROOT" sh -c \'cd "$0" && exec "$@"\' "$HERE" {shlex.join(inside)}')
-    return [*unshare(), *(["--net"] if own_network else []), "sh", "-c", "\n".join(script)]
+    asked = {
+        "root": str(root), "own_network": own_network,
+        "binds": [(str(bind.source), str(bind.target), bind.read_only) for bind in binds],
+    }  # fmt: skip
+    enter = [str(BASE), "-I", "-S", str(within.__file__), "enter", json.dumps(asked)]
+    return [*unshare(), *(["--net"] if own_network else []), *enter, *inside]

@@ -259,8 +259,7 @@ class Platform:
 
     def environ_of(self, container: Container) -> dict[str, str]:
         """The variables its entrypoint was started with."""
-        pairs = Path(f"/proc/{container.pid}/environ").read_bytes().decode().split("\0")
-        return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        return dict(container.environ)
 
     def processes(self, container: Container) -> list[int]:
         """The ids of all processes in the container, its entrypoint's among them."""

@@ -62,7 +62,14 @@ export class JobList {
     const known = new Map(this.jobs.map((job) => [job.id, job]));
     const later = (job) => (known.has(job.id) && moves(known.get(job.id)) > moves(job) ? known.get(job.id) : job);
     this.#answer = { ...answer, jobs: answer.jobs.map(later) };
+    if (!answer.jobs.length && answer.next) this.#lookFurther(answer.next);
     return this.jobs.filter((job) => known.has(job.id) && known.get(job.id).state !== job.state);
+  }
+
+  /** A page of a search has no job when it has looked at some thousand others: the next one goes on there. */
+  #lookFurther(cursor) {
+    this.#cursor = cursor;
+    queueMicrotask(() => this.#onAsk());
   }
 
   /** Take one job in that was posted or changed by us, or told by a stream; whether its state has changed with it. */
@@ -101,7 +108,7 @@ export class JobList {
       setText(number, counts ? states.reduce((sum, state) => sum + counts[state], 0).toLocaleString("en") : "");
     }
     if (this.#answer === null) return;
-    const { jobs, total, older, current, waits_for: waits, groups } = this.#answer;
+    const { jobs, next, current, waits_for: waits, groups } = this.#answer;
     const entries = jobs.map((job) => ({
       job,
       group: groups[job.id] ?? null,
@@ -111,16 +118,16 @@ export class JobList {
     }));
     const keyOf = ({ job, group }) => (group ? `${group.kind}/${group.class}` : job.id);
     keep(list, entries, keyOf, ({ group }) => (group ? groupRow() : jobRow()));
-    setText(note, jobs.length ? "" : this.#text ? "No job fits." : NONE[this.#which]);
-    setHidden(pager, total <= LISTED && !this.#cursor);
-    this.#showPager(total, total - older - jobs.length);
+    setText(note, jobs.length ? "" : next ? "Looking further back…" : this.#text ? "No job fits." : NONE[this.#which]);
+    setHidden(pager, !next && !this.#cursor);
+    this.#showPager();
     if (this.#sought && this.#focusSought()) this.#sought = null;
   }
 
-  #showPager(total, before) {
+  #showPager() {
     const { newer, older, place } = this.#parts;
-    const page = Math.ceil(before / LISTED) + 1;
-    setText(place, `Page ${page} of ${Math.max(page, Math.ceil(total / LISTED))}`);
+    const isSought = this.#cursor !== null && !this.#newer.length; // nobody has turned pages to come here
+    setText(place, isSought ? "Further back" : `Page ${this.#newer.length + 1}`);
     setAttribute(newer, "aria-disabled", this.#cursor === null ? "true" : null);
     setAttribute(older, "aria-disabled", this.#answer.next === null ? "true" : null);
   }

@@ -75,12 +75,14 @@ function showComing(node, doing, bar, { tier, coming }) {
   else bar.value = share;
 }
 
-/** Of the bytes, where they are counted; else of the time that it takes by earlier starts; else null. */
+/** Of the time that all of it takes, where earlier starts tell, so that it goes on through all phases and never back;
+ * else of the bytes, where they are counted; else null. */
 function shareOf({ phase, size, read, since, seconds_left: left }) {
-  if (phase === "bytes" && size && typeof read === "number") return Math.min(1, read / size);
-  if (typeof left !== "number") return null;
-  const past = Math.max(0, (now() - Date.parse(since)) / 1000);
-  return past + left > 0 ? past / (past + left) : null;
+  if (typeof left === "number") {
+    const past = Math.max(0, (now() - Date.parse(since)) / 1000);
+    return past + left > 0 ? past / (past + left) : null;
+  }
+  return phase === "bytes" && size && typeof read === "number" ? Math.min(1, read / size) : null;
 }
 
 function hardware({ gpu, vram_gb: vram, containers = [] }) {

@@ -1,12 +1,12 @@
 """What the gateway reads of the mounted volume: models, what is wrong with the rest, and what was archived."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from app.gateway.catalog.volume import VolumeModels
-from jobs.archive.archive import archive_at, archive_jobs
+from jobs.archive.archive import archive_jobs
+from jobs.archive.archived import archive_at
 from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
 from tests.support.models_directory import put, put_manifest, sample, weights_at
@@ -42,6 +42,13 @@ def test_archived_jobs_are_brought_in(store: Store, tmp_path: Path, is_open: boo
     pass_days(store, 40)
     archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), lambda: None)
     volume = VolumeModels(tmp_path, reload, store.clock)
-    assert [job.id for job in volume.archived(old.posted_at)] == [old.id]
-    assert list(volume.archived(old.posted_at + timedelta(seconds=1))) == []
-    assert len(reloads) == 2
+    archive = volume.archived
+    with archive.newest() as jobs:
+        assert [job.id for job in jobs] == [old.id]
+    with archive.newest(old.place) as jobs:
+        assert list(jobs) == []
+    assert [job.id for job in archive.beginning(old.id[:4])] == [old.id]
+    found = archive.find(old.id)
+    assert found is not None
+    assert found.id == old.id
+    assert len(reloads) == 4

@@ -1,15 +1,19 @@
 """What a gateway tells of cold starts: by their phases, to whoever may know of their models."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.dashboard.cold import MOST, Cold, ColdResponse
 from app.gateway.dashboard.cost import Costs
 from jobs.telemetry.cold_starts import ColdStart, Phase, cold_starts
+from jobs.telemetry.cold_table import lines
 from jobs.telemetry.cost import Cost
 from jobs.testing.clock import HandClock
 
@@ -72,8 +76,30 @@ def test_costs_tell_what_was_waited_for(known: dict[str, Any]) -> None:
         assert Cost.from_json(told).cold == ()
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=3), each, max_size=2),
+)
+
+
+@given(VALUES, st.data())
+def test_a_fact_that_makes_no_sense_harms_nobody(value: Any, data: st.DataObject) -> None:
+    """Whatever stands in the place of one of its fields, or of all of it, the others are listed, and all that is told
+    can be sent on and shown."""
+    whole, other = start(1).as_json(), start(3)
+    at = data.draw(st.sampled_from([whole, whole["seconds"]]))
+    at[data.draw(st.sampled_from(sorted(at)))] = value
+    odd = {"cold/a10g/ta-0/1": data.draw(st.sampled_from([whole, value])), other.key: other.as_json()}
+    told = Cold(HandClock(NOW)).as_json(ANYONE, None, odd)
+
+    ColdResponse.model_validate(json.loads(json.dumps(told, allow_nan=False)))
+    assert 3 in {each["n"] for each in told["starts"]}
+    assert list(lines(cold_starts(odd), NOW, 80))
+
+
 def test_a_start_opens_as_it_was_written() -> None:
     """What is written down is read again as it was."""
     whole = start(1, handover=0.5)
     assert cold_starts(entries(whole)) == [ColdStart.from_json(whole.as_json())]
-    assert ColdStart.from_json(whole.as_json()).seconds == whole.seconds
+    [again] = cold_starts(entries(whole))
+    assert again.seconds == whole.seconds

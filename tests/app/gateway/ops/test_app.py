@@ -40,6 +40,7 @@ from tests.support.ops_api import (
     TIERS,
     USAGE,
     OpsApi,
+    archive_of,
     ops_api,
     served,
 )
@@ -134,17 +135,17 @@ def test_each_kind_is_posted_as_the_command_line_does(
 
 
 def test_archived_jobs_are_told_too(ask: TestClient, api: OpsApi) -> None:
-    """`since` lists what has left the ledger among the rest, newest first, each once; by its id it is told as well."""
+    """A list goes on into what has left the ledger, newest first, each once; by its id it is told as well."""
     id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
     new = api.ledger().reader.get(id)
     old = replace(new, id="old-1", posted_at=new.posted_at - timedelta(days=40))
-    ops_context = api.ops_context(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
+    ops_context = api.ops_context(archive=archive_of(api.folder, old, new))
     then = TestClient(api.app(ops_context), headers={"x-api-key": ADMIN_KEY})
 
     def listed(**query: str | int) -> list[str]:
         return [job["id"] for job in then.get("/ops/v1/jobs", params=query).json()["jobs"]]
 
-    assert listed() == [id]
+    assert listed() == [id, "old-1"]
     assert listed(since="2000-01-01T00:00:00Z") == [id, "old-1"]
     assert listed(since="2000-01-01T00:00:00Z", kind="warm") == []
     assert listed(since="2000-01-01T00:00:00Z", before=id) == ["old-1"]
@@ -227,7 +228,7 @@ def test_the_name_of_an_unknown_field_is_not_echoed_whole(ask: TestClient, name:
 
 
 def test_jobs_are_listed_by_what_is_asked(ask: TestClient, ledger: Ledger, hand: HandClock) -> None:
-    """By kind, state, subject, time and beginning of the id; newest first, with how many there are in all."""
+    """By kind, state, subject, time and beginning of the id; newest first."""
     posted = []
     for kind, model in [("pull", "a"), ("pull", "b"), ("delete", "a"), ("warm", "c")]:
         posted.append(ledger.post(kind, f"{model}:latest", {"model": model}, by="t").job)
@@ -238,7 +239,6 @@ def test_jobs_are_listed_by_what_is_asked(ask: TestClient, ledger: Ledger, hand:
     def ids(**query: Any) -> list[str]:
         told = ask.get("/ops/v1/jobs", params=query).json()
         JobsResponse.model_validate(told)
-        assert told["total"] >= len(told["jobs"])
         return [job["id"] for job in told["jobs"]]
 
     assert ids() == [d, c, b, a]
@@ -251,7 +251,6 @@ def test_jobs_are_listed_by_what_is_asked(ask: TestClient, ledger: Ledger, hand:
     assert ids(limit=2) == [d, c]
     assert ids(limit=2, before=c) == [b, a]
     assert ids(before="nope-1") == []
-    assert ask.get("/ops/v1/jobs", params={"limit": 1}).json()["total"] == 4
 
 
 @pytest.mark.parametrize(

@@ -71,22 +71,21 @@ def test_pages_stay_as_new_jobs_come(ask: TestClient, api: OpsApi, ledger: Ledge
     last = listed(ask, limit=2, cursor=second["next"])
 
     assert [*ids(first), *ids(second), *ids(last)] == old
-    assert [(told["total"], told["older"]) for told in (first, second, last)] == [(5, 3), (6, 1), (6, 0)]
     assert last["next"] is None
 
 
-def test_counts_are_of_all_that_fit(ask: TestClient, api: OpsApi, ledger: Ledger) -> None:
-    """However few are listed, and whatever state is asked for; a search narrows them."""
+def test_a_search_narrows_a_list(ask: TestClient, api: OpsApi, ledger: Ledger) -> None:
+    """By state, by class of failure, and by each word of a text."""
     for number in range(4):
         failed(api, ledger, f"m{number}")
     ledger.post("pull", "a:latest", {}, by="t")
     told = listed(ask, limit=1, state="open")
 
-    assert (ids(told), told["counts"]["failed"], told["counts"]["queued"]) == (ids(told)[:1], 4, 1)
-    assert listed(ask, q="M1")["counts"]["failed"] == 1
+    assert [job["subject"] for job in told["jobs"]] == ["a:latest"]
+    assert len(listed(ask, q="M1")["jobs"]) == 1
     assert [job["subject"] for job in listed(ask, q="m1 pull")["jobs"]] == ["m1:latest"]
-    assert listed(ask, **{"class": "disk"})["total"] == 0
-    assert listed(ask, **{"class": "network"})["total"] == 4
+    assert len(listed(ask, **{"class": "disk"})["jobs"]) == 0
+    assert len(listed(ask, **{"class": "network"})["jobs"]) == 4
 
 
 def test_many_failures_of_one_kind_are_folded(ask: TestClient, api: OpsApi, ledger: Ledger) -> None:
@@ -96,7 +95,7 @@ def test_many_failures_of_one_kind_are_folded(ask: TestClient, api: OpsApi, ledg
     told = listed(ask, folded=True)
 
     assert ids(told) == [other, lost[-1]]
-    assert (told["groups"][lost[-1]]["count"], told["total"]) == (7, 2)
+    assert told["groups"][lost[-1]]["count"] == 7
     assert ids(listed(ask, dead=True, kind="pull", **{"class": "network"})) == lost[::-1]
     summary = ask.get("/ops/v1/jobs/summary").json()
     JobsSummaryResponse.model_validate(summary)

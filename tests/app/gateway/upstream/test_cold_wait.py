@@ -134,6 +134,42 @@ def test_of_several_servers_the_last_counts() -> None:
     assert (told.container, told.seconds["container"], told.total) == ("ta-2", 9, 12)
 
 
+def test_of_two_that_start_at_once_the_one_that_was_ready_counts() -> None:
+    """The caller was served when the first of them was there; the second, which came later, is another start."""
+    first = server(started(NOW + timedelta(seconds=2), weights=1, memory=4), container="ta-1", at=NOW)
+    second = server(
+        started(NOW + timedelta(seconds=2), weights=3, memory=9), container="ta-2", at=NOW + timedelta(seconds=15)
+    )
+    told = joined(waited(8.0), [second, first], None)
+
+    assert told is not None
+    assert (told.container, told.total) == ("ta-1", 8)
+
+
+@pytest.mark.parametrize("minutes", [-20, 20])
+def test_a_start_is_found_though_the_clock_is_minutes_off(minutes: float) -> None:
+    """When it was heard tells what the container's clock does not: it is one start, with its container's phase."""
+    theirs = NOW + timedelta(minutes=minutes)
+    said = server(
+        started(theirs + timedelta(seconds=4), weights=1, engine=2, memory=3), at=theirs + timedelta(seconds=10)
+    )
+    heard = said.heard(None, NOW + timedelta(seconds=9), NOW + timedelta(seconds=11))
+    told = joined(waited(11.0, 11.5), [heard], None)
+
+    assert told is not None
+    assert (told.container, told.total) == ("ta-1", 11.5)
+    assert told.seconds["container"] == pytest.approx(4, abs=2)
+
+
+def test_where_loads_are_not_told_the_rest_is_the_load() -> None:
+    """On one machine a server tells of its start alone; what came after it was the load."""
+    told = joined(waited(9.0, 9.5), [server(started(NOW, "", weights=0, engine=3))], GB, tells_loads=False)
+
+    assert told is not None
+    assert told.seconds == {"container": 0, "weights": 0, "engine": 3, "memory": 6, "first_token": 0.5}
+    assert (told.kind, told.size) == ("start", 2 * GB)
+
+
 def test_alone_a_gateway_tells_what_it_measured() -> None:
     """Where no server tells of itself, phases that do not exist are absent, and the rest add up."""
     here = alone(waited(5.0, 6.0, awake=3.0), "up-1", 2 * GB, is_remote=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.model_server.starting.memory_limit import memory_limit
+from app.model_server.starting.read_ahead import most_ahead
 
 
 @pytest.mark.parametrize("table", ["max\n", "", None])
@@ -23,3 +24,12 @@ def test_the_smallest_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("123456\n")
 
     assert memory_limit(limits=[tmp_path / "memory.max", tmp_path / "missing"]) == 123456
+
+
+@pytest.mark.parametrize(("machine", "table"), [(0, "max"), (0, "-1"), (0, "\u00fc"), (-1, "0")])
+def test_where_nobody_knows_it_is_not_known(tmp_path: Path, machine: int, table: str) -> None:
+    """A kernel that tells neither: then so much is read ahead as harms no container that loads models."""
+    path = tmp_path / "memory.max"
+    path.write_text(table, "utf-8")
+    assert memory_limit(limits=[path], machine=lambda: max(0, machine)) is None
+    assert 0 < most_ahead(None) < 4_000_000_000

@@ -30,7 +30,7 @@ def open_files(folder: Path) -> list[Path]:
 
 def test_every_byte_of_every_file_is_read(tmp_path: Path) -> None:
     """All of it is read, however the sizes fall on blocks, and no file is left open."""
-    sizes = (3 * BLOCK, BLOCK + 1, 1, 5 * BLOCK - 1)
+    sizes = (3 * BLOCK, BLOCK + 1, 0, 1, 5 * BLOCK - 1)
     ahead = readers([sparse(tmp_path / str(number), size) for number, size in enumerate(sizes)])
 
     ahead.start()
@@ -38,6 +38,16 @@ def test_every_byte_of_every_file_is_read(tmp_path: Path) -> None:
 
     assert ahead.progress().done == sum(sizes)
     assert not open_files(tmp_path)
+
+
+def test_weights_of_no_bytes_are_read_at_once(tmp_path: Path) -> None:
+    """There is nothing to bring, no rate that makes no sense, and nobody waits for the engine."""
+    ahead = readers([sparse(tmp_path / "blob", 0)], most_ahead=0)
+    ahead.start()
+    ahead.join()
+
+    assert ahead.progress().done == 0
+    assert not ahead.progress().per_second
 
 
 def test_readers_wait_for_the_engine(tmp_path: Path) -> None:

@@ -6,28 +6,39 @@ import pytest
 
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.start_reports import GIVEN_UP_AFTER, StartReports, Weights
-from jobs.telemetry.cold_starts import Progress, read_cold_starts
+from jobs.core.errors import StoreUnavailable
+from jobs.store import keys
+from jobs.telemetry.cold_starts import TELL_AT_LEAST_EVERY, Progress, read_cold_starts
 from jobs.testing.clock import HandClock
+from tests.support.failing_stores import TroubledDict
 from tests.support.stores import Store
 
 GB = 1_000_000_000
 
 
 class Case:
-    def __init__(self, store: Store, read: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(
+        self, store: Store, read: Callable[[], int | None] = lambda: None, facts: TroubledDict | None = None
+    ) -> None:
         self.clock = HandClock()
         self.store = store
         self.told: list[tuple[Progress, ...]] = []
         self.start_reports = StartReports(
-            store.facts,
+            facts or store.facts,
             self.clock,
             "a10g",
             "ta-1",
             tell=lambda: self.told.append(self.start_reports.progress()),
-            weights_of=lambda blob: Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None,
+            weights_of=self._weights_of,
             engines_bytes=read,
             read_ahead=lambda: None,
         )
+
+    @staticmethod
+    def _weights_of(blob: str) -> Weights | None:
+        if blob == "sha256-gone":
+            raise FileNotFoundError(blob)
+        return Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None
 
     def started(self) -> None:
         phases = self.start_reports.begin_start()
@@ -82,7 +93,7 @@ def test_only_news_is_told(case: Case) -> None:
     case.start_reports.begin_start()
     case.start_reports.look()
     told = len(case.told)
-    for _ in range(5):
+    for _ in range(3):
         case.clock.tick(3)
         case.start_reports.look()
     assert len(case.told) == told
@@ -115,6 +126,50 @@ def test_a_load_that_is_heard_of_no_more_is_over(case: Case) -> None:
 
     assert all(each.is_over for each in case.start_reports.progress())
     assert [each.kind for each in read_cold_starts(case.store.facts)] == ["start"]
+
+
+def test_a_ledger_that_is_away_loses_no_fact(store: Store) -> None:
+    """What it does not take is written at the next look; each fact once."""
+    away = True
+
+    def meet(asked: str) -> None:
+        if away and asked.startswith(f"put {keys.COLD}"):
+            raise StoreUnavailable("the ledger is away")
+
+    case = Case(store, facts=TroubledDict(store.facts, meet))
+    case.started()
+    with pytest.raises(StoreUnavailable):
+        case.start_reports.look()
+    assert read_cold_starts(store.facts) == []
+    away = False
+    case.start_reports.look()
+    case.start_reports.stop()
+    assert [each.kind for each in read_cold_starts(store.facts)] == ["start"]
+
+
+def test_a_blob_that_has_gone_spoils_no_other(case: Case) -> None:
+    """A model whose file is not there any more stays without a name; the next one has its own."""
+    case.started()
+    for blob in ("sha256-gone", "sha256-1"):
+        case.start_reports.load_began(blob)
+        case.clock.tick(1)
+        case.start_reports.load_ended()
+        case.start_reports.look()
+    case.start_reports.stop()
+    loads = [each for each in read_cold_starts(case.store.facts) if each.kind == "load"]
+    assert [each.model for each in loads] == ["qwen3:latest", ""]
+
+
+def test_one_that_goes_on_is_told_of_again(case: Case) -> None:
+    """A start of which nothing is news says every ten seconds that it goes on: whoever falls silent is dead."""
+    case.start_reports.begin_start()
+    case.start_reports.look()
+    told = len(case.told)
+    for _ in range(3):
+        case.clock.tick(TELL_AT_LEAST_EVERY.total_seconds())
+        case.start_reports.look()
+    assert len(case.told) == told + 3
+    case.start_reports.stop()
 
 
 def test_nobody_knows_of_a_group_that_is_none() -> None:

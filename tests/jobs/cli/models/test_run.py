@@ -146,7 +146,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(tmp_path: Path) -> None:
         assert person.seen.replace("\r", "").count("begun words\nstopped\n") == 1
         person.type("silent\n")
         until(lambda: at.sent()["messages"][-1] == {"role": "user", "content": "silent"})  # type: ignore[index]
-        for _ in range(3):
+        for _ in range(30):
             person.process.send_signal(signal.SIGINT)
         until(lambda: person.seen.count("stopped") >= 2)
         until(lambda: model.left == ["words", "silent"])

@@ -1,0 +1,72 @@
+"""How soon a gateway notices that a tier which it wakes is there: by its own question, or by what the server says."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.model_server.report import Report
+from tests.support.dialects import OLLAMA, whole_answer
+from tests.support.gateways import CLOCK, QUICK, asked, gateway
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+
+if TYPE_CHECKING:
+    from jobs.store.sqlite import SqliteDict
+
+
+class Coming:
+    """A tier at zero containers, whose first question starts one that says something at once; it lets nobody in before
+    it was asked so many times more."""
+
+    def __init__(self, state: str, times: int) -> None:
+        self.facts: SqliteDict | None = None
+        self.asked = 0
+        self._state, self._times = state, times
+
+    def __call__(self, heard: HeardRequest, line: Connection) -> None:
+        if heard.path != "/api/version" or self.asked > self._times:
+            line.document({"version": "1", "done": True})
+            return
+        self.asked += 1
+        if self.asked == 1:
+            assert self.facts is not None
+            now = CLOCK.now() + timedelta(milliseconds=10)  # what is written has milliseconds, and it comes after
+            said = Report("a10g", "ta-1", self._state, now, started_at=now)
+            self.facts.put(said.key, said.as_json())
+        line.head(503, "text/plain", "Content-Length: 0")
+
+
+def woken(folder: Path, coming: Coming, **pace: float) -> int:
+    """The status of an answer from a sleeping tier that may take five seconds to wake."""
+    with (
+        ScriptedServer(whole_answer, opening=coming) as server,
+        gateway(folder, {"a10g": server.url}, pace=replace(QUICK, **pace), refresh_seconds=0.0) as running,  # type: ignore[arg-type]
+    ):
+        coming.facts = running.facts
+        return asked(running, OLLAMA).status_code
+
+
+def test_a_server_that_starts_is_asked_often(tmp_path: Path) -> None:
+    """Once one has said that it starts, it is asked twenty times within a fraction of what the usual pauses would take,
+    and its callers are served."""
+    coming = Coming("waking", 20)
+
+    assert woken(tmp_path, coming, poke_seconds=1.0, near_poke_seconds=0.01) == 200
+    assert coming.asked == 21
+
+
+def test_a_start_that_lasts_is_asked_seldom_again(tmp_path: Path) -> None:
+    """One that began long ago has bytes to read, and is left in peace."""
+    coming = Coming("waking", 20)
+
+    assert woken(tmp_path, coming, poke_seconds=1.0, near_poke_seconds=0.01, near_seconds=0.0) == 503
+    assert coming.asked <= 8
+
+
+def test_what_a_server_says_counts_before_the_next_question(tmp_path: Path) -> None:
+    """One that says it serves is asked at once, though the next question was an hour away; until its proxy lets the
+    gateway in, it is asked often."""
+    coming = Coming("serving", 3)
+
+    assert woken(tmp_path, coming, poke_seconds=3600.0, near_poke_seconds=0.01) == 200
+    assert coming.asked == 4

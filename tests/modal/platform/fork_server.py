@@ -1,0 +1,125 @@
+"""Starts containers as forks of a Python that has read Modal's client, one such Python for each environment."""
+
+import asyncio
+import atexit
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from tests.modal.platform import inside
+from tests.modal.platform.isolation import Bind, unshare
+from tests.modal.platform.packages import Environment
+from tests.support.waiting import PATIENCE
+
+AT_START = ("PYTHON", "LC_", "LANG", "MODAL_LOG")
+"""What begins so is read as Python starts or Modal's client is read, so nobody is told of it later."""
+
+
+class Running(Protocol):
+    """A container's first process, as `asyncio.subprocess.Process` tells of it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def stdout(self) -> asyncio.StreamReader | None: ...
+    @property
+    def stderr(self) -> asyncio.StreamReader | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class Forked:
+    """A process that the server has forked."""
+
+    def __init__(
+        self, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader, status: asyncio.StreamReader
+    ) -> None:
+        self.stdout, self.stderr, self._status = stdout, stderr, status
+        self.pid = 0
+        self.returncode: int | None = None
+
+    async def started(self) -> None:
+        self.pid = int(await self._status.readline())
+
+    async def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = int(await self._status.readline())
+        return self.returncode
+
+    def send_signal(self, number: int, /) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+
+class ForkServer:
+    def __init__(self, python: Path, environ: Mapping[str, str]) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [str(python), "-P", str(inside.__file__), "serve", str(theirs.fileno())],
+            env={**environ, "MODAL_IS_REMOTE": "1", "PATH": os.defpath},
+            cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        theirs.close()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        self._ours.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait(timeout=PATIENCE)
+
+    def send(self, asked: Mapping[str, object], descriptors: list[int]) -> None:
+        said = json.dumps(asked).encode()
+        with self._lock:
+            socket.send_fds(self._ours, [inside.LENGTH.pack(len(said))], descriptors)
+            self._ours.sendall(said)
+
+
+@cache
+def _server(pid: int, python: Path, at_start: tuple[tuple[str, str], ...]) -> ForkServer:  # a fork has none
+    return ForkServer(python, dict(at_start))
+
+
+def can_fork() -> bool:
+    """Whether a fork can get a mount namespace by itself."""
+    return unshare() == ("unshare", "--mount")
+
+
+async def forked(
+    environment: Environment, environ: Mapping[str, str], binds: Iterable[Bind], *, root: Path, cwd: Path, limit: int
+) -> Forked:
+    """Modal's entrypoint in a process of its own, with this environment and root, started by now."""
+    at_start = {key: value for key, value in environ.items() if key.startswith(AT_START)}
+    at_start["PYTHONPATH"] = str(environment.client)  # the source is the container's own
+    server = await asyncio.to_thread(_server, os.getpid(), environment.python, tuple(sorted(at_start.items())))
+    pipes = [os.pipe() for _ in range(3)]
+    asked = {
+        "environ": dict(environ), "cwd": str(cwd), "root": str(root),
+        "binds": [(str(bind.source), str(bind.target), bind.read_only) for bind in binds],
+    }  # fmt: skip
+    try:
+        await asyncio.to_thread(server.send, asked, [theirs for _, theirs in pipes])
+    finally:
+        for _, theirs in pipes:
+            os.close(theirs)
+    process = Forked(*[await _reading(ours, limit) for ours, _ in pipes])
+    await process.started()
+    return process
+
+
+async def _reading(descriptor: int, limit: int) -> asyncio.StreamReader:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader, loop=loop), os.fdopen(descriptor, "rb", 0)
+    )
+    return reader
