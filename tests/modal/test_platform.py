@@ -1,6 +1,7 @@
 """The control plane keeps the promises our code relies on, seen through the real client and real containers."""
 
 import asyncio
+import json
 import os
 import queue
 import subprocess
@@ -19,6 +20,7 @@ from modal_proto import api_pb2
 
 from jobs.testing.clock import HandClock
 from tests.modal.platform.containers import Container, Settings
+from tests.modal.platform.fork_server import Forked, can_fork
 from tests.modal.platform.packages import KEPT
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
@@ -366,6 +368,30 @@ def test_container_sees_its_image_and_nothing_of_the_host(tiny: Platform, client
     assert [path for path in seen["path"] if not str(Path(path).resolve()).startswith(kept)] == []
     assert {"aiohttp", "grpclib", "protobuf"} <= set(seen["packages"])  # come with the client
     assert not {"ollama-modal", "modal", "httpx", "pytest"} & set(seen["packages"])
+
+
+@pytest.mark.skipif(not can_fork(), reason="without root no fork gets mounts of its own, so none is forked")
+def test_a_forked_container_is_like_one_that_starts_by_itself(tiny: Platform, client: Client) -> None:
+    """It has the same variables, path, streams and handlers; what was read before it came is Modal's and Python's."""
+
+    def seen(*, fresh: bool) -> dict[str, Any]:
+        for each in tiny.containers("look"):
+            tiny.kill(each)
+        tiny.settings.fresh = fresh
+        found = function(client, "look").remote()
+        tiny.settings.fresh = False
+        [container] = tiny.containers("look")
+        del found["environ"]["MODAL_SERVER_URL"]  # each has an address of its own
+        assert isinstance(container.process, Forked) is not fresh
+        known: dict[str, Any] = json.loads(json.dumps(found).replace(container.id, "ID"))
+        return known
+
+    forked, fresh = seen(fresh=False), seen(fresh=True)
+    for part in ("environ", "path", "started", "signals", "packages"):
+        assert forked[part] == fresh[part]
+    assert set(fresh["modules"]) - set(forked["modules"]) <= {"importlib._abc"}
+    more = {name.partition(".")[0] for name in {*forked["modules"]} - {*fresh["modules"]}}
+    assert more <= sys.stdlib_module_names
 
 
 def test_nothing_deployed_is_not_found(tiny: Platform, client: Client) -> None:

@@ -4,7 +4,7 @@ browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
 client_bodies      what real client libraries send, recorded
-command_server     commands in processes that need not read the command line again
+command_server     our commands and Modal's in processes that need not read them again
 counting_files     how often a piece of work asks the file system for something
 counting_sqlite    counts what SQLite does for an answer, whoever asks
 counting_stores    a deployment's dicts and queue that count what is asked of them
@@ -50,7 +50,7 @@ stores             a ledger on a store of its own, and what is done to it
 tiers              two tiers as tests route between them
 tiny_llama         a model of a hundred kilobytes that llama.cpp runs
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not
-waiting            `until`: waiting for what other threads and processes do
+waiting            waiting for what other threads and processes do, and measuring beside them
 webhooks           a webhook on loopback, which hears what it is told
 workers            workers in threads, whose leases run out only where a test moves the clock
 """

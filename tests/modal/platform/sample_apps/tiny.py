@@ -1,6 +1,8 @@
 """Functions that tell what a container is like, work on a volume, sleep until they are killed, and keep time."""
 
 import os
+import signal
+import stat
 import sys
 import time
 from importlib.metadata import distributions
@@ -35,7 +37,16 @@ def look() -> dict[str, Any]:
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "path": sys.path,
         "packages": [each.metadata["Name"] for each in distributions()],
+        "environ": dict(os.environ),
+        "started": [sys.argv, str(Path.cwd()), sys.flags.utf8_mode, os.getpid() == os.getsid(0), _descriptors()],
+        "signals": [str(signal.getsignal(each)).partition(" at ")[0] for each in sorted(signal.valid_signals())],
+        "modules": sorted(sys.modules),
     }
+
+
+def _descriptors() -> list[str]:
+    """Of what kind the standard streams are."""
+    return [stat.filemode(os.fstat(each).st_mode)[0] for each in range(3)]
 
 
 @app.function(image=image)
