@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import openai
 import pytest
 
 from app.fleet.file import FLEET_FILE
+from app.gateway.upstream.holding import HoldTiming
 from jobs.testing.registry.server import RegistryDouble
 from jobs.testing.toy_models import all_toys, toy
 from jobs.testing.toy_weights import PHRASE, speaker
@@ -216,7 +218,14 @@ def test_a_load_is_told_by_its_phases(stack: Stack) -> None:
     """The load that a request waited for stands in the list of cold starts, with phases that add up."""
     stack.registry.put(toy("toy:cold", speaker("cold"), "completion"))
     assert stack.shell.run("pull", "toy:cold").returncode == 0
-    assert stack.chat("toy:cold").status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(stack.host, signal.SIGSTOP)  # toys are loaded in less than what counts as a load
+        try:
+            asking = pool.submit(stack.chat, "toy:cold")
+            time.sleep(2 * HoldTiming().real_load_seconds)
+        finally:
+            os.kill(stack.host, signal.SIGCONT)
+        assert asking.result().status_code == 200
 
     def found() -> list[Any]:
         return [each for each in stack.shell.ask("cold") if each["model"] == "toy:cold"]

@@ -157,6 +157,7 @@ def test_what_ended_long_ago_is_read_from_the_archive(deployed: Platform, client
 def test_a_pull_whose_worker_cannot_start_says_so(registry: RegistryDouble) -> None:
     """With nothing deployed and a container that cannot start, `pull` ends and tells why; the job stays queued."""
     with control_plane(registry) as platform:
+        platform.settings.fresh = True  # one that is forked has read all that it would not find
         platform.settings.environ["PYTHONPATH"] = "/nonexistent"
         platform.settings.start_attempts = 1
         done = modal_command(platform, "run", "-m", "app.jobs::pull", "--model", "rolling")
