@@ -262,7 +262,7 @@ def test_a_head_that_comes_again_is_not_read(running: RunningGateway) -> None:
 
     counted = on_the_loop(running, trial)
     assert counted["again"] == counted["caller_at"] == counted["enter"] == 10
-    assert not {"feed_data", "on_header", "key_of", "clean", "_refuse_wrong"} & counted.keys()
+    assert not {"feed_data", "on_url", "key_of", "clean", "_refuse_wrong"} & counted.keys()
 
 
 def test_a_request_takes_few_steps(running: RunningGateway) -> None:
