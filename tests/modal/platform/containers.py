@@ -205,7 +205,8 @@ class Containers:
     async def _started(self, container: Container, environment: Environment, binds: list[Bind]) -> Running:
         cwd = container.home / "fs/root"
         is_plain = self.settings.namespaces and not has_own_network(container.function)
-        is_fresh = self.settings.fresh or self.settings.words_before
+        finds_client = str(environment.client) in container.environ["PYTHONPATH"].split(":")
+        is_fresh = self.settings.fresh or self.settings.words_before or not finds_client
         if is_plain and not is_fresh and can_fork():
             root = container.home / "fs/all"
             root.mkdir()
