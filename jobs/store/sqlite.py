@@ -172,7 +172,10 @@ class _File:
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             try:
-                self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a file that is made just now
+                if not self._connection.execute("PRAGMA page_count").fetchone()[
+                    0
+                ]:  # else it writes: on a full disk, too
+                    self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
                 self._connection.executescript(_SCHEMA + _indexes() + _INDEX_POSTED)

@@ -11,6 +11,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from jobs.core.errors import StoreFull
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
 from tests.support.local_stack import Shell, Up
 from tests.support.waiting import PATIENCE, until
@@ -88,6 +90,22 @@ class Asking:
                     self.asked += 1
                     if answer.status_code != 200:
                         self.wrong.append(f"{path}: {answer.status_code} {answer.text[:200]}")
+
+
+@NEEDS_MOUNT
+def test_a_ledger_is_opened_on_a_full_disk(disk: Path) -> None:
+    """To open a ledger that is there, as each thread and command does, writes nothing: it is read on a full disk."""
+    file = disk / "ledger.sqlite"
+    first = SqliteDict(file)
+    first.put("job/a-1", {"at": "2026-11-29T00:00:00.000Z"})
+    fill(disk)
+    with pytest.raises(StoreFull):
+        first.put("job/b-1", {"text": "x" * 100_000})
+    second, queue = SqliteDict(file), SqliteQueue(file)
+    assert second.get("job/a-1") is not None
+    assert queue.len() == 0
+    for opened in (first, second, queue):
+        opened.close()
 
 
 @NEEDS_MOUNT

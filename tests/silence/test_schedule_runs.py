@@ -201,7 +201,9 @@ def test_a_scheduledoes_the_rest_when_a_part_of_it_fails(platform: Platform, cli
     setup.assert_all_done()
     if away == "DictContents":
         told = setup.facts.get("incident/platform/tick/1")
-        assert told["message"].startswith("the platform failed a tick at the sweep of the ledger, the watch: ")
+        assert told["message"].startswith(
+            "the platform failed a tick at the sweep of the ledger, the windows, the watch: "
+        )
 
 
 def test_a_store_that_was_away_is_told_of_afterwards(platform: Platform, client: Client) -> None:

@@ -275,8 +275,10 @@ class ColdStarts:
         until = _now() + 2 * self._upstream.startup.total_seconds()
         unseen_at: float | None = None
         pauses = self._waker.pauses()
+        was_away = self._is_starting()  # and may answer the first question, which then was what was waited for
         while True:
-            load.wait.tier_answers(woke=await self._waker.wake(load.model))
+            woke = await self._waker.wake(load.model)
+            load.wait.tier_answers(woke=woke or was_away)
             await self._pause_over()
             if not load.model:
                 load.wait.loaded(is_real=False)
@@ -285,8 +287,9 @@ class ColdStarts:
             if status == 200:
                 return
             now = _now()
-            if status == 503:
+            if status in {503, _NO_ANSWER}:
                 self.lost(text)
+                was_away |= status == _NO_ANSWER  # and may come back while we pause
             elif status == 404:
                 unseen_at = unseen_at or now
                 await self._refresh()
@@ -306,15 +309,22 @@ class ColdStarts:
                 return
             await asyncio.sleep(next(pauses))
 
+    def _is_starting(self) -> bool:
+        """Whether the tier is not there, and a server of it says that it starts."""
+        if self._waker.up_since() is not None:
+            return False
+        found = reported(self._servers.of(self._tier), self._clock.now())
+        return found is not None and found[1].kind == "start"
+
     async def _load_once(self, load: Load) -> tuple[int, str]:
-        """Have the server load it, which goes on though callers leave; status and error of that."""
+        """Have the server load it, which goes on though callers leave; status, or `_NO_ANSWER`, and error of that."""
         began = _now()
         load.has_begun = True
         following = asyncio.create_task(self._follow(), name=f"follow {load.model} on {self._tier}")
         try:
             status, text = await server_requests.load(self._client, load.model, load.settings, load.session)
         except NetworkTrouble as trouble:
-            status, text = 503, str(trouble)
+            status, text = _NO_ANSWER, str(trouble)
         finally:
             load.has_begun = False
             following.cancel()
@@ -347,6 +357,10 @@ class ColdStarts:
             self._loaded.clear()  # they are unloaded for that
             await self._refresh()
             await asyncio.sleep(self._timing.longest_poll_seconds)
+
+
+_NO_ANSWER = 0
+"""In place of a status: there was nobody to give one."""
 
 
 def _now() -> float:

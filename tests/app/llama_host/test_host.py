@@ -1,6 +1,7 @@
 """The host of the real engine, over real sockets: what it answers, which models it has, and what it survives."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -340,7 +341,8 @@ def run_host(environ: dict[str, str], *binary: Path) -> "subprocess.CompletedPro
 def test_a_program_stands_in_for_the_wheel(tmp_path: Path) -> None:
     """`--llama-server PATH` starts that program, with the same arguments, and the libraries beside it."""
     binary = tmp_path / "llama-server"
-    binary.write_text(f'#!/bin/sh\necho "$LD_LIBRARY_PATH" >{tmp_path}/path\nexec {sys.executable} -m {ENGINE} "$@"\n')
+    said, python = shlex.quote(str(tmp_path / "path")), shlex.quote(sys.executable)
+    binary.write_text(f'#!/bin/sh\necho "$LD_LIBRARY_PATH" >{said}\nexec {python} -m {ENGINE} "$@"\n')
     binary.chmod(0o755)
     with toy_host(tmp_path, *all_toys(), binary=binary) as host:
         assert chat(host, "toy").json()["choices"][0]["message"]["content"] == PHRASE

@@ -305,7 +305,7 @@ def test_a_sleeper_wakes_in_another_age(steps: int, actor: str) -> None:
             sleeper.step()
         finish(world)
         left = {key.partition("/")[0] for key in world.facts.keys()}  # noqa: SIM118 - no dict
-        assert left == {"job", "gone", "live", "open_complete", "cleared"}
+        assert left == {"job", "gone", "live", "open_complete", "cleared", "changes_forgotten"}
         second = world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED)
         assert not second.attached
         published = len(world.published)
@@ -354,7 +354,7 @@ def test_an_id_is_given_up_at_last() -> None:
         first = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
         world.watcher.cancel(first, by="test")
         finish(world, then_wait=31 * 86_400)
-        assert sorted(world.facts.keys()) == ["cleared", "live/pull/m", "open_complete"]
+        assert sorted(world.facts.keys()) == ["changes_forgotten", "cleared", "live/pull/m", "open_complete"]
         line, _, generation = first.rpartition("-")
         assert world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id == f"{line}-{int(generation) + 1}"
 
