@@ -111,6 +111,7 @@ def test_a_start_is_told_by_its_phases(case: Case) -> None:
             return super().put(key, value, skip_if_exists=skip_if_exists)
 
     case.variables["OLLAMA_SIM_LOAD_BYTES_PER_SECOND"] = "1500"
+    case.variables["OLLAMA_SIM_PLACING_MILLISECONDS"] = "50"  # else nothing is between the last two phases
     case.facts = Recorder(case.folder / "recorded.sqlite")
     asked_for(case, "llama3.2:latest")
     began = time.monotonic()
