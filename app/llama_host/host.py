@@ -21,10 +21,12 @@ from loguru import logger
 from app.engines.llama_server import LLAMA_SERVER
 from app.gateway.protocol.dialects import words_of
 from app.gateway.protocol.errors import status_of
-from app.gateway.protocol.headers import to_caller
+from app.gateway.protocol.headers import Header, to_caller
+from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.llama_host import conversations
 from app.llama_host.engines import Engines, LoadedModel, expires_at, memory_of
 from app.llama_host.models import HostedModel, HostedModels
+from app.llama_host.process import EngineProcess
 from app.llama_host.settings import keep_alive_seconds
 from jobs.core import foreign
 from jobs.core.clock import isoformat
@@ -38,6 +40,9 @@ MOST_BODY = 256 << 20
 """Bytes of a request: the gateway before us has limits of its own."""
 
 _PASSED = frozenset({b"content-type", b"accept"})
+
+_CLOSED_TIMES = 2
+"""So often a connection may be closed in place of an answer."""
 
 
 class NoRoute(NotFound):
@@ -185,9 +190,20 @@ class _Request:
                     raise
                 raise CutShort(f"the engine of {str(model.name)!r} ended {how} while it answered") from trouble
 
+    async def _asked(self, process: EngineProcess, headers: list[Header], body: bytes) -> UpstreamAnswer:
+        """The head of an answer. llama.cpp ends a connection after some requests, and with it one that has just come;
+        as long as it runs itself, that one is asked again."""
+        for _ in range(_CLOSED_TIMES):
+            try:
+                return await process.client.ask("POST", self._path, headers, body)
+            except CutShort:
+                if process.has_ended:
+                    raise
+        return await process.client.ask("POST", self._path, headers, body)
+
     async def _pass(self, loaded: LoadedModel, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         assert loaded.process is not None
-        answer = await loaded.process.client.ask("POST", self._path, headers, body)
+        answer = await self._asked(loaded.process, headers, body)
         try:
             await self._begin(answer.status, [(name, value) for name, value in to_caller(answer.headers)])
             while piece := await answer.read():

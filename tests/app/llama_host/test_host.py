@@ -338,6 +338,37 @@ def run_host(environ: dict[str, str], *binary: Path) -> "subprocess.CompletedPro
     return subprocess.run(words, env={**kept, **environ}, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+CLOSES = """
+import asyncio, sys
+
+async def serve(reader, writer):
+    for number in range(2):
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+        length = [line for line in head.lower().split(b"\\r\\n") if line.startswith(b"content-length:")]
+        await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+        if number == 0:
+            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+    writer.close()
+
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])) as server:
+        await server.serve_forever()
+
+print("version: 1 (test)") if "--version" in sys.argv else asyncio.run(main())
+"""
+
+
+def test_a_connection_that_the_engine_ends_is_no_failure(tmp_path: Path) -> None:
+    """llama.cpp ends a connection when it likes, and with it a request that has just come: that is asked again."""
+    (tmp_path / "closes.py").write_text(CLOSES)
+    binary = tmp_path / "llama-server"
+    script = shlex.quote(str(tmp_path / "closes.py"))
+    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {script} "$@"\n')
+    binary.chmod(0o755)
+    with toy_host(tmp_path, *all_toys(), binary=binary) as host:
+        assert [chat(host, "toy").status_code for _ in range(3)] == [200, 200, 200]
+
+
 def test_a_program_stands_in_for_the_wheel(tmp_path: Path) -> None:
     """`--llama-server PATH` starts that program, with the same arguments, and the libraries beside it."""
     binary = tmp_path / "llama-server"
