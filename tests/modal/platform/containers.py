@@ -21,7 +21,7 @@ from modal_proto import api_pb2
 
 from tests.modal.platform.apps import App, Apps, Function
 from tests.modal.platform.build import Images, Mounts, Secrets
-from tests.modal.platform.fork_server import Running, can_fork, forked
+from tests.modal.platform.forked import Running, can_fork, forked
 from tests.modal.platform.inside import ENTRYPOINT
 from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id

@@ -1,12 +1,7 @@
 """Starts containers as forks of a Python that has read Modal's client, one such Python for each environment."""
 
 import asyncio
-import atexit
-import json
 import os
-import socket
-import subprocess
-import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +10,7 @@ from typing import Protocol
 from tests.modal.platform import inside
 from tests.modal.platform.isolation import Bind, unshare
 from tests.modal.platform.packages import Environment
-from tests.support.waiting import PATIENCE
+from tests.support.fork_server import ForkServer
 
 AT_START = ("PYTHON", "LC_", "LANG", "MODAL_LOG")
 """What begins so is read as Python starts or Modal's client is read, so nobody is told of it later."""
@@ -59,34 +54,10 @@ class Forked:
             os.kill(self.pid, number)
 
 
-class ForkServer:
-    def __init__(self, python: Path, environ: Mapping[str, str]) -> None:
-        self._ours, theirs = socket.socketpair()
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [str(python), "-P", str(inside.__file__), "serve", str(theirs.fileno())],
-            env={**environ, "MODAL_IS_REMOTE": "1", "PATH": os.defpath},
-            cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        theirs.close()
-        atexit.register(self.close)
-
-    def close(self) -> None:
-        self._ours.close()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process.wait(timeout=PATIENCE)
-
-    def send(self, asked: Mapping[str, object], descriptors: list[int]) -> None:
-        said = json.dumps(asked).encode()
-        with self._lock:
-            socket.send_fds(self._ours, [inside.LENGTH.pack(len(said))], descriptors)
-            self._ours.sendall(said)
-
-
 @cache
 def _server(pid: int, python: Path, at_start: tuple[tuple[str, str], ...]) -> ForkServer:  # a fork has none
-    return ForkServer(python, dict(at_start))
+    environ = {**dict(at_start), "MODAL_IS_REMOTE": "1", "PATH": os.defpath}
+    return ForkServer([str(python), "-P", str(inside.__file__), "serve"], environ, Path("/"))
 
 
 def can_fork() -> bool:
