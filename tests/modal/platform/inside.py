@@ -74,8 +74,8 @@ def enter(root: str, binds: list[tuple[str, str, bool]], cwd: str) -> None:
 def serve(line: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Fork for whoever asks until nobody can: None. In a fork: what it is asked to be, with its descriptors.
 
-    Who asks sends the length of a JSON object, that object, the descriptors that the fork is to have, and one more: there
-    its process id is told, and its exit code once it has ended.
+    Who asks sends the length of a JSON object, that object, the descriptors that the fork is to have, and one more:
+    there its process id is told, and its exit code once it has ended.
     """
     statuses: dict[int, int] = {}
     awake, wake = socket.socketpair()
