@@ -288,7 +288,7 @@ def deployed(script: Script, *models: str) -> Iterator[Plane]:
             "COLD_RIG_SCRIPT": f"{steps},{script.engine},{script.load}",
             "COLD_RIG_LOADS": json.dumps(dict(script.loads)),
         }
-        settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5)
+        settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5, warm=False)
         with (
             RegistryDouble(LIBRARY) as registry,
             Platform(settings=settings) as platform,

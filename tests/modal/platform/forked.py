@@ -15,6 +15,12 @@ from tests.support.fork_server import ForkServer
 AT_START = ("PYTHON", "LC_", "LANG", "MODAL_LOG")
 """What begins so is read as Python starts or Modal's client is read, so nobody is told of it later."""
 
+READ = (
+    "cronsim", "cryptography.hazmat.primitives.asymmetric.ed25519", "fastapi", "httpx", "loguru", "prometheus_client",
+    "pydantic", "tenacity", "uvicorn.protocols.http.httptools_impl", "uvloop",
+)  # fmt: skip
+"""What our functions import of their image, sooner or later: a third of a second of processor."""
+
 
 class Running(Protocol):
     """A container's first process, as `asyncio.subprocess.Process` tells of it."""
@@ -55,9 +61,9 @@ class Forked:
 
 
 @cache
-def _server(pid: int, python: Path, at_start: tuple[tuple[str, str], ...]) -> ForkServer:  # a fork has none
+def _server(pid: int, python: Path, names: tuple[str, ...], at_start: tuple[tuple[str, str], ...]) -> ForkServer:
     environ = {**dict(at_start), "MODAL_IS_REMOTE": "1", "PATH": os.defpath}
-    return ForkServer([str(python), "-P", str(inside.__file__), "serve"], environ, Path("/"))
+    return ForkServer([str(python), "-P", str(inside.__file__), "serve", *names], environ, Path("/"))
 
 
 def can_fork() -> bool:
@@ -66,12 +72,28 @@ def can_fork() -> bool:
 
 
 async def forked(
-    environment: Environment, environ: Mapping[str, str], binds: Iterable[Bind], *, root: Path, cwd: Path, limit: int
+    environment: Environment,
+    environ: Mapping[str, str],
+    binds: Iterable[Bind],
+    *,
+    names: tuple[str, ...],
+    root: Path,
+    cwd: Path,
+    limit: int,
 ) -> Forked:
-    """Modal's entrypoint in a process of its own, with this environment and root, started by now."""
+    """Modal's entrypoint in a process of its own, with this environment and root, started by now.
+
+    It has read `names` already, as far as its image has them.
+    """
     at_start = {key: value for key, value in environ.items() if key.startswith(AT_START)}
     at_start["PYTHONPATH"] = str(environment.client)  # the source is the container's own
-    server = await asyncio.to_thread(_server, os.getpid(), environment.python, tuple(sorted(at_start.items())))
+    server = await asyncio.to_thread(
+        _server,
+        os.getpid(),
+        environment.python,
+        names,
+        tuple(sorted(at_start.items())),  # a fork of us has no server
+    )
     pipes = [os.pipe() for _ in range(3)]
     asked = {
         "environ": dict(environ), "cwd": str(cwd), "root": str(root),

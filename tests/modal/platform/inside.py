@@ -1,8 +1,9 @@
 """What a container's process does before Modal's entrypoint has it: the Python that runs this is the container's own.
 
 `enter` gives a process a root directory of its own, and a volume its place there. `serve` is a Python that has read
-Modal's client, as the platform brings it, and nothing that an image or its source would bring; each container is a fork
-of it, which saves half a second of processor each. This imports nothing of the repository: it is not there inside.
+Modal's client, as the platform brings it, and of what the image has what it is told, but nothing of the source; each
+container is a fork of it, which saves most of a second of processor each. This imports nothing of the repository: it is
+not there inside.
 """
 
 import ctypes
@@ -134,14 +135,18 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> None:
     del sys.modules[ENTRYPOINT]
 
 
-def main(word: str, said: str, *command: str) -> None:
+def main(word: str, *words: str) -> None:
     if word == "enter":
+        said, *command = words
         asked = json.loads(said)
         if asked["own_network"]:
             subprocess.run(["sh", "-c", OWN_NETWORK], check=True)
         enter(asked["root"], asked["binds"], str(Path.cwd()))
         os.execv(command[0], command)
-    __import__(ENTRYPOINT)
+    *names, said = words
+    for name in (ENTRYPOINT, *names):
+        with suppress(ModuleNotFoundError):  # not every image has all of them
+            __import__(name)
     gc.collect()
     gc.freeze()
     if (forked := serve(socket.socket(fileno=int(said)))) is not None:
