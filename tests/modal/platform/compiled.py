@@ -19,7 +19,7 @@ for name, source, into in json.load(sys.stdin):
         source, str(target), "/" + name, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
     )
 """
-"""What does not compile is left to whoever imports it. Python compares contents: a file that was changed is compiled."""
+"""What does not compile is left to whoever imports it. Python compares contents: what was changed is compiled anew."""
 
 
 def lay_out(sources: tuple[tuple[str, str], ...], python: Interpreter, root: Path) -> None:
