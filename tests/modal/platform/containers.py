@@ -196,6 +196,7 @@ class Containers:
         arguments.write_bytes(self._arguments(container).SerializeToString())
         container.environ = {**self._environ(container, url, environment, arguments), **self._mount_variables(binds)}
         container.process = await self._started(container, environment, binds)
+        container.changed.notify()
         pumps = [
             asyncio.create_task(self._pump(container, container.process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT)),
             asyncio.create_task(self._pump(container, container.process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR)),
@@ -383,6 +384,10 @@ class Containers:
         return container
 
     async def container_hello(self, _: Empty) -> Empty:
+        """The first thing that it says, maybe before we know that it runs."""
+        container = self.all.get(caller.get())
+        while container is not None and container.process is None:
+            await container.changed.wait(PATIENCE)
         self.current()
         return Empty()
 
