@@ -87,7 +87,7 @@ class Up:
         """End it; its exit code and all that it said on stderr."""
         self.process.send_signal(number)
         _, said = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, said
+        return self.process.wait(), said
 
 
 @contextmanager
@@ -131,5 +131,5 @@ def both(processes: Sequence[Piped]) -> list[tuple[int, str, str]]:
     told = []
     for process in processes:
         out, err = process.communicate(timeout=PATIENCE)
-        told.append((process.returncode, out, err))
+        told.append((process.wait(), out, err))
     return told
