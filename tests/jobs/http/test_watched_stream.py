@@ -1,5 +1,7 @@
 """Promises of jobs.http.watched_stream that the tests of its users do not show."""
 
+from collections.abc import Generator
+
 import httpx
 
 from jobs.http.watched_stream import Lifeline
@@ -17,6 +19,7 @@ def test_who_lets_go_of_a_stream_that_was_cut_hears_nothing() -> None:
         request = client.build_request("GET", url, extensions=lifeline.extensions)
         response = client.send(request, stream=True, follow_redirects=True)
         pieces = response.iter_raw()
+        assert isinstance(pieces, Generator)
         assert next(pieces)
         lifeline.cut()
         pieces.close()
