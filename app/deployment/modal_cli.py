@@ -6,7 +6,7 @@ as the command follows the job.
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -255,25 +255,33 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
     return 0
 
 
-def _known(commands: JobCommands) -> tuple[KnownJobs, list[Job]]:
-    """What is known of the jobs without reading all of them, and those of the last night."""
+def _known(commands: JobCommands, posted: Iterable[str] = ()) -> tuple[KnownJobs, list[Job]]:
+    """What is known of the jobs without reading all of them, and those of the last night, which told of these ids."""
     reader = LedgerReader.of(ledger, commands.clock)
     known = known_jobs(reader, commands.clock.now())
-    return known, of_last_night(reader, known)
+    return known, of_last_night(reader, known, posted)
 
 
 def show_night(commands: JobCommands, *, json: bool) -> int:
-    from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - a pull needs none of it
+    from jobs.telemetry.nightly_report import (  # noqa: PLC0415 - a pull needs none of it
+        OF_NIGHTS,
+        ids_of_night,
+        lines,
+        report,
+    )
 
-    entries, (_, of_night) = dict(ledger.items(*OF_NIGHTS)), _known(commands)
+    entries = dict(ledger.items(*OF_NIGHTS))
+    _, of_night = _known(commands, ids_of_night(entries))
     night = report(entries, of_night)
     show(night, map(worded, lines(night, commands.now, screen_width())), json=json)
     return 0
 
 
 def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
+    from jobs.telemetry.nightly_report import ids_of_night  # noqa: PLC0415 - as above
+
     url = deployment.url(GATEWAY) if launcher.deployed else None
-    known, of_night = _known(commands)
+    known, of_night = _known(commands, ids_of_night(ledger))
     status = reports.status(
         ledger,
         commands.now,

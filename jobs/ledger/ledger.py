@@ -361,7 +361,7 @@ class Ledger:
                 raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
         mark = {"v": VERSION, "at": isoformat(self._clock.now())}
         self._facts.update({keys.gone(job.id): mark for job in jobs})
-        self._changes.say_retired([job.id for job in jobs])
+        self._changes.say_retired(jobs)
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

@@ -232,7 +232,8 @@ class LedgerReader:
         return self._changes_in(entries), beside
 
     def _changes_in(self, entries: Mapping[str, Any]) -> dict[str, JobChange]:
-        changes = {key.removeprefix(keys.CHANGED): JobChange(told) for key, told in entries.items()}
+        told = {key.removeprefix(keys.CHANGED): document for key, document in entries.items()}
+        changes = {id: JobChange(id, document) for id, document in told.items()}
         together = [(each.retired_with, each) for each in changes.values() if each.retired_with]
         for ids, change in together:  # last: what else was told of them was before
             changes |= dict.fromkeys(ids, change)

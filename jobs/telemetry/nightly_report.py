@@ -176,6 +176,12 @@ def jobs_of_night(entries: Mapping[str, Any], newest_first: Iterable[Job]) -> li
     return found
 
 
+def ids_of_night(entries: ReadableDict | Mapping[str, Any]) -> Sequence[str]:
+    """The jobs that the night which ran last tells of, its own and those that it found under way."""
+    ran = ran_last(entries)
+    return () if ran is None else [each.id for each in ran.posted]
+
+
 def _failing(entries: Mapping[str, Any]) -> dict[str, Any] | None:
     """The night after the one that ran last, when it was tried and has not run."""
     ran, tries = ran_last(entries), last_tries(entries)
