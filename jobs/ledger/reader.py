@@ -85,12 +85,16 @@ class LedgerReader:
 
     def as_said(self, said: OpenJob, known: Job | None) -> Job | None:
         """A job that is said to be open, for who `known` it a moment ago: nothing is read of one that waits, and of one
-        that runs as it did its beat. None when there is none."""
+        that runs as it did, or for the first time, its beat. None when there is none."""
         if known is not None and not known.has_ended and said.is_like(known):
             return self._as_heard(known)
-        if said.is_posted and said.running is None and not said.ended and not said.cancel_asked:
-            return fold(JobFacts(job=said.fact))
-        return self.find(said.id)
+        if not said.is_posted or said.ended or said.cancel_asked:
+            return self.find(said.id)
+        facts, running = JobFacts(job=said.fact), said.running
+        if running is not None:
+            seconds = running.lease.total_seconds()
+            facts.claims[1] = {"at": isoformat(running.at), "worker": running.worker, "lease_seconds": seconds}
+        return self._as_heard(fold(facts))
 
     def _as_heard(self, job: Job) -> Job:
         if job.state is not JobState.RUNNING:

@@ -269,8 +269,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
     (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
-    (DEAD_LETTERS, "what failed for good when that was last looked at, the jobs of the last nights, who was heard of, "
-     "the newest jobs and how many there are", "the check for alerts, the night", False, _STAYS),
+    (DEAD_LETTERS, "by the last look: dead letters, the last nights' and the newest jobs, how many; who was heard of",
+     "the check for alerts, the night", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
