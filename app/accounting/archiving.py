@@ -20,6 +20,8 @@ from jobs.core.units import counted
 from jobs.home.home import Home
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import look_and_remember
+from jobs.store import keys
 from jobs.store.files import translated
 from jobs.store.protocols import ShrinkingDict
 from jobs.weights.history import recall, remember
@@ -49,14 +51,20 @@ def archiving(
     """Take what is old out of the ledger, a step at a time: how much went in each.
 
     Before a job or a day of usage leaves, what the upkeep of the weights has to know of it is written down: no night
-    need have seen it, and without a fleet none comes.
+    need have seen it, and without a fleet none comes. So is how the jobs stand, before any change is forgotten: without
+    a fleet no check writes that. Where nobody has, all jobs are read for it, once those have left that are to leave.
     """
     remember(facts, recall(facts, ()))
+    was_looked_at = facts.get(keys.DEAD_LETTERS) is not None
+    if was_looked_at:
+        look_and_remember(ledger.reader, facts, now)
 
     def learn(jobs: Sequence[Job]) -> None:
         remember(facts, recall(facts, jobs))
 
     yield from archiving_jobs(ledger, facts, archive, now, commit, learn=learn, since=since)
+    if not was_looked_at:
+        look_and_remember(ledger.reader, facts, now)
     yield archive_facts(facts, archive, now, commit)
 
 

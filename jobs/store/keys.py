@@ -270,7 +270,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      "whoever did that", False, "removed an hour later, when next something is archived"),
     (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
     (DEAD_LETTERS, "by the last look: dead letters, the last nights' and the newest jobs, how many; who was heard of",
-     "the check for alerts, the night", False, _STAYS),
+     "the check for alerts, the night, the archive", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),

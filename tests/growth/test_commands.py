@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import app.local.main  # noqa: F401 - brings the commands of one machine
+from app.accounting.archiving import ArchiveThread
 from app.accounting.spending import estimate
 from app.deployment.status import status
 from app.fleet.schema import load
@@ -170,6 +171,20 @@ def test_a_command_costs_the_same_whatever_the_past(
 ) -> None:
     """A command that shows a page, or one job, reads no more with twice as many jobs that have ended."""
     once, twice = counted(FLAT[what], up_ended)
+    assert 0 < twice <= SPARE * once, (once, twice)
+
+
+@pytest.mark.parametrize("what", ["status", "jobs --dead"])
+def test_what_needs_somebody_is_known_without_a_fleet(what: str, tmp_path: Path, steps: Steps) -> None:
+    """Where no check for alerts ever came, since `up` had no fleet, who archives has left how the jobs stand."""
+    counts = []
+    for ended in (N, 2 * N):
+        past = PastHome(tmp_path / str(ended), ended)
+        ArchiveThread(past.home, HandClock(datetime.now(UTC))).run_once()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, str(past.home.root))
+            counts.append(steps.of(partial(FLAT[what], past)))
+    once, twice = counts
     assert 0 < twice <= SPARE * once, (once, twice)
 
 
