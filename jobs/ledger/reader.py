@@ -10,6 +10,7 @@ from typing import Any, Self
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.all_jobs import Window
+from jobs.ledger.dead_letters import changed
 from jobs.ledger.job import (
     ENDED,
     Attempt,
@@ -24,6 +25,7 @@ from jobs.ledger.job import (
     milliseconds,
     moment_at,
 )
+from jobs.ledger.kinds import ALL, Kinds
 from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
 from jobs.store import keys
 from jobs.store.in_order import Moment, in_order
@@ -123,6 +125,34 @@ class LedgerReader:
         while (job := self.find(f"{line}-{generation}")) is not None:
             newest, generation = job, generation + 1
         return newest or (self.find(f"{line}-{first - 1}") if first > 1 else None)
+
+    def superseding(self, job: Job, kinds: Kinds) -> Iterator[Job]:
+        """The later jobs of the ledger that are of its kind and subject, or changed the weights that it is about.
+
+        Asked of the lines that such a job may be in: a read or two of each, and more of each job that is found.
+        """
+        changing = [name for name, kind in kinds.items() if kind.changes_weights]
+        for kind in dict.fromkeys((job.kind, *changing)):
+            yield from (other for other in self._later(kind, job.subject, job) if other.id != job.id)
+        if job.subject != ALL:  # one that is about all models changes those that it tells of, as a prune does
+            for kind in changing:
+                yield from (each for each in self._later(kind, ALL, job) if job.subject in changed(each, kinds))
+
+    def _later(self, kind: str, subject: str, job: Job) -> Iterator[Job]:
+        """The jobs of a line that were posted after a job, or in the same moment; the newest first."""
+        pointer = self._facts.get(keys.live(kind, subject))
+        if pointer is None:
+            return
+        line, generation = pointer["line"], int(pointer["generation"])
+        while self._facts.get(keys.job(f"{line}-{generation}")) is not None:  # it may point to an older one
+            generation += 1
+        while generation > 1:
+            generation -= 1
+            request = self._facts.get(keys.job(f"{line}-{generation}"))
+            if request is None or (parse_moment(request["posted_at"]), generation) < job.age[:2]:
+                return
+            if (found := self.find(request["id"])) is not None:
+                yield found
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""

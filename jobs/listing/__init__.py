@@ -5,5 +5,4 @@ jobs_view    all jobs, remembered by who shows them again and again, and brought
 looks        how the jobs stand beside a page of a list, by what is known without reading all
 newest       a page of the newest jobs, from the ledger and on into the archive
 recent_jobs  the newest jobs that have ended and how many there are, as a look leaves them for the next
-superseding  whether anything later supersedes a job, asked for one
 """

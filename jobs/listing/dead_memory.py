@@ -21,7 +21,6 @@ from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.open_jobs import CHANGES_KEPT, HeardJob, JobChange
 from jobs.ledger.reader import LedgerReader
 from jobs.listing.recent_jobs import CLOCKS_DIFFER, NONE_ENDED, Ended, noted, read
-from jobs.listing.superseding import is_current
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 
@@ -255,7 +254,7 @@ class _Seen:
         return [job for job in self.failed if self.now - job.posted_at > LOOKED_WITHIN and job.id not in memory.judged]
 
     def after(self, memory: _Memory) -> tuple[KnownJobs, _Memory]:
-        superseded = {job.id for job in self._to_judge(memory) if not is_current(self.reader, job, self.kinds)}
+        superseded = {job.id for job in self._to_judge(memory) if _is_superseded(self.reader, job, self.kinds)}
         superseded |= {job.id for job in self.failed if job.id in memory.judged} - {job.id for job in memory.dead}
         every = [*(job for job in memory.dead if job.id not in self.changed), *self.ended, *self.running]
         dead = (job for job in dead_letters.dead(every, self.kinds) if job.id not in superseded)
@@ -277,6 +276,10 @@ class _Seen:
         known = KnownJobs(tuple(dead), self.running, heard, _of_nights(of_nights), ended)
         judged = frozenset(job.id for job in self.failed)
         return known, _Memory(self.now, known.dead, heard, judged, known.of_nights, ended)
+
+
+def _is_superseded(reader: LedgerReader, job: Job, kinds: Kinds) -> bool:
+    return any(other.age > job.age for other in reader.superseding(job, kinds))
 
 
 def _of_nights(ended: Iterable[Job]) -> tuple[Job, ...]:

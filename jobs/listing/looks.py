@@ -23,7 +23,6 @@ from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import DeadMemory, KnownJobs
 from jobs.listing.jobs_view import JobsView
 from jobs.listing.recent_jobs import Counts, Recent, counts_of
-from jobs.listing.superseding import is_current
 
 
 class Look(Protocol):
@@ -126,7 +125,7 @@ class LookAtKnown:
         return reader.window(before, most)
 
     def is_current(self, reader: LedgerReader, job: Job) -> bool:
-        return is_current(reader, job, self.kinds)
+        return not any(other.age > job.age for other in reader.superseding(job, self.kinds))
 
 
 @dataclass(frozen=True)

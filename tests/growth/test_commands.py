@@ -120,7 +120,7 @@ LINEAR: dict[str, tuple[Work, str]] = {
 ELSEWHERE = {
     **dict.fromkeys(("pull", "verify", "delete", "prune", "rollback", "warm"), "posts: `post` in test_round_trips.py"),
     **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
-    "retry": "`job ID` and a post; `--all`: `jobs --dead`, and a post for each; a delete: all jobs",
+    "retry": "`retry` and `retry_delete` in test_round_trips.py; `--all`: `jobs --dead`, and a post for each",
     **dict.fromkeys(("models", "show", "ps", "run", "route"), "read no jobs, but models: test_model_files.py"),
     "plan": "asks the gateway; else it is what a night does",
     **dict.fromkeys(("keys", "help"), "reads no ledger"),

@@ -224,7 +224,7 @@ ELSEWHERE = {
     "POST /jobs": "`post_new` and others in test_round_trips.py",
     "POST /jobs/{id}/cancel": "`cancel_queued` and `cancel_running` in test_round_trips.py",
     "POST /jobs/{id}/dismiss": "a read and two writes of one job",
-    "POST /jobs/{id}/retry": "a read of one job, and a post; of what takes weights away a listing of all jobs",
+    "POST /jobs/{id}/retry": "`retry` and `retry_delete` in test_round_trips.py",
     "POST /jobs/retry": "a look at the dead letters, and a post for each of fifty",
     "POST /jobs/dismiss": "a look at the dead letters, and two writes for each of fifty",
 }
