@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,13 @@ from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
+from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import KnownJobs, known_jobs, of_last_night
+from jobs.listing.looks import JobLooks, listed
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import USUAL
 from jobs.store import keys
@@ -295,6 +297,23 @@ def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) 
     return 0
 
 
+def list_jobs_of(
+    reader: LedgerReader,
+    clock: Clock,
+    archived: Callable[[datetime], Iterable[Job]],
+    fitting: JobFilter,
+    limit: int | None,
+) -> tuple[Sequence[Job], int | None]:
+    """The newest jobs that fit. Only with a beginning archived ones are among them: that starts a container."""
+    now = clock.now()
+    found = listed(JobLooks(clock).look(reader), reader, fitting, None if fitting.since else limit, now)
+    if fitting.since is None:
+        return found
+    known = {job.id: job for job in (*filter(fitting.fits, archived(fitting.since)), *found[0])}
+    jobs = sorted(known.values(), key=lambda job: job.age, reverse=True)
+    return jobs[:limit], len(jobs)
+
+
 def modal_commands(
     own: "modal.Function[..., Any, Any]",
     archived_jobs: "modal.Function[..., Any, Any]",
@@ -326,6 +345,10 @@ def modal_commands(
             return None
 
     jobs = Ledger(queue, ledger, clock)
+
+    def archived(since: datetime) -> Iterable[Job]:
+        return map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since)))
+
     commands = JobCommands(
         jobs,
         clock,
@@ -334,7 +357,8 @@ def modal_commands(
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         poll_every=POLL_EVERY,
         posted=launcher.send,
-        archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
+        archived=archived,
+        listed=partial(list_jobs_of, jobs.reader, clock, archived),
         dead=lambda: known_jobs(jobs.reader, clock.now()).dead,
         worded=worded,
         refusal=refusal,

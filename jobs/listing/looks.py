@@ -9,19 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, partial
 from typing import Protocol
 
 from jobs.core.clock import Clock
 from jobs.ledger import dead_letters
-from jobs.ledger.all_jobs import AllJobs, Window, waits_for
+from jobs.ledger.all_jobs import OPEN, AllJobs, JobFilter, Window, waits_for
 from jobs.ledger.dead_letters import DeadGroup
-from jobs.ledger.job import Job, Place
+from jobs.ledger.job import Job, JobState, Place
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.open_jobs import HeardJob
 from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import DeadMemory, KnownJobs
 from jobs.listing.jobs_view import JobsView
+from jobs.listing.newest import EmptyArchive, page, page_of
 from jobs.listing.recent_jobs import Counts, Recent, counts_of
 
 
@@ -194,6 +196,26 @@ class LookAtRecent:
         if found is None:
             found = self.__dict__["_listed"] = self.look_at_all(reader)
         return found
+
+
+def listed(
+    look: Look, reader: LedgerReader, fitting: JobFilter, limit: int | None, now: datetime
+) -> tuple[Sequence[Job], int | None]:
+    """So many of the newest jobs of the ledger that are of a kind, in a state, or not older than that, or all; and how
+    many there are, None for more. Archived ones are not among them."""
+    fits = None if fitting == JobFilter(since=fitting.since) else fitting.fits
+    if fitting.states and fitting.states <= OPEN:
+        found = page_of(look.going_on(reader), limit=limit, fits=fits, most=None)
+    else:
+        since = fitting.since
+        window = partial(look.window, reader)
+        found = page(window, EmptyArchive(), now, limit=limit, since=since, fits=fits, most=None)
+    if fitting.since is not None:
+        return found.jobs, None if found.rest else len(found.jobs)
+    states = fitting.states or frozenset(JobState)
+    counts = ((kind, state, count) for (kind, _, state), count in look.counts.items())
+    fitting_all = (count for kind, state, count in counts if fitting.kind in {None, kind} and JobState(state) in states)
+    return found.jobs, sum(fitting_all)
 
 
 def _newest_first(jobs: Sequence[Job]) -> list[Job]:
