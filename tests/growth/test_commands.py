@@ -34,7 +34,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember, of_last_night
 from jobs.listing.recent_jobs import RECENT
 from jobs.store import keys
-from jobs.telemetry.nightly_report import OF_NIGHTS, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, NightJob, Ran, report
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.counting_sqlite import Steps
@@ -62,6 +62,8 @@ class PastHome:
         write_past(path, ended, now - AFTER, models="old", failed_each=0)
         write_past(path, 5, now - timedelta(minutes=20), models="broken", failed_each=1)
         self.ids = write_past(path, ended, now - timedelta(minutes=5), failed_each=0)
+        night = Ran(now - timedelta(days=1), now - timedelta(days=1), (NightJob(self.ids[0], "pull", "m", "why"),))
+        self.home.facts().put(keys.NIGHT_RAN, night.as_json())
         ledger = self.home.ledger(SystemClock())
         ledger.index_all(ledger.reader.jobs())
 
