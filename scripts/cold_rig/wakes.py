@@ -86,6 +86,9 @@ class Wake:
     platform: float
     script: float
     parts: dict[str, float]
+    """By what held it up."""
+    steps: dict[str, float]
+    """The same sum, by the steps of a wake."""
     processor: dict[str, float]
     """Seconds of processor of our own processes, by what they went to."""
     beside: dict[str, float]
@@ -240,13 +243,21 @@ class Plane:
             "view": seconds_in([view], waits),
             "gateway notice": at["asked"] - heard.ready_at,
         }
-        alone = (asked[1] - asked[0]) + (started[1] - started[0]) + (waits[1] - waits[0]) - reload
-        own = alone + (heard.ready_at - at["loaded"]) + parts["gateway notice"] + (whole[1] - at["asked"])
+        steps = {
+            "asked": asked[1] - asked[0],
+            "started": started[1] - started[0],
+            "prepared": waits[1] - waits[0] - reload,
+            "serves": heard.ready_at - at["loaded"],
+            "notice": at["asked"] - heard.ready_at,
+            "answered": whole[1] - at["asked"],
+        }
+        own = sum(steps.values())
         return Wake(
             waited=whole[1] - whole[0],
             platform=first_line - server.enqueued_at + reload,
             script=at["answers"] - at["began"] + at["loaded"] - at["load"],
             parts={**parts, "rest": own - sum(parts.values())},
+            steps=steps,
             processor={
                 "imports": heard.first_trip_processor - before,
                 "ledger, view, engine": heard.ready_processor - heard.first_trip_processor,
@@ -339,6 +350,7 @@ def figures(wakes: Sequence[Wake], script: Script) -> dict[str, Any]:
         "script": {"engine": script.engine, "load": script.load, "store": script.store},
         "own_share": spread([wake.own for wake in wakes]),
         "parts": {part: spread([wake.parts[part] for wake in wakes]) for part in PARTS},
+        "steps": {step: spread([wake.steps[step] for wake in wakes]) for step in wakes[0].steps},
         "processor": {part: spread([wake.processor[part] for wake in wakes]) for part in PROCESSOR},
         "beside": {part: spread([wake.beside[part] for wake in wakes]) for part in wakes[0].beside},
         "waited": spread([wake.waited for wake in wakes]),
@@ -370,6 +382,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"{'':28}{'p50':>9}{'p95':>9}"
     yield row("our own share", found["own_share"])
     yield from (row(f"  {part}", each) for part, each in found["parts"].items())
+    yield "the same by its steps:"
+    yield from (row(f"  {step}", each) for step, each in found["steps"].items())
     yield row("what the caller waited", found["waited"])
     yield row("the platform's part", found["platform"])
     yield "in all, most of it while the engine starts:"
