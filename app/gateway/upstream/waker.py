@@ -141,6 +141,7 @@ class TierWaker:
         finally:
             self.since = self._clock.now()
             self.task = None
+            self._context.near.discard(self._upstream.tier)
             if self._refresh is not None:
                 self._refresh.cancel()  # which ends nothing but the waiting for it
 
@@ -154,15 +155,18 @@ class TierWaker:
             await asyncio.sleep(ends - _now())
 
     def _pause_seconds(self) -> float:
-        """Shorter once a server is near."""
-        timing, now = self._timing, self._clock.now()
+        """Shorter once a server is near; tiers of which one is share the questions that may be asked."""
+        timing, near, now = self._timing, self._context.near, self._clock.now()
         ages = [
             (now - (each.started_at or each.at)).total_seconds()
             for each in self._servers.of(self._upstream.tier)
             if each.state == "waking"
         ]
-        is_near = self._has_come() or any(age < timing.near_seconds for age in ages)
-        return min(timing.near_poke_seconds, timing.poke_seconds) if is_near else timing.poke_seconds
+        if not self._has_come() and not any(age < timing.near_seconds for age in ages):
+            near.discard(self._upstream.tier)
+            return timing.until_next_poke(0)
+        near.add(self._upstream.tier)
+        return timing.until_next_poke(len(near))
 
     def _has_come(self) -> bool:
         """Whether a server has said that it serves since this wake began: that may come before its proxy lets us in."""
