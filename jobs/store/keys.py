@@ -231,6 +231,9 @@ BY_TIME = (END, GONE, CHANGED)
 FOR_SERVERS = (WARMING, WANTED)
 """What the containers of a tier are told."""
 
+OF_MINUTES = (WANTED,)
+"""What somebody waits for, and counts for minutes: nobody looks where an older version wrote it."""
+
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),

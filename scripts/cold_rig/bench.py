@@ -18,22 +18,23 @@ bytes / rate.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.model_server.starting.bytes_read import taken_in
+from app.model_server.starting.death_signal import with_death_signal
 from app.model_server.starting.memory_limit import memory_limit
 from app.model_server.starting.read_ahead import ReadAhead, most_ahead
 from cold_rig import deployment, other_model, wakes
 from cold_rig.needs import NoRig
 from cold_rig.processor import busy
-from cold_rig.slow_volume import VolumeSpeed, build, mounted
+from cold_rig.slow_volume import VolumeSpeed, build, mounted, remove_left_over, scratch
 from jobs.cli.terminal.table import table as terminal_table
 from jobs.core.clock import SystemClock
 from jobs.telemetry.cold_table import SPEED_HEAD, speed_cells
@@ -99,7 +100,8 @@ def start(python: Path, model: Path, way: Way) -> Start:
         RuntimeError: it did not come to a token.
 
     """
-    words = [str(python), str(Path(__file__).with_name("engine.py")), str(model), way.mode]
+    dies_with_us = with_death_signal(os.getpid(), signal.SIGKILL)
+    words = [*dies_with_us, str(python), str(Path(__file__).with_name("engine.py")), str(model), way.mode]
     clock = SystemClock()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as engine:
         ahead = ReadAhead(
@@ -133,9 +135,9 @@ class Rig:
     def starts(self, speed: VolumeSpeed, runs: int) -> dict[Way, list[Start]]:
         """Each way as often, in turn, each on a volume of its own."""
         starts: dict[Way, list[Start]] = {way: [] for way in WAYS}
-        with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
+        with scratch() as folder:
             for way in WAYS * runs:
-                with mounted(self.program, self.model.parent, Path(scratch, "volume"), speed) as volume:
+                with mounted(self.program, self.model.parent, folder / "volume", speed) as volume:
                     starts[way].append(start(self.python, volume / self.model.name, way))
                 print(f"  {way.name}: {starts[way][-1].first_token:.2f} s", file=sys.stderr, flush=True)
         return starts
@@ -188,8 +190,9 @@ def ways(options: argparse.Namespace) -> list[dict[str, Any]]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     program, python = build(FOLDER), environment()
     found = []
-    with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
-        model = Path(scratch, "models", "model.gguf")
+    remove_left_over()
+    with scratch() as folder:
+        model = folder / "models" / "model.gguf"
         model.parent.mkdir()
         maker = str(Path(__file__).with_name("make_model.py"))
         subprocess.run([str(python), maker, str(model), str(int(options.gb * 1e9))], check=True)
@@ -275,6 +278,7 @@ def main() -> None:
     real.add_argument("--key", default=os.environ.get("OLLAMA_MODAL_KEY", ""), help="or OLLAMA_MODAL_KEY")
     real.add_argument("--since", default="7d", help="how far back")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it leaves as by Ctrl-C
     found = parts(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")

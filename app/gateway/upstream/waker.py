@@ -36,8 +36,9 @@ class TierWaker:
         self.since = context.clock.now()
         #: Wakes the tier, as long as that takes. Written by the event loop, read by any thread.
         self.task: asyncio.Task[bool] | None = None
-        #: The models that this wake is for. The event loop's own.
-        self._wanted: set[str] = set()
+        #: The models that this wake is for, and since when. A new one for each wake; grown by the event loop, and
+        #: copied by the thread that writes it down.
+        self._wanted: dict[str, datetime] = {}
         #: Has the reports read anew. The event loop's own.
         self._refresh: asyncio.Future[bool] | None = None
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
@@ -97,29 +98,29 @@ class TierWaker:
             return False
         if self.task is None:
             self.since = self._clock.now()
-            self._wanted = {model}
-            self.task = asyncio.create_task(self._wake(model), name=f"wake {self._upstream.tier}")
+            self._wanted = {model: self.since} if model else {}
+            self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
             self.task.add_done_callback(_retrieve)
-        elif model not in self._wanted:
-            self._wanted.add(model)
+        elif model and model not in self._wanted:
+            self._wanted[model] = self._clock.now()
             task = self.task
-            await self._want(model)
+            await self._want()
             return await asyncio.shield(task)
         return await asyncio.shield(self.task)
 
-    async def _want(self, model: str) -> None:
+    async def _want(self) -> None:
         """Have the servers know what is waited for, if they look."""
-        if model and self._upstream.is_remote and self._context.cold is not None:
-            await self._context.cold.want(self._upstream.tier, model, self.since)
+        if self._wanted and self._upstream.is_remote and self._context.cold is not None:
+            await self._context.cold.want(self._upstream.tier, self._wanted)
 
-    async def _wake(self, model: str) -> bool:
+    async def _wake(self) -> bool:
         """Ask until it answers; to ask is to start another server. The reports are read anew beside that."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
         is_first = True
         try:
             self.insist_on_starts()
-            await self._want(model)
+            await self._want()
             while (why := await absence(self._client)) is not None:
                 self.why = why
                 if is_first:
@@ -140,6 +141,7 @@ class TierWaker:
         finally:
             self.since = self._clock.now()
             self.task = None
+            self._context.near.discard(self._upstream.tier)
             if self._refresh is not None:
                 self._refresh.cancel()  # which ends nothing but the waiting for it
 
@@ -153,15 +155,18 @@ class TierWaker:
             await asyncio.sleep(ends - _now())
 
     def _pause_seconds(self) -> float:
-        """Shorter once a server is near."""
-        timing, now = self._timing, self._clock.now()
+        """Shorter once a server is near; tiers of which one is share the questions that may be asked."""
+        timing, near, now = self._timing, self._context.near, self._clock.now()
         ages = [
             (now - (each.started_at or each.at)).total_seconds()
             for each in self._servers.of(self._upstream.tier)
             if each.state == "waking"
         ]
-        is_near = self._has_come() or any(age < timing.near_seconds for age in ages)
-        return min(timing.near_poke_seconds, timing.poke_seconds) if is_near else timing.poke_seconds
+        if not self._has_come() and not any(age < timing.near_seconds for age in ages):
+            near.discard(self._upstream.tier)
+            return timing.until_next_poke(0)
+        near.add(self._upstream.tier)
+        return timing.until_next_poke(len(near))
 
     def _has_come(self) -> bool:
         """Whether a server has said that it serves since this wake began: that may come before its proxy lets us in."""

@@ -241,7 +241,7 @@ def test_a_store_that_is_away_stops_no_wake(kind: str) -> None:
         )
         records.begin()
         began = time.monotonic()
-        await records.want("a10g", LLAMA, CLOCK.now())
+        await records.want("a10g", {LLAMA: CLOCK.now()})
         took = time.monotonic() - began
         over.set()
         await records.close()

@@ -5,6 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from app.gateway.upstream.holding import HoldTiming
 from app.model_server.report import Report
 from tests.support.dialects import OLLAMA, whole_answer
 from tests.support.gateways import CLOCK, QUICK, asked, gateway
@@ -70,3 +73,15 @@ def test_what_a_server_says_counts_before_the_next_question(tmp_path: Path) -> N
 
     assert woken(tmp_path, coming, poke_seconds=3600.0, near_poke_seconds=0.01) == 200
     assert coming.asked == 4
+
+
+def test_tiers_that_come_at_once_share_the_questions() -> None:
+    """However many of them are near, no more is asked in a second than of one; and none less often than of one that is
+    far."""
+    timing = HoldTiming()
+    one = 1 / timing.until_next_poke(1)
+
+    for near in range(1, 10):
+        assert near / timing.until_next_poke(near) == pytest.approx(one)
+    assert one <= 50  # a workspace may ask 200 times a second, and callers are among those
+    assert timing.until_next_poke(0) == timing.until_next_poke(1000) == timing.poke_seconds
