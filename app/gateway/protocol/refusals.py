@@ -196,9 +196,10 @@ def _bad_option(found: Fields) -> Trouble | None:
 
 
 def _bad_format(found: Fields) -> Trouble | None:
-    kind = found.kind("format")
+    if found.kind("format") in {"null", "object"}:
+        return None
     text = found.text("format")[:_MOST_SHOWN]
-    if kind in {"null", "object"} or text in {b'""', b'"json"'}:
+    if text in {b'""', b'"json"'}:
         return None
     shown = _quoted(text.decode("utf-8", "replace"))
     return InvalidOption(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
@@ -239,7 +240,7 @@ def _openai_chat(body: _Body) -> None:
 
 
 def _effort(body: _Body) -> str:
-    if body.found.span("reasoning") is None and body.found.span("reasoning_effort") is None:  # as nearly always
+    if not body.found.is_there("reasoning") and not body.found.is_there("reasoning_effort"):  # as nearly always
         return ""
     reasoning = body.value("reasoning")
     return str((body.value("reasoning_effort") if reasoning is None else field(reasoning, "effort")) or "")

@@ -68,8 +68,8 @@ class InferenceRequest:
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
     keep_seconds: float | None = None
     """How long it stays, below zero for ever; None where the request does not say."""
-    model_at: ValueSpan = (0, 0)
-    """Where the model's name stands in the body, quotes included."""
+    model_at: ValueSpan | None = None
+    """Where the model's name stands in the body, quotes included; None where that is among the `fields`."""
     is_form: bool = False
     """The body is no JSON: names in it have no quotes."""
     fields: Fields = field(default_factory=Fields, compare=False, repr=False)
@@ -179,7 +179,9 @@ def with_context(settings: LoadSettings, context: int) -> LoadSettings:
 
 def naming(request: InferenceRequest, name: str) -> BodyEdit:
     """How the body names another model."""
-    return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
+    span = request.model_at or request.fields.span("model")
+    assert span is not None
+    return span, name.encode() if request.is_form else json.dumps(name).encode()
 
 
 def is_quick(body: Body) -> bool:
@@ -255,7 +257,6 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
         keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
-        model_at=fields.span("model") or (0, 0),
         fields=fields,
         refusal=None if unloads else verdict.refusal,
         wants=refusals.NOTHING if unloads else verdict.wants,
