@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis.stateful import rule
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
-from jobs.ledger.all_jobs import AllJobs
+from jobs.ledger.all_jobs import AllJobs, waits_for
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import ENDED, Attempt, Job, JobState, Place
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import look_and_remember
 from jobs.listing.looks import JobLooks, Look
@@ -62,8 +63,9 @@ def agrees(look: Look, ledger: Ledger) -> None:
 
     assert heard(listed) == heard(list(every.jobs))
     assert {about: count for about, count in look.counts.items() if count} == counts_of(every.jobs)
-    assert [job.id for job in look.going_on(reader)] == [job.id for job in every.going_on]
-    assert {id: job.id for id, job in look.waits_for.items()} == {id: job.id for id, job in every.waits_for.items()}
+    assert [job.id for job in look.going_on(reader)] == [job.id for job in every.jobs if not job.has_ended]
+    waits = waits_for(every.jobs, KINDS)
+    assert {id: job.id for id, job in look.waits_for.items()} == {id: job.id for id, job in waits.items()}
     assert {job.id for job in listed if look.is_current(reader, job)} == set(every.current)
 
 
