@@ -1,15 +1,18 @@
 """A look that goes by what is open, has changed and was remembered tells what reading all jobs tells."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis.stateful import rule
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
-from jobs.ledger.all_jobs import AllJobs
+from jobs.ledger.all_jobs import AllJobs, waits_for
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import ENDED, Attempt, Job, JobState, Place
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import look_and_remember
 from jobs.listing.looks import JobLooks, Look
 from jobs.listing.recent_jobs import RECENT, Recent, counts_of
@@ -62,8 +65,9 @@ def agrees(look: Look, ledger: Ledger) -> None:
 
     assert heard(listed) == heard(list(every.jobs))
     assert {about: count for about, count in look.counts.items() if count} == counts_of(every.jobs)
-    assert [job.id for job in look.going_on(reader)] == [job.id for job in every.going_on]
-    assert {id: job.id for id, job in look.waits_for.items()} == {id: job.id for id, job in every.waits_for.items()}
+    assert [job.id for job in look.going_on(reader)] == [job.id for job in every.jobs if not job.has_ended]
+    waits = waits_for(every.jobs, KINDS)
+    assert {id: job.id for id, job in look.waits_for.items()} == {id: job.id for id, job in waits.items()}
     assert {job.id for job in listed if look.is_current(reader, job)} == set(every.current)
 
 
@@ -141,6 +145,62 @@ def test_what_an_older_version_archived_is_counted_right() -> None:
         known = look_and_remember(ledger.reader, store.facts, clock.now())
         assert sum(known.ended.counts.values()) == 2
         assert store.trips.asked.count("items of jobs") == listings
+
+
+def test_what_is_archived_is_counted_no_more() -> None:
+    """What leaves for the archive is taken off the count once, by what whoever archives says, and nothing is listed."""
+    clock = HandClock()
+    store = CountingStore(clock)
+    ledger = Ledger(store.queue, store.facts, clock)
+    ids = [ledger.post("pull", f"m{n}:latest", {"model": "m"}, by="test").job.id for n in range(6)]
+    for id in ids:
+        ledger.cancel(id, by="test")
+    clock.tick(2 * 3600)
+    clear(store.facts, clock.now())
+    look_and_remember(ledger.reader, store.facts, clock.now())
+    ledger.retire(*map(ledger.reader.get, ids[:2]))
+    ledger.retire(*map(ledger.reader.get, ids[2:5]))
+    looks = JobLooks(clock)
+    store.trips.begin()
+    for _ in range(2):
+        assert looks.look(ledger.reader).counts == {("pull", "m5:latest", "cancelled"): 1}
+        known = look_and_remember(ledger.reader, store.facts, clock.now())
+        assert known.ended.counts == {("pull", "m5:latest", "cancelled"): 1}
+    assert "items of jobs" not in store.trips.asked
+
+
+class EndsMeanwhile(LedgerReader):
+    """Reads all jobs, and right after that something happens."""
+
+    happens: Callable[[], object]
+
+    def jobs(self, newest: int | None = None) -> list[Job]:
+        found = super().jobs(newest)
+        self.happens()
+        return found
+
+
+def test_what_ends_while_all_are_read_is_counted_once() -> None:
+    """Of what happens while all jobs are read nothing is missed, and nothing is counted twice by the next look."""
+    clock = HandClock()
+    store = CountingStore(clock)
+    ledger = Ledger(store.queue, store.facts, clock)
+    first, second = (ledger.post("pull", f"m{n}:latest", {"model": "m"}, by="test").job.id for n in range(2))
+    ledger.cancel(first, by="test")
+    clock.tick(2 * 3600)
+    clear(store.facts, clock.now())
+    reader = EndsMeanwhile(store.facts)
+
+    def happens() -> None:
+        ledger.cancel(second, by="test")
+        ledger.retire(ledger.reader.get(first))
+
+    reader.happens = happens
+    for _ in range(2):
+        known = look_and_remember(reader, store.facts, clock.now())
+        assert known.ended.counts == {("pull", "m1:latest", "cancelled"): 1}
+        assert known.ended.recent is not None
+        assert [job.id for job in known.ended.recent.jobs] == [second]
 
 
 def test_a_night_counts_anew() -> None:
