@@ -156,8 +156,9 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
     for way, each in starts.items():
         ready = statistics.median(one.ready for one in each)
         first = statistics.median(one.first_token for one in each)
-        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
-    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
+        runs = " ".join(f"{one.first_token:.2f}" for one in each)
+        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}", runs))
+    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP", "EACH RUN'S FIRST TOKEN"), rows)
     yield from busy()
 
 
@@ -168,6 +169,7 @@ def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, 
             "ready": round(statistics.median(one.ready for one in each), 3),
             "first_token": round(statistics.median(one.first_token for one in each), 3),
             "read_ahead": round(statistics.median(one.read_ahead for one in each)),
+            "first_tokens": [round(one.first_token, 3) for one in each],
         }
         for way, each in starts.items()
     }
