@@ -1,6 +1,7 @@
 """What a cold start takes: by how the bytes of a model come in, and what of it is our own share.
 
     scripts/bench_cold [--gb 1.34] [--runs 2] [--background 12,256]     all, on this machine
+    scripts/bench_cold --only ways --runs 3                             how the bytes come in, each way three times
     scripts/bench_cold --only wakes [--wakes 200]                       our own share alone
     scripts/bench_cold --only other [--others 5]                        another model than the warmed one, before, after
     scripts/bench_cold --url https://… --key …                          the cold starts of a real deployment
@@ -156,8 +157,9 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
     for way, each in starts.items():
         ready = statistics.median(one.ready for one in each)
         first = statistics.median(one.first_token for one in each)
-        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
-    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
+        runs = " ".join(f"{one.first_token:.2f}" for one in each)
+        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}", runs))
+    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP", "EACH RUN'S FIRST TOKEN"), rows)
     yield from busy()
 
 
@@ -168,6 +170,7 @@ def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, 
             "ready": round(statistics.median(one.ready for one in each), 3),
             "first_token": round(statistics.median(one.first_token for one in each), 3),
             "read_ahead": round(statistics.median(one.read_ahead for one in each)),
+            "first_tokens": [round(one.first_token, 3) for one in each],
         }
         for way, each in starts.items()
     }
@@ -255,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     here = parser.add_argument_group("how the bytes come in")
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways takes two to three minutes")
+    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways on both volumes takes two to three minutes")
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
     here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")

@@ -9,8 +9,10 @@ from datetime import datetime
 
 from loguru import logger
 
+from app.engines.engine import ANSWERS_AT, LOADED_AT
+from app.gateway.protocol.headers import Header
 from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext
-from app.gateway.upstream.server_requests import absence
+from app.gateway.upstream.server_requests import Presence, presence
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 
 
@@ -39,6 +41,9 @@ class TierWaker:
         #: The models that this wake is for, and since when. A new one for each wake; grown by the event loop, and
         #: copied by the thread that writes it down.
         self._wanted: dict[str, datetime] = {}
+        #: The session of the load that this wake began with, and what its answer told. The event loop's own.
+        self._session: tuple[Header, ...] = ()
+        self._found = Presence()
         #: Has the reports read anew. The event loop's own.
         self._refresh: asyncio.Future[bool] | None = None
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
@@ -81,12 +86,13 @@ class TierWaker:
         """
         self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
 
-    async def wake(self, model: str = "") -> bool:
+    async def wake(self, model: str = "", session: tuple[Header, ...] = ()) -> bool:
         """Return when the tier answers; true where it did not at first. One task wakes it for all, and goes on though
         callers leave.
 
         Args:
             model: that is waited for; the servers are told, so that they load it first.
+            session: leads to the server that is met.
 
         Raises:
             CannotStart: its servers refuse to start, and none may be tried now.
@@ -99,6 +105,7 @@ class TierWaker:
         if self.task is None:
             self.since = self._clock.now()
             self._wanted = {model: self.since} if model else {}
+            self._session, self._found = session, Presence()
             self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
             self.task.add_done_callback(_retrieve)
         elif model and model not in self._wanted:
@@ -107,6 +114,11 @@ class TierWaker:
             await self._want()
             return await asyncio.shield(task)
         return await asyncio.shield(self.task)
+
+    def has_loaded(self, model: str, session: tuple[Header, ...]) -> bool:
+        """Whether the server that the last wake met, and that this session leads to, had the model in memory: it loads
+        what is waited for before it answers."""
+        return bool(session) and session == self._session and self._found.has(model)
 
     async def _want(self) -> None:
         """Have the servers know what is waited for, if they look."""
@@ -121,7 +133,7 @@ class TierWaker:
         try:
             self.insist_on_starts()
             await self._want()
-            while (why := await absence(self._client)) is not None:
+            while why := (await self._asked()).why_not:
                 self.why = why
                 if is_first:
                     self._context.woke(tier, "request")
@@ -144,6 +156,12 @@ class TierWaker:
             self._context.near.discard(self._upstream.tier)
             if self._refresh is not None:
                 self._refresh.cancel()  # which ends nothing but the waiting for it
+
+    async def _asked(self) -> Presence:
+        """A server that tells of its start has loaded something by then, which spares the question for it."""
+        path = LOADED_AT if self._upstream.is_remote else ANSWERS_AT
+        self._found = await presence(self._client, path=path, session=self._session)
+        return self._found
 
     async def _pause(self) -> None:
         """Until the next question; it comes at once when a server has just said that it serves."""

@@ -291,7 +291,7 @@ class Killed:
     def opening(self, heard: HeardRequest, line: Connection) -> None:
         if not self.awake.is_set():
             line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
+        elif heard.only_looks:
             line.document({"version": "1"})
         elif self.phase == "bytes" and not self.killed.is_set():
             self._kill(line)
