@@ -5,7 +5,6 @@ said: a short answer is written at once with its head, and so is the beginning o
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ class HttpCycle(RequestResponseCycle):
         self._is_unframed = False
         self._has_no_body = scope["method"] == "HEAD"
         self._head = b""
-        self._call_when_gone: Callable[[], None] | None = None
+        self._is_cancelled_when_gone = False
 
     # What the application may ask beside ASGI
 
@@ -82,13 +81,19 @@ class HttpCycle(RequestResponseCycle):
         self.message_event.clear()
         return body
 
-    def when_gone(self, call: Callable[[], None]) -> None:
-        """Have this called, once, if the caller leaves before the end of the answer."""
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left before the end of the answer."""
+        return self.disconnected
+
+    def cancel_when_gone(self) -> None:
+        """Have the task that answers cancelled, once, if the caller leaves before the end of the answer."""
+        self._is_cancelled_when_gone = True
         if self.disconnected:
-            self._loop.call_soon(call)
-            return
-        self._call_when_gone = call
-        self.flow.resume_reading()  # else nothing would be heard of it
+            assert self.task is not None
+            self._loop.call_soon(self.task.cancel)
+        elif self.flow.read_paused:
+            self.flow.resume_reading()  # else nothing would be heard of it
 
     def write(self, piece: bytes, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where `is_full`, wait for room before."""
@@ -120,7 +125,7 @@ class HttpCycle(RequestResponseCycle):
                 self.transport.close()
         finally:
             self.on_response = _nothing
-            self._call_when_gone = None  # the request and its scope refer to this: that were a circle
+            self._is_cancelled_when_gone = False
             self.scope = {}  # type: ignore[typeddict-item] # of nobody
             if self.task is not None:
                 self._tasks.discard(self.task)
@@ -130,8 +135,9 @@ class HttpCycle(RequestResponseCycle):
         if self.response_complete:
             return
         self.disconnected = True
-        if self._call_when_gone is not None:
-            self._call_when_gone()
+        if self._is_cancelled_when_gone and self.task is not None:
+            self._is_cancelled_when_gone = False
+            self.task.cancel()
 
     @property
     def is_answer_sent(self) -> bool:

@@ -28,8 +28,12 @@ class CallerConnection(Protocol):
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
 
-    def when_gone(self, call: Callable[[], None], /) -> None:
-        """Have this called, once, if the caller leaves before the end of the answer."""
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left before the end of the answer."""
+
+    def cancel_when_gone(self) -> None:
+        """Have the task that answers cancelled, once, if the caller leaves before the end of the answer."""
 
     def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
@@ -66,6 +70,7 @@ class Exchange:
         began: the same on the clock that never goes back.
         send: sends the head of an answer, as ASGI has it.
         connection: takes what comes behind the head.
+        to_server: what of the headers goes on to a server, as it is written there.
 
     """
 
@@ -80,8 +85,7 @@ class Exchange:
     began: float
     send: Send = field(repr=False)
     connection: CallerConnection = field(repr=False)
-    is_gone: bool = False
-    """Whether the caller has left."""
+    to_server: bytes = field(default=b"", repr=False)
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
@@ -90,6 +94,11 @@ class Exchange:
     """Keeps the body until what is returned is called, beyond the end of the request if need be."""
     drop: Callable[[], None] = field(default=_nothing, repr=False)
     """Gives up the request's own hold on the body."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left."""
+        return self.connection.is_gone
 
     def forget_body(self) -> None:
         """It has gone where it had to go."""
