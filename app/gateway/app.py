@@ -133,11 +133,8 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decided: _Decided | None = scope["extensions"][CALLER].decided
-        if decided is not None:
-            exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
-            request_of_lines.set(exchange.id)
-            await self._respond(scope, decided.path, exchange, receive, is_known=True)
+        if scope["extensions"][CALLER].decided is not None:
+            await self._again(scope, receive, send)
             return
         path = clean(scope["path"])
         found = find(path)
@@ -153,6 +150,13 @@ class GatewayApp:
             await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
         else:
             await self._respond(scope, path, exchange, receive, is_known=False)
+
+    async def _again(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose head was let in before."""
+        decided: _Decided = scope["extensions"][CALLER].decided
+        exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
+        request_of_lines.set(exchange.id)
+        await self._respond(scope, decided.path, exchange, receive, is_known=True)
 
     async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         """Answer, whatever happens, and record a request to a model that is refused here."""
@@ -175,6 +179,7 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         decided: _Decided | None = exchange.connection.decided
+        is_new = decided is None
         try:
             if decided is None:
                 key = self._keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
@@ -189,11 +194,12 @@ class GatewayApp:
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
             entry = exchange.entry
-            if decided is None:
+            if is_new:
                 _refuse_wrong(exchange, path, is_known=is_known)
                 if key.is_shown_again:
                     said = _id_in(scope), exchange.to_server
-                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key, *said))
+                    decided = _Decided(path, (entry, exchange.below), key, *said)
+                    exchange.connection.decide(decided, self._again if exchange.is_direct else None)
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}

@@ -37,19 +37,23 @@ class HttpCycle(RequestResponseCycle):
             is_old: the request is of HTTP/1.0, which has no chunks: what has no length ends with the connection.
 
         """
-        super().__init__(
-            scope,
-            protocol.transport,
-            protocol.flow,
-            protocol.logger,
-            protocol.access_logger,
-            False,  # nothing is logged here
-            protocol.server_state.default_headers,
-            asyncio.Event(),
-            protocol.expect_100_continue,
-            keep_alive,
-            protocol.on_response_complete,
-        )
+        # All that uvicorn's own has, without its steps.
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = protocol.on_response_complete
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.chunked_encoding = None
+        self.expected_content_length = 0
         self.task: asyncio.Task[None] | None = None
         self.read_head: ReadHead | None = None
         """The head, where it is one that may come again."""
@@ -68,10 +72,11 @@ class HttpCycle(RequestResponseCycle):
         """What the application has made of the same head before, on this connection; None where nothing."""
         return self.read_head and self.read_head.decided
 
-    def decide(self, decided: object) -> None:
-        """Keep this for the next request with the same head."""
+    def decide(self, decided: object, app: Any = None) -> None:
+        """Keep this for the next request with the same head, which this application answers, if it is given."""
         if self.read_head is not None:
             self.read_head.decided = decided
+            self.read_head.app = app
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -113,6 +118,8 @@ class HttpCycle(RequestResponseCycle):
 
     async def run(self, app: Any) -> None:
         """Have it answered. An answer that was begun and not ended takes its connection with it."""
+        if self.read_head is not None and self.read_head.app is not None:
+            app = self.read_head.app
         try:
             await app(self.scope, self.receive, self.send)
         except BaseException:
@@ -145,6 +152,13 @@ class HttpCycle(RequestResponseCycle):
         is_all = not self.chunked_encoding and not self._is_unframed and self.expected_content_length == 0
         return self.response_started and is_all and not self._head
 
+    def begin(self, status: int, headers: Any) -> None:
+        """The head of an answer; where `is_full`, wait for room before."""
+        if not self.disconnected:
+            if self.response_started:
+                raise RuntimeError("an answer was begun twice")
+            self._begin(status, headers)
+
     # ASGI
 
     async def send(self, message: Any) -> None:
@@ -168,6 +182,8 @@ class HttpCycle(RequestResponseCycle):
         for said, value in headers:
             name = said.lower()
             lines.append(_remembered_line(name, value) if name in _REMEMBERED else _line(name, value))
+            if name not in _ABOUT_THE_REST:
+                continue
             if name == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
@@ -239,6 +255,7 @@ def _line(name: bytes, value: bytes) -> bytes:
 
 
 _remembered_line = lru_cache(256)(_line)
+_ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
 """Beside our own, those that are the same again and again."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from starlette.types import Send
+from starlette.types import ASGIApp, Message, Send
 
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.headers import Header
@@ -22,8 +22,8 @@ class CallerConnection(Protocol):
     def decided(self) -> Any:
         """What was made of the same head before, on this connection; None where nothing."""
 
-    def decide(self, decided: object, /) -> None:
-        """Keep this for the next request with the same head."""
+    def decide(self, decided: object, app: ASGIApp | None = None, /) -> None:
+        """Keep this for the next request with the same head, which this application answers, if it is given."""
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -34,6 +34,12 @@ class CallerConnection(Protocol):
 
     def cancel_when_gone(self) -> None:
         """Have the task that answers cancelled, once, if the caller leaves before the end of the answer."""
+
+    async def send(self, message: Message, /) -> None:
+        """As ASGI has it."""
+
+    def begin(self, status: int, headers: Sequence[Header], /) -> None:
+        """The head of an answer; where it `is_full`, wait for `room` before."""
 
     def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
@@ -100,6 +106,11 @@ class Exchange:
         """Whether the caller has left."""
         return self.connection.is_gone
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether nobody stands between us and the connection who would add something to a head."""
+        return self.send == self.connection.send
+
     def forget_body(self) -> None:
         """It has gone where it had to go."""
         self.body = b""
@@ -119,7 +130,12 @@ class Exchange:
         """The head of an answer."""
         self.status = status
         with_id = [*headers, (b"x-request-id", self.id.encode())]
-        await self.send({"type": "http.response.start", "status": status, "headers": with_id})
+        if self.is_direct:
+            if self.connection.is_full:
+                await self.connection.room()
+            self.connection.begin(status, with_id)
+        else:
+            await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
         """A piece of the body, once the caller's side has room for it."""
