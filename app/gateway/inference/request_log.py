@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from app.gateway.protocol.exchange import Exchange
 from app.logs import Line, tell_later
-from jobs.telemetry.usage import UsageRecorder, Use
+from jobs.telemetry.usage import UsageRecorder
 
 RequestEnding = Literal["success", "client_gone", "upstream_cut", "timeout", "refused", "error"]
 """
@@ -89,19 +89,7 @@ class Records:
         self._metrics = metrics
 
     def add(self, record: RequestRecord) -> None:
-        self._usage_recorder.add(
-            Use(
-                at=record.at,
-                model=record.model,
-                key=record.key,
-                tier=record.tier,
-                ending=record.ending,
-                prompt_tokens=record.prompt_tokens or 0,
-                output_tokens=record.output_tokens or 0,
-                first_byte_seconds=record.first_byte_seconds,
-                seconds=record.seconds,
-            )
-        )
+        self._usage_recorder.add(record)
         self._metrics.add(record)
         tell_later(Line(record, _told, _WHERE))
 

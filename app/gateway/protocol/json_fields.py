@@ -115,6 +115,10 @@ class Fields:
         """The names that were found, as their values stand in the body."""
         return self._spans
 
+    def built(self, name: str) -> Any:  # noqa: ARG002 - nothing is built here
+        """The value, long texts whole, where it costs nothing; else None."""
+        return None
+
     def inside(self, name: str) -> "Fields":
         """The fields of an object among the values; anything else has none."""
         return self._inside.get(name) or Fields()
@@ -231,6 +235,9 @@ class _BuiltFields(Fields):
 
     def in_order(self) -> Iterable[str]:
         return self._values
+
+    def built(self, name: str) -> Any:
+        return self._values.get(name)
 
     def inside(self, name: str) -> Fields:
         if (values := self._inner.get(name)) is None:

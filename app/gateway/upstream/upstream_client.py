@@ -17,7 +17,7 @@ import httpx
 
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
-from app.gateway.protocol.headers import Header
+from app.gateway.protocol.headers import Header, written
 from app.gateway.upstream.connection import Connection
 from jobs.core.errors import CutShort, Stalled, Unreachable
 
@@ -129,9 +129,15 @@ class UpstreamClient:
         return len(self._busy)
 
     async def ask(
-        self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b""
+        self, method: str, path: str, headers: Iterable[Header] | bytes = (), body: bytes | bytearray = b""
     ) -> UpstreamAnswer:
         """Send a request, and wait for the head of its answer.
+
+        Args:
+            method: of the request.
+            path: where it goes.
+            headers: beside our own; or as they are written.
+            body: all of it; it must stay as it is until it is sent.
 
         Raises:
             Unreachable: no server is there.
@@ -140,7 +146,7 @@ class UpstreamClient:
             ServerTrouble: what came is not HTTP.
 
         """
-        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        fields = headers if isinstance(headers, bytes) else written(headers)
         head = b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
             method.encode(), path.encode(), self._common, fields, len(body),
         )  # fmt: skip
