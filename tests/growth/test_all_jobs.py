@@ -9,18 +9,18 @@ WHOLE = {"jobs", "select", "unended", "ended", "ids", "newest_first", "count"}
 """What a reader of a ledger answers by a listing of all jobs, of their facts or keys, where the store has no order."""
 
 READERS = {
-    "app/deployment/volume_queries.py: jobs": "a plan of a night or of a prune, for somebody who asks, and a prune",
-    "app/gateway/ops/job_lists.py: ids": "those whose id begins so: nothing else finds these; of SQLite a range",
-    "app/local/coming_night.py: jobs": "a plan of a night, for somebody who asks",
-    "app/scheduler/runs.py: jobs": "a night, once: it compares what is known of the jobs with all of them",
-    "jobs/archive/archive.py: ended": "what is archived, at most once an hour; of SQLite what ended long ago",
-    "jobs/cli/completion.py: newest_first": "on one machine, some of the newest",
-    "jobs/cli/job_commands.py: ids": "the job whose id begins so: nothing else finds it; of SQLite a range",
-    "jobs/cli/job_commands.py: select": "of a gateway, which has pages; elsewhere `listed` and `dead` take its place",
-    "jobs/home/prune_preview.py: jobs": "a plan of a prune on one machine, for somebody who asks, and a prune",
-    "jobs/ledger/ledger.py: unended": "once, where nobody has compared the index with all jobs; of SQLite what is new",
-    "jobs/listing/dead_memory.py: jobs": "where no look was left, as by an older version",
-    "jobs/listing/jobs_view.py: jobs": "for who reads on after the newest jobs, once and then what has changed",
+    "app.deployment.volume_queries: jobs": "a plan of a night or of a prune, for somebody who asks, and a prune",
+    "app.gateway.ops.job_lists: ids": "those whose id begins so: nothing else finds these; of SQLite a range",
+    "app.local.coming_night: jobs": "a plan of a night, for somebody who asks",
+    "app.scheduler.runs: jobs": "a night, once: it compares what is known of the jobs with all of them",
+    "jobs.archive.archive: ended": "what is archived, at most once an hour; of SQLite what ended long ago",
+    "jobs.cli.completion: newest_first": "on one machine, some of the newest",
+    "jobs.cli.job_commands: ids": "the job whose id begins so: nothing else finds it; of SQLite a range",
+    "jobs.cli.job_commands: select": "of a gateway, which has pages; elsewhere `listed` and `dead` take its place",
+    "jobs.home.prune_preview: jobs": "a plan of a prune on one machine, for somebody who asks, and a prune",
+    "jobs.ledger.ledger: unended": "once, where nobody has compared the index with all jobs; of SQLite what is new",
+    "jobs.listing.dead_memory: jobs": "where no look was left, as by an older version",
+    "jobs.listing.jobs_view: jobs": "for who reads on after the newest jobs, once and then what has changed",
 }
 
 
@@ -31,13 +31,13 @@ def test_who_reads_all_jobs_says_why() -> None:
 
 def test_no_other_lists_the_facts_of_all_jobs() -> None:
     """Beside the reader of a ledger only who removes what is left of archived jobs lists their facts."""
-    naming = [str(path) for path, text in _sources() if "keys.OF_JOBS" in text]
-    assert naming == ["jobs/ledger/expiry.py", "jobs/ledger/reader.py"]
+    naming = [module for module, text in _sources() if "keys.OF_JOBS" in text]
+    assert naming == ["jobs.ledger.expiry", "jobs.ledger.reader"]
 
 
 def _found() -> Iterator[str]:
-    for path, text in _sources():
-        if path == "jobs/ledger/reader.py":
+    for module, text in _sources():
+        if module == "jobs.ledger.reader":
             continue
         for node in ast.walk(ast.parse(text)):
             if (
@@ -46,10 +46,10 @@ def _found() -> Iterator[str]:
                 and node.func.attr in WHOLE
                 and "reader" in ast.unparse(node.func.value).lower()
             ):
-                yield f"{path}: {node.func.attr}"
+                yield f"{module}: {node.func.attr}"
 
 
 def _sources() -> Iterator[tuple[str, str]]:
     for folder in ("app", "jobs"):
         for file in sorted((ROOT / folder).rglob("*.py")):
-            yield str(file.relative_to(ROOT)), file.read_text("utf-8")
+            yield ".".join(file.relative_to(ROOT).with_suffix("").parts), file.read_text("utf-8")
