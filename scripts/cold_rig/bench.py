@@ -258,7 +258,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     here = parser.add_argument_group("how the bytes come in")
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways on both volumes takes two to three minutes")
+    here.add_argument(
+        "--runs", type=int, default=2, help="of each way; one of all ways on both volumes takes two to three minutes"
+    )
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
     here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")

@@ -132,6 +132,8 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.heard: list[HeardRequest] = []
         self.lines: set[Connection] = set()
+        #: How many connections there were. Counted by the thread that takes them.
+        self.accepted = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -164,6 +166,7 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             if self._hang_ups:
                 self._hang_ups -= 1
                 Connection(sock).reset()

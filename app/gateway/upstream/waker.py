@@ -132,6 +132,8 @@ class TierWaker:
         is_first = True
         try:
             self.insist_on_starts()
+            if self._upstream.is_remote:
+                self._client.connect_ahead()  # to shake hands takes as long as the ledger does
             await self._want()
             while why := (await self._asked()).why_not:
                 self.why = why
