@@ -344,7 +344,7 @@ in_container({"MODAL_TASK_ID": "ta-1"}, tier="a10g")
 threads = set()
 def words(number):
     threads.add(threading.current_thread().name)
-    return f"late {number}", {"model": "m"}
+    return f"late {number}", (("model", "m"),)
 request_of_lines.set("r-1")
 for number in range(300):
     tell_later(Line(number, words, "here:1"))

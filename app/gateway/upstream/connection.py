@@ -122,6 +122,12 @@ class Connection(asyncio.Protocol):
             if self.is_complete:
                 return b""
             await self._wait()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come since the last time; empty where nothing has, which tells nothing of what comes."""
+        if not self._pieces:
+            return b""
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0

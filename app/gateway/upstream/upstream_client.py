@@ -80,6 +80,10 @@ class UpstreamAnswer:
         """See `Connection.read`."""
         return await self._connection.read()
 
+    def take(self) -> bytes:
+        """See `Connection.take`."""
+        return self._connection.take()
+
     def pass_to(self, sink: Callable[[bytes], bool]) -> None:
         """See `Connection.pass_to`."""
         self._connection.pass_to(sink)
