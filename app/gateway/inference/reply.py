@@ -146,7 +146,10 @@ class CallerReply:
         connection = self._exchange.connection
         if connection.is_full:
             return False
-        self._note(piece, tail)
+        if self.first_byte_seconds is None:
+            self._note(piece, tail)
+        else:
+            tail.feed(piece)
         if usage_filter is not None:
             piece = usage_filter.passed(piece)
         if self._name is not None:

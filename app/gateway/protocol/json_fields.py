@@ -111,6 +111,10 @@ class Fields:
         """Whether there is a value, were it null."""
         return name in self._spans
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether there is a value of one of these."""
+        return not self._spans.keys().isdisjoint(names)
+
     def in_order(self) -> Iterable[str]:
         """The names that were found, as their values stand in the body."""
         return self._spans
@@ -232,6 +236,9 @@ class _BuiltFields(Fields):
 
     def is_there(self, name: str) -> bool:
         return name in self._values
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not self._values.keys().isdisjoint(names)
 
     def in_order(self) -> Iterable[str]:
         return self._values
@@ -428,6 +435,8 @@ def _document(body: Body, marks: int) -> dict[str, Any] | None:
 
 def _looked_for(document: dict[str, Any], names: frozenset[str], *, is_map: bool = False) -> dict[str, Any] | None:
     """What is looked for of an object; None where a name may stand there twice, or is a long one."""
+    if document.keys() <= names:  # as nearly all, spelt as they are looked for
+        return document
     if len(document) > MOST_NAMES:
         return None
     found: dict[str, Any] = {}

@@ -189,23 +189,23 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
-        if self._sink is not None and self._is_passed_on(self._sink):
+        # What is the next piece, and not the last, is where it belongs once the sink has taken it.
+        if (
+            self._sink is not None
+            and self._pieces
+            and self._waiter is not None
+            and not self._waiter.done()
+            and not self.is_complete
+            and self._failure is None
+            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        ):
+            self._pieces.clear()
+            self._size = 0
             return
         if self._size > HIGH_WATER and not self.is_paused:
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
-
-    def _is_passed_on(self, sink: Callable[[bytes], bool]) -> bool:
-        """Whether all that has come is where it belongs: it is the next piece, and the sink has taken it."""
-        is_next = self._waiter is not None and not self._waiter.done()
-        if not is_next or not self._pieces or self.is_complete or self._failure is not None:
-            return False
-        if not sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)):
-            return False
-        self._pieces.clear()
-        self._size = 0
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
