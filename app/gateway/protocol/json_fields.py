@@ -277,8 +277,10 @@ class _BuiltFields(Fields):
 
     def scalar(self, name: str) -> Any:
         value = self._values.get(name)
+        if isinstance(value, str):
+            return value if len(value) <= MOST_UNCUT else self._found.scalar(name)
         kind = type(value)
-        if kind is Number or (kind is str and len(value) > MOST_UNCUT):
+        if kind is Number:
             return self._found.scalar(name)
         return None if kind is list or kind is dict else value
 

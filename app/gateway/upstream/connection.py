@@ -46,12 +46,13 @@ class Connection(asyncio.Protocol):
         self._sent = 0
         self._is_full = False
         self._is_send_scheduled = False
+        self._parser = httptools.HttpResponseParser(self)
+        """Of all answers on this connection: one that did not end as it should is its last."""
 
     # One exchange
 
     def ask(self, head: bytes, body: bytes | bytearray) -> None:
         """Send a request. The body must stay as it is until all of it `is_sent`, or the exchange has ended."""
-        self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.has_head = False
