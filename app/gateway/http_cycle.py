@@ -102,7 +102,11 @@ class HttpCycle(RequestResponseCycle):
 
     def write(self, piece: bytes, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where `is_full`, wait for room before."""
-        if not self.disconnected:
+        if self.disconnected:
+            return
+        if self.chunked_encoding and piece and not is_last and not self._head and not self._has_no_body:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))  # as nearly all of a stream
+        else:
             self._write(piece, is_last=is_last)
 
     @property

@@ -205,7 +205,8 @@ class _ProxiedRequest:
                 until = until or self._until(route, began)
                 await self._ready(request, route, until)
             try:
-                answer = await self._asked(request, route, headers + written(self._readied.session), body)
+                session = self._readied.session
+                answer = await self._asked(request, route, headers + written(session) if session else headers, body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble

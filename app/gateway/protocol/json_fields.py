@@ -111,6 +111,10 @@ class Fields:
         """Whether there is a value, were it null."""
         return name in self._spans
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether there is a value of one of these."""
+        return not self._spans.keys().isdisjoint(names)
+
     def in_order(self) -> Iterable[str]:
         """The names that were found, as their values stand in the body."""
         return self._spans
@@ -233,6 +237,9 @@ class _BuiltFields(Fields):
     def is_there(self, name: str) -> bool:
         return name in self._values
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not self._values.keys().isdisjoint(names)
+
     def in_order(self) -> Iterable[str]:
         return self._values
 
@@ -270,8 +277,10 @@ class _BuiltFields(Fields):
 
     def scalar(self, name: str) -> Any:
         value = self._values.get(name)
+        if isinstance(value, str):
+            return value if len(value) <= MOST_UNCUT else self._found.scalar(name)
         kind = type(value)
-        if kind is Number or (kind is str and len(value) > MOST_UNCUT):
+        if kind is Number:
             return self._found.scalar(name)
         return None if kind is list or kind is dict else value
 
@@ -428,6 +437,8 @@ def _document(body: Body, marks: int) -> dict[str, Any] | None:
 
 def _looked_for(document: dict[str, Any], names: frozenset[str], *, is_map: bool = False) -> dict[str, Any] | None:
     """What is looked for of an object; None where a name may stand there twice, or is a long one."""
+    if document.keys() <= names:  # as nearly all, spelt as they are looked for
+        return document
     if len(document) > MOST_NAMES:
         return None
     found: dict[str, Any] = {}

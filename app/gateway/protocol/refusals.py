@@ -106,6 +106,16 @@ class Verdict:
     wants: Wants = NOTHING
 
 
+_PLAIN_CHAT = Verdict(None, Wants("chat"))
+"""Of a chat in texts that says nothing special."""
+
+_SPECIAL: Mapping[str, frozenset[str]] = {
+    "/v1/chat/completions": frozenset({"reasoning", "reasoning_effort", "top_logprobs", "tools"}),
+    "/api/chat": frozenset({"options", "format", "think", "top_logprobs", "tools"}),
+}
+"""By path of chats, the fields that more has to be known of than that their types are right."""
+
+
 def judge(found: Fields, path: str) -> Verdict:
     """Refuse what Ollama refuses before it looks for the model.
 
@@ -128,6 +138,8 @@ def judge(found: Fields, path: str) -> Verdict:
                 continue
             value = body.value(name)
             check(_OF_KIND[kind] if value is TOO_LONG else value, *known)
+    if body.is_plain_talk and (special := _SPECIAL.get(path)) is not None and not found.has_any(special):
+        return _PLAIN_CHAT
     checks = _CHECKS.get(path)
     refusal = checks(body) if checks is not None else None
     return Verdict(refusal, _WANTS[path](body) if path in _WANTS else NOTHING)
@@ -235,9 +247,9 @@ def _openai_embeddings(body: _Body) -> None:
 
 
 def _openai_chat(body: _Body) -> None:
+    if not body.found.is_set("messages"):
+        raise BadRequest("[] is too short - 'messages'")
     if not body.is_plain_talk:
-        if not body.found.is_set("messages"):
-            raise BadRequest("[] is too short - 'messages'")
         content.check_chat_completion(body.items("messages"))
     if effort := _effort(body):
         think_of_effort(effort)

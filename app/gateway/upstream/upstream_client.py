@@ -7,7 +7,7 @@ the server was doing. Errors are ours, and tell whether a byte of the answer had
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -69,20 +69,16 @@ class UpstreamAnswer:
         self._connection = connection
         self.status = connection.status
         self.headers = connection.headers
+        # Each as the connection has it, and documents it: one step less for each piece.
+        self.read = connection.read
+        self.take = connection.take
+        self.pass_to = connection.pass_to
 
     def header(self, name: bytes) -> bytes:
         for key, value in self.headers:
             if key == name:
                 return value
         return b""
-
-    async def read(self) -> bytes:
-        """See `Connection.read`."""
-        return await self._connection.read()
-
-    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
-        """See `Connection.pass_to`."""
-        self._connection.pass_to(sink)
 
     @property
     def is_request_sent(self) -> bool:
