@@ -1,6 +1,8 @@
 """What a start asks of the ledger, and reads, before anything else of it is there."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
+from tests.support.checkout import ROOT
 from tests.support.models_directory import Sample, put, sample, weights_at
 from tests.support.stores import Store
 from tests.support.waiting import PATIENCE, until
@@ -49,6 +52,36 @@ def size(model: Sample) -> int:
 def is_read(readers: BlobReaders, model: Sample) -> bool:
     progress = readers.progress()
     return progress is not None and progress.done == size(model)
+
+
+BEFORE = """
+import sys
+import modal
+from app.model_server.starting.asked_ahead import AskedAhead
+from app.resources import ledger
+print(*sys.modules)
+"""
+
+
+def test_the_ledger_is_asked_before_a_server_is_imported() -> None:
+    """What a container imports before it can ask has nothing of the server, of its view of the weights, nor of who asks
+    the engine: these come while the ledger is asked."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    parts = ("supervisor", "settings", "models_view", "weights_reload", "process", "report")
+    assert not {"httpx", *(f"app.model_server.{part}" for part in parts)} & set(done.stdout.split())
+    lines = (ROOT / "app/endpoint.py").read_text("utf-8").splitlines()
+    asked, rest = (next(n for n, line in enumerate(lines) if line.startswith(begin)) for begin in ORDER)
+    assert asked < rest
+
+
+ORDER = ("AHEAD = AskedAhead", "from app.deployment.server_container import")
 
 
 def opened() -> list[str]:
