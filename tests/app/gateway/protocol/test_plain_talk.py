@@ -16,7 +16,9 @@ CHATS = ("/api/chat", "/v1/chat/completions", "/v1/messages")
 INSIDE = {"options": frozenset(refusals.OPTIONS)}
 
 texts = st.sampled_from(["", "user", "hi", "x" * 1100, "high", "tell"])
-anything = st.none() | st.booleans() | st.integers(-2, 30) | st.floats(0, 1) | texts | st.just([]) | st.just({})
+anything: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers(-2, 30) | st.floats(0, 1) | texts | st.just([]) | st.just({})
+)
 messages = st.fixed_dictionaries({"role": texts, "content": texts}) | st.dictionaries(
     st.sampled_from(["role", "content", "Content", "tool_calls", "thinking", "images", "x"]), anything, max_size=3
 )
