@@ -95,7 +95,10 @@ class LineQueue:
     def write_later(self, make: Callable[[], str]) -> None:
         """Take a line that the thread makes when it writes it, in a moment; behind what came before, as any other."""
         with self._lock:
-            if self._has_room(LATE_CHARACTERS):
+            if self.is_stopping or self._waiting + LATE_CHARACTERS > self._limit:
+                self._drop(1)
+            else:
+                self._waiting += LATE_CHARACTERS
                 self._lines.append(make)
                 if len(self._lines) == 1:
                     self._changed.notify()

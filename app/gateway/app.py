@@ -25,6 +25,7 @@ from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
+from app.gateway.protocol.headers import to_server, written
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from app.logs import request_of_lines
 from jobs.core.clock import Clock
@@ -56,6 +57,9 @@ class _Decided:
     path: str
     found: tuple[RouteEntry, str]
     key: Key
+    id: str
+    """That the head gives to each request; empty where it gives none."""
+    to_server: bytes
 
 
 class GatewayApp:
@@ -129,15 +133,13 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decided: _Decided | None = scope["extensions"][CALLER].decided
-        if decided is not None:
-            exchange = self._exchange(scope, decided.found, send)
-            request_of_lines.set(exchange.id)
-            await self._respond(scope, decided.path, exchange, receive, is_known=True)
+        if scope["extensions"][CALLER].decided is not None:
+            await self._again(scope, receive, send)
             return
         path = clean(scope["path"])
         found = find(path)
-        exchange = self._exchange(scope, found or (RouteEntry((), path, "refused"), ""), send)
+        own = found or (RouteEntry((), path, "refused"), "")
+        exchange = self._exchange(scope, own, send, _id_in(scope), written(to_server(scope["headers"])))
         request_of_lines.set(exchange.id)  # each request has a task, and with it a context, of its own
         if found is not None:
             await self._respond(scope, path, exchange, receive, is_known=True)
@@ -148,6 +150,13 @@ class GatewayApp:
             await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
         else:
             await self._respond(scope, path, exchange, receive, is_known=False)
+
+    async def _again(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose head was let in before."""
+        decided: _Decided = scope["extensions"][CALLER].decided
+        exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
+        request_of_lines.set(exchange.id)
+        await self._respond(scope, decided.path, exchange, receive, is_known=True)
 
     async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         """Answer, whatever happens, and record a request to a model that is refused here."""
@@ -170,6 +179,7 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         decided: _Decided | None = exchange.connection.decided
+        is_new = decided is None
         try:
             if decided is None:
                 key = self._keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
@@ -184,10 +194,12 @@ class GatewayApp:
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
             entry = exchange.entry
-            if decided is None:
+            if is_new:
                 _refuse_wrong(exchange, path, is_known=is_known)
                 if key.is_shown_again:
-                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key))
+                    said = _id_in(scope), exchange.to_server
+                    decided = _Decided(path, (entry, exchange.below), key, *said)
+                    exchange.connection.decide(decided, self._again if exchange.is_direct else None)
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
@@ -195,7 +207,7 @@ class GatewayApp:
                 return
             if exchange.method in _WITH_BODY:
                 await self._read(exchange, receive)
-            exchange.connection.when_gone(_leaving(exchange))
+            exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
             exchange.forget_body()
@@ -213,14 +225,11 @@ class GatewayApp:
         length = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
         exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds)
 
-    def _exchange(self, scope: Scope, found: tuple[RouteEntry, str], send: Send) -> Exchange:
-        given = b""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                given = value
-                break
+    def _exchange(
+        self, scope: Scope, found: tuple[RouteEntry, str], send: Send, given_id: str, to_server: bytes
+    ) -> Exchange:
         return Exchange(
-            id=given.decode() if given and _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
+            id=given_id or f"{_PROCESS}{next(self._count):08x}",
             entry=found[0],
             below=found[1],
             method=scope["method"],
@@ -231,7 +240,14 @@ class GatewayApp:
             began=self._clock.monotonic(),
             send=send,
             connection=scope["extensions"][CALLER],
+            to_server=to_server,
         )
+
+
+def _id_in(scope: Scope) -> str:
+    """The id that a caller gives a request; empty where it gives none, or something else."""
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _ID.fullmatch(given) else ""
 
 
 def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
@@ -278,18 +294,6 @@ async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send
             await send({"type": "http.response.body", "body": b""})
 
     await inside({**scope, "method": "GET"}, receive, send_head)
-
-
-def _leaving(exchange: Exchange) -> Callable[[], None]:
-    """What ends the task that answers, which is this one, when its caller leaves."""
-    task = asyncio.current_task()
-    assert task is not None
-
-    def leave() -> None:
-        exchange.is_gone = True
-        task.cancel()
-
-    return leave
 
 
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
