@@ -1,11 +1,16 @@
 """Fixtures that more than one file asks for."""
 
 import gc
+import os
 import signal
+import ssl
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from httpx._transports import default as transports
 from hypothesis import settings
 
 from jobs.core.clock import SystemClock
@@ -20,6 +25,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # half as many examples as usual look as far, over two runs.
 settings.register_profile("house", deadline=None, max_examples=50)
 settings.load_profile("house")
+
+
+_read_certificates = transports.create_ssl_context
+
+
+@cache
+def _trusted(trust_env: bool, *_: str | None) -> ssl.SSLContext:
+    return _read_certificates(trust_env=trust_env)
+
+
+def _shared_certificates(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    """Those whom httpx trusts, read once from where they lie: tests make thousands of clients, and each would take a
+    fortieth of a second of processor to read them again."""
+    if verify is not True or cert is not None:
+        return _read_certificates(verify, cert, trust_env)
+    return _trusted(trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+transports.create_ssl_context = _shared_certificates
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -3,7 +3,7 @@
 `jobs.store.keys` says which sorts there are. The oldest of the dicts is the jobs', and holds whatever belongs to no
 sort; a version before this one kept everything there. So until `move` has found nothing there for a day, what a sort's
 own dict does not hold is looked for in the old one as well, and what the old one holds counts: only a process of the
-older version can have written it since.
+older version can have written it since. What counts for minutes alone (`keys.OF_MINUTES`) is one round trip always.
 """
 
 import threading
@@ -68,7 +68,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.put(key, value, skip_if_exists=skip_if_exists)
-        if self._has_moved():
+        if self._is_where_it_belongs(key):
             return own.put(key, value, skip_if_exists=skip_if_exists)
         if skip_if_exists and self._jobs.get(key, _ABSENT) is not _ABSENT:
             return False
@@ -81,7 +81,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.get(key, default)
-        if not self._has_moved() and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
+        if not self._is_where_it_belongs(key) and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
             return old
         return own.get(key, default)
 
@@ -146,6 +146,9 @@ class DictBySort:
         """The dict of the key's sort; None where it lies with the jobs."""
         sort = sort_of(key)
         return self._sorts.get(sort) if sort else None
+
+    def _is_where_it_belongs(self, key: Any) -> bool:
+        return key.startswith(keys.OF_MINUTES) or self._has_moved()
 
     def _listed(self, prefixes: tuple[str, ...]) -> Iterator[tuple[ShrinkingDict, tuple[str, ...]]]:
         """The dicts to list for these prefixes, each with the prefixes to ask of it; the one that counts comes last."""

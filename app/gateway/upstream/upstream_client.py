@@ -119,6 +119,8 @@ class UpstreamClient:
         #: Changed by the event loop alone; its length may be read by any thread.
         self._busy: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: A connection that is being opened for who asks next.
+        self._ahead: asyncio.Task[Connection] | None = None
 
     @property
     def open_exchanges(self) -> int:
@@ -147,7 +149,7 @@ class UpstreamClient:
             method.encode(), path.encode(), self._common, fields, len(body),
         )  # fmt: skip
         while True:
-            connection = self._take() or await self._connect()
+            connection = self._take() or await self._opened_ahead() or await self._connect()
             self._busy.add(connection)
             try:
                 connection.ask(head, body)
@@ -175,6 +177,10 @@ class UpstreamClient:
         for connection in (*self._idle, *self._busy):
             connection.transport.abort()
         self._idle.clear()
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead.add_done_callback(_abort)
+            self._ahead = None
 
     def _take(self) -> Connection | None:
         while self._idle:
@@ -182,6 +188,16 @@ class UpstreamClient:
             if not connection.is_lost:
                 return connection
         return None
+
+    def connect_ahead(self) -> None:
+        """Begin to open a connection, for who asks in a moment and has something else to wait for until then."""
+        if self._ahead is None and not self._idle:
+            self._ahead = asyncio.create_task(self._connect(), name=f"connect to {self._host}")
+
+    async def _opened_ahead(self) -> Connection | None:
+        ahead, self._ahead = self._ahead, None
+        connection = None if ahead is None else await ahead
+        return None if connection is None or connection.is_lost else connection
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -219,3 +235,9 @@ class UpstreamClient:
                 kept.append(connection)
         self._idle = kept
         self._timer = loop.call_later(self._period, self._check_silence) if self._busy or self._idle else None
+
+
+def _abort(connecting: "asyncio.Task[Connection]") -> None:
+    """Nobody takes it any more, nor its failure."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().transport.abort()
