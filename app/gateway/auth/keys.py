@@ -2,7 +2,7 @@
 
 A line for each key, in a file or a secret; what follows a `#` is for people:
 
-    NAME   PROOF              SCOPE…   models=PATTERN,…   rpm=N   concurrent=N   expires=MOMENT
+    NAME   PROOF              SCOPE…   models=PATTERN,…              LIMIT=…  expires=MOMENT
     alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
     bob    ssh-ed25519:AAAA…  admin
 
@@ -27,6 +27,8 @@ from typing import Self
 
 from app.gateway.auth import signatures
 from app.gateway.auth.signatures import KIND, SignedRequest, is_signature, parse_public_key, signer
+from jobs.access.limits import NO_LIMITS, Limits
+from jobs.access.limits import OPTIONS as LIMITS
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
@@ -60,8 +62,7 @@ class Caller:
     name: str
     scopes: frozenset[str]
     models: tuple[str, ...] = ()
-    rpm: int | None = None
-    concurrent: int | None = None
+    limits: Limits = NO_LIMITS
     is_only: bool = field(default=False, compare=False)
     """It is the only key, so there is no other to leave a share to."""
 
@@ -199,8 +200,7 @@ class Key:
             name,
             frozenset(scopes or [CHAT]),
             _patterns(options["models"]) if "models" in options else (),
-            _count("rpm", options.get("rpm")),
-            _count("concurrent", options.get("concurrent")),
+            Limits.parse({name: value for name, value in options.items() if name in LIMITS}),
         )
         return cls(caller, rest[0], parse_expiry(options["expires"]) if "expires" in options else None)
 
@@ -208,8 +208,7 @@ class Key:
         caller = self.caller
         words = [caller.name, self.proof, *sorted(caller.scopes, key=SCOPES.index)]
         words += [f"models={','.join(caller.models)}"] if caller.models else []
-        words += [f"rpm={caller.rpm}"] if caller.rpm is not None else []
-        words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
+        words += [f"{name}={value}" for name, value in caller.limits.options().items()]
         words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
 
@@ -227,7 +226,7 @@ def _is_proof(word: str) -> bool:
         return False
 
 
-_READERS = ("models", "rpm", "concurrent", "expires")
+_READERS = ("models", *LIMITS, "expires")
 
 
 def _options(name: str, words: list[str]) -> Mapping[str, str]:
@@ -251,16 +250,6 @@ def _patterns(text: str) -> tuple[str, ...]:
             f"models has {what}", hint="as in models=llama*,hf.co/*/*:q4*; leave `models=` out to allow all of them"
         )
     return patterns
-
-
-def _count(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,6}", text, re.ASCII):
-        raise BadRequest(
-            f"{option}={text!r} is no number of requests", hint=f"a whole number from 1, as in {option}=60"
-        )
-    return int(text)
 
 
 def parse_expiry(text: str) -> datetime:

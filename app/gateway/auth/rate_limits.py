@@ -34,14 +34,14 @@ class RateLimits:
             TooManyRequests: the key has used up its minute, or has as many requests under way as it may.
 
         """
-        if caller.concurrent is not None and self._present[caller.name] >= caller.concurrent:
+        if caller.limits.concurrent is not None and self._present[caller.name] >= caller.limits.concurrent:
             raise TooManyRequests(
-                f"key {caller.name!r} has {counted(caller.concurrent, 'request')} under way, as many as it may",
+                f"key {caller.name!r} has {counted(caller.limits.concurrent, 'request')} under way, as many as it may",
                 hint="wait for one of them to end",
                 retry_after=BUSY,
             )
-        if caller.rpm is not None:
-            self._count(caller, caller.rpm)
+        if caller.limits.rpm is not None:
+            self._count(caller, caller.limits.rpm)
         self._present[caller.name] += 1
         left = False
 
