@@ -82,6 +82,7 @@ DICTS = {
     "reports": "ollama-reports",
     "usage": "ollama-usage",
     "incidents": "ollama-incidents",
+    "audit": "ollama-audit",
     "schedules": "ollama-schedules",
 }
 """The Dict of each sort of `jobs.store.keys.SORTS`: Modal lists a Dict only whole. The jobs' own is `ollama-ledger`."""

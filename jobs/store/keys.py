@@ -217,6 +217,15 @@ def told(case: str, change: str) -> str:
     return f"{TOLD}{case}/{change}"
 
 
+# -- who did what ------------------------------------------------------------------------------------------------------
+
+AUDIT = "audit/"
+
+
+def audit(day: str, id: str) -> str:
+    return f"{AUDIT}{day}/{id}"
+
+
 # -- what is listed together -------------------------------------------------------------------------------------------
 
 OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
@@ -237,6 +246,7 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "changes": (CHANGED, CHANGES_FORGOTTEN, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
     "incidents": (*CASES, STILL_OPEN),
+    "audit": (AUDIT,),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
@@ -311,6 +321,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (telling("<key>/<n>", "<change>", "<k>"), "somebody tries for the k-th time to tell of it", "who tells the webhook",
      True, _CASE),
     (told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
+    (audit("<day>", "<id>"), "who did what, by which request; how it went", "whoever does it, before and after", False,
+     _LATER),
 )  # fmt: skip
 
 _OPEN_JOBS = "jobs that were not archived yet, those among them that had not ended"
@@ -324,6 +336,7 @@ _LOSES: dict[str, str] = {
     HEALTH: "how the tiers were in the last days",
     UPKEEP_MEMORY: "what was verified when, and which versions were rolled back from",
     NIGHT_RAN: "what the last night did",
+    AUDIT: "who did what in the last days",
     **dict.fromkeys((INCIDENT, RECOVERED), _INCIDENTS),
 }
 """By what the keys begin with."""

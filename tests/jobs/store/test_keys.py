@@ -18,6 +18,7 @@ from tests.support.stores import Store
 
 STORED = {
     "aliases": "overwritten",
+    "audit/<day>/<id>": "overwritten",
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "changed/<id>": "overwritten",
