@@ -1,5 +1,9 @@
 """Who may do what, and who did what, kept in the ledger: keys, what each may take, what it took.
 
-audit   each act of an admin as a line: who, by which request, what, with what outcome
-limits  what one key may take: requests, tokens, seconds and dollars, by minute, day and month: pure
+audit        each act of an admin as a line: who, by which request, what, with what outcome
+key_copy     a copy of all keys in a file, and what it restores
+key_records  keys as facts: versions, how they are made, changed and revoked
+key_words    the words that a key is described in: name, scopes, models, end: pure
+limits       what one key may take: requests, tokens, seconds and dollars, by minute, day and month: pure
+proofs       what proves a key: the hash of one, or a public key: pure
 """

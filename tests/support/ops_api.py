@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from app.fleet.schema import load
-from app.gateway.auth.keys import Keys, hash_of, new_key
+from app.gateway.auth.keys import Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
@@ -26,6 +26,7 @@ from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound

@@ -10,43 +10,29 @@ A pattern without a slash fits models of Ollama's own library, `NAMESPACE/MODEL`
 of that host; a `*` never turns one into the other. A word that means nothing is refused: no mistake makes a key wider.
 
 The proof is the hash of a key; or the public key of Ollama's own command, which can send no key but signs (`signing`).
-A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them out, which is what a slow hash is
-against, and a slow one would cost each request more than the gateway does.
 """
 
 import base64
 import hashlib
 import hmac
-import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
 from app.gateway.auth import signatures
-from app.gateway.auth.signatures import KIND, SignedRequest, is_signature, parse_public_key, signer
+from app.gateway.auth.signatures import SignedRequest, is_signature, signer
+from jobs.access.key_words import CHAT, SCOPES, is_name, parse_expiry, parse_patterns
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.access.limits import OPTIONS as LIMITS
+from jobs.access.proofs import PREFIX, SIGNER, hash_of, is_proof
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
 
 VARIABLE = "OLLAMA_MODAL_KEYS"
 
-CHAT = "chat"
-ADMIN = "admin"
-SCOPES = (CHAT, ADMIN)
-"""Chat: inference, lists, and reading about jobs. Admin: whatever changes something, and reading as well."""
-
-PREFIX = "omk_"
-"""So that a key is recognised wherever it should not be: in a log, a commit, a screenshot."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_SIGNER = f"{KIND}:"
-_PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
 _MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
 _UNKNOWN = "this key is not known here"
 _SEND_ONE = (
@@ -155,7 +141,7 @@ class Key:
     @property
     def is_shown_again(self) -> bool:
         """Whether what shows it is good for more than one request, which a signature is not."""
-        return not self.proof.startswith(_SIGNER)
+        return not self.proof.startswith(SIGNER)
 
     def caller_at(self, now: datetime) -> Caller:
         """Whose it is.
@@ -182,12 +168,12 @@ class Key:
         if PREFIX in line:
             raise BadRequest("it holds a key itself, and only its hash belongs here", hint=_MAKE_ANEW)
         name, *rest = line.split()
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise BadRequest("its first word is no name of a key", hint=f"letters, digits, `_`, `.`, `-`; {_MAKE_ANEW}")
-        if not rest or not _is_proof(rest[0]):
+        if not rest or not is_proof(rest[0]):
             raise BadRequest(
                 "its second word is no hash and no public key",
-                hint=f"sha256: and 64 hex digits, or {_SIGNER} and its base64; {_MAKE_ANEW}",
+                hint=f"sha256: and 64 hex digits, or {SIGNER} and its base64; {_MAKE_ANEW}",
             )
         scopes = [word for word in rest[1:] if "=" not in word]
         options = _options(name, [word for word in rest[1:] if "=" in word])
@@ -199,7 +185,7 @@ class Key:
         caller = Caller(
             name,
             frozenset(scopes or [CHAT]),
-            _patterns(options["models"]) if "models" in options else (),
+            parse_patterns(options["models"]) if "models" in options else (),
             Limits.parse({name: value for name, value in options.items() if name in LIMITS}),
         )
         return cls(caller, rest[0], parse_expiry(options["expires"]) if "expires" in options else None)
@@ -217,15 +203,6 @@ _ANYONES = Key(ANYONE, "")
 """In place of a key, where none are configured."""
 
 
-def _is_proof(word: str) -> bool:
-    if not word.startswith(_SIGNER):
-        return _HASH.fullmatch(word) is not None
-    try:
-        return word == proof_of(word.removeprefix(_SIGNER))
-    except BadRequest:
-        return False
-
-
 _READERS = ("models", *LIMITS, "expires")
 
 
@@ -241,51 +218,6 @@ def _options(name: str, words: list[str]) -> Mapping[str, str]:
     return options
 
 
-def _patterns(text: str) -> tuple[str, ...]:
-    """Never none of them: a key for no pattern would be one for every model."""
-    patterns = tuple(text.lower().split(","))
-    if wrong := [part for part in patterns if not _PATTERN.fullmatch(part) or part.count("/") > 2]:
-        what = f"a pattern that no name can fit: {wrong[0]!r}" if wrong[0] else "an empty pattern"
-        raise BadRequest(
-            f"models has {what}", hint="as in models=llama*,hf.co/*/*:q4*; leave `models=` out to allow all of them"
-        )
-    return patterns
-
-
-def parse_expiry(text: str) -> datetime:
-    """A day (its beginning, in UTC) or a moment.
-
-    Raises:
-        BadRequest: it is neither.
-
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:  # the second at either end of time, in another zone
-        raise BadRequest(
-            f"expires={text!r} is no moment", hint="a day or a moment, as in expires=2027-01-31 or 2027-01-31T18:00Z"
-        ) from error
-
-
-def new_key() -> str:
-    return PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_of(key: str) -> str:
-    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
-
-
-def proof_of(public_key: str) -> str:
-    """How a line names the public key of an Ollama.
-
-    Raises:
-        BadRequest: it is none.
-
-    """
-    return _SIGNER + parse_public_key(public_key)
-
-
 class Keys:
     """All keys of a gateway."""
 
@@ -293,7 +225,7 @@ class Keys:
         given = tuple(keys)
         is_only = len({key.caller.name for key in given}) == 1
         self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
-        self._takes_signatures = any(key.proof.startswith(_SIGNER) for key in given)
+        self._takes_signatures = any(key.proof.startswith(SIGNER) for key in given)
         if self._takes_signatures:
             signatures.prepare()
         #: The key by the hash of the headers that showed it, so that each is read once: of keys that are known alone.
@@ -417,7 +349,7 @@ def _proof(
     if signed is not None and is_signature(authorization):
         if not takes_signatures:
             raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
-        return _SIGNER + signer(authorization, signed(), now)
+        return SIGNER + signer(authorization, signed(), now)
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else ""
     key = key or values.get(b"x-api-key", "")

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from loguru import logger
 
-from app.gateway.auth.keys import ADMIN, CHAT, Caller
+from app.gateway.auth.keys import Caller
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.key_words import ADMIN, CHAT
 from jobs.core.errors import NotFound, Refused
 from jobs.core.model_name import ModelName
 from jobs.ledger import dead_letters

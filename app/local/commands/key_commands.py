@@ -57,7 +57,8 @@ def new(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Make a key. It is shown this once; the line beside it holds only its hash."""
-    from app.gateway.auth.keys import VARIABLE, Key, hash_of, new_key, proof_of  # noqa: PLC0415 - others start without
+    from app.gateway.auth.keys import VARIABLE, Key  # noqa: PLC0415 - others start without
+    from jobs.access.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - others start without
 
     key = new_key() if public_key is None else None
     proof = hash_of(key) if key is not None else proof_of(public_key or "")
@@ -84,7 +85,7 @@ def new(
 
 def scopes_of(asked: Iterable[str]) -> list[str]:
     """The words of the line, which says all that a key may: `admin` alone, there, is one that cannot chat."""
-    from app.gateway.auth.keys import ADMIN, CHAT  # noqa: PLC0415 - as above
+    from jobs.access.key_words import ADMIN, CHAT  # noqa: PLC0415 - as above
 
     words = [word for each in asked for word in each.split(",")] or [CHAT]
     implied = [CHAT] if ADMIN in words else []
@@ -98,7 +99,7 @@ def expiry_of(text: str, now: datetime) -> datetime:
         BadRequest: it is no time, or over already.
 
     """
-    from app.gateway.auth.keys import parse_expiry  # noqa: PLC0415 - as above
+    from jobs.access.key_words import parse_expiry  # noqa: PLC0415 - as above
 
     moment = now + parse_span(text, "--expires") if text[-1:].isalpha() and text[-1] != "Z" else parse_expiry(text)
     if moment <= now:

@@ -18,13 +18,14 @@ import httpx
 import pytest
 
 from app.fleet.schema import WindowConfig, load
-from app.gateway.auth.keys import Caller, hash_of
+from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.metrics import Metrics
 from app.gateway.inference.route_cache import MOST, RouteCache
 from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
+from jobs.access.proofs import hash_of
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.store.keys import NIGHT_RAN

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.auth.fair_shares import share_of
-from app.gateway.auth.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
+from app.gateway.auth.keys import ANYONE, Caller, Key, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from app.local.commands.key_commands import scopes_of
+from jobs.access.key_words import ADMIN, CHAT
 from jobs.access.limits import Limits
+from jobs.access.proofs import PREFIX, hash_of, new_key
 from jobs.core.errors import (
     BadName,
     BadRequest,

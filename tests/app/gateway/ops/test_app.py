@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.gateway.auth.keys import ANYONE, hash_of
+from app.gateway.auth.keys import ANYONE
 from app.gateway.ops.schemas import (
     HealthResponse,
     JobResponse,
@@ -21,6 +21,7 @@ from app.gateway.ops.schemas import (
     TiersResponse,
     UsageResponse,
 )
+from jobs.access.proofs import hash_of
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName

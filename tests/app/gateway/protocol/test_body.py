@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
+from jobs.access.proofs import hash_of
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
