@@ -1,6 +1,8 @@
 """Who may do what, and who did what, kept in the ledger: keys, what each may take, what it took.
 
 audit        each act of an admin as a line: who, by which request, what, with what outcome
+budgets      what a key took of its budgets, what is granted, and what is left until when: pure
+grants       grants slices of a budget, and keeps what became of them: nobody is granted what another has
 key_copy     a copy of all keys in a file, and what it restores
 key_records  keys as facts: versions, how they are made, changed and revoked
 key_words    the words that a key is described in: name, scopes, models, end: pure
