@@ -90,12 +90,9 @@ class Taken:
         )
 
     def as_json(self) -> dict[str, Any]:
-        seconds = {name: {tier: round(sum, 6) for tier, sum in getattr(self, name).items()} for name in _SECONDS}
-        return {
-            "requests": self.requests,
-            "tokens": self.tokens,
-            **{name: each for name, each in seconds.items() if each},
-        }
+        seconds = {name: {tier: round(each, 6) for tier, each in getattr(self, name).items()} for name in _SECONDS}
+        known = {name: each for name, each in seconds.items() if each}
+        return {"requests": self.requests, "tokens": self.tokens, **known}
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
@@ -339,21 +336,18 @@ class Standing:
         }
 
 
-def standing(
-    budget: Budget, span: Span, grants: Grants, tooks: Tooks, tariff: Tariff, own: Mapping[str, Amounts] | None = None
-) -> Standing:
-    """How a budget stands by what was told; `own` is what of accounts that are one's own is reserved, as one knows."""
-    mine = own or {}
+def standing(budget: Budget, span: Span, grants: Grants, tooks: Tooks, tariff: Tariff) -> Standing:
+    """How a budget stands by what was told."""
     took = tariff.amount(used(grants, tooks), budget.unit)
-    others = committed(grants, tooks, tariff, budget.unit, but_for=mine)
-    known = {account: tooks[account].taken for account in mine if account in tooks and account in grants.open}
-    here = sum(tariff.amount(taken, budget.unit) for taken in known.values())
-    reserved = sum(amounts.get(budget.unit, 0.0) for amounts in mine.values())
-    return Standing(budget, took, max(0.0, others + here - took) + reserved, span.ends)
+    return Standing(budget, took, max(0.0, committed(grants, tooks, tariff, budget.unit) - took), span.ends)
 
 
 class Known(Protocol):
     """What beside the ledger's grants decides how budgets stand."""
+
+    @property
+    def zone(self) -> tzinfo:
+        """In which days and months begin."""
 
     def tariff(self, span: Span, /) -> Tariff:
         """What seconds count for in a span."""
@@ -362,23 +356,20 @@ class Known(Protocol):
         """What a key took in a span, by the usage: for a budget of which nothing was granted yet."""
 
 
-def standings(
-    key: str, limits: Limits, entries: Mapping[str, Any], known: Known, now: datetime, zone: tzinfo
-) -> list[Standing]:
+def standings(key: str, limits: Limits, entries: Mapping[str, Any], known: Known, now: datetime) -> list[Standing]:
     """How all budgets of a key stand.
 
     Args:
         key: its name.
         limits: what it may take.
         entries: of the ledger, all that begin with `keys.GRANT` or `keys.TOOK` and the name, and a slash.
-        known: the prices, and what came before.
+        known: the zone, the prices, and what came before.
         now: the time.
-        zone: in which days and months begin.
 
     """
     found = []
     for budget in limits.budgets:
-        span = span_of(budget.period, now, zone)
+        span = span_of(budget.period, now, known.zone)
         grants, tooks = read(entries, key, span.name)
         if not grants.n:
             grants = Grants(base=known.before(key, span))

@@ -31,7 +31,7 @@ TRIES = 32
 SURE_WITHIN = timedelta(minutes=1)
 """A write that came so long after its look is looked at again: the version it followed may have been removed."""
 
-OUTDATED_AFTER = timedelta(hours=1)
+OUTDATED_AFTER = timedelta(minutes=10)
 """Older versions are removed, once nobody can be about to write the next one by them."""
 
 PARTS = 8
@@ -65,9 +65,10 @@ class Ask:
 
     Args:
         caps: the budgets, by what they are of.
-        least: without so much more it cannot go on; what it does not name has to be there, and not more of it.
+        least: so much it wants to have open; where less is left, that.
         wanted: so much more would be of use.
-        taken: what it took so far, and what requests under way may.
+        taken: what its requests took so far.
+        reserved: what those under way may take.
 
     """
 
@@ -75,6 +76,7 @@ class Ask:
     least: Amounts
     wanted: Amounts
     taken: Taken
+    reserved: Amounts
 
 
 @dataclass
@@ -109,9 +111,10 @@ class GrantStore:
             began = self.clock.monotonic()
             grants, tooks = self._read(key, span)
             grants = budgets.folded(grants, tooks)
+            had = grants.open.get(account, {})
             mine, spent = self._sliced(span, grants, tooks, account, ask)
-            if spent:
-                return View(grants.open.get(account, {}), grants, tooks, spent)
+            if spent or mine == had:
+                return View(had, grants, tooks, spent)
             later, token = replace(grants, n=grants.n + 1, open={**grants.open, account: mine}), self.new_token()
             name = keys.grant(key, span.name, later.n)
             is_ours = self.facts.put(name, later.as_json(self.clock.now(), token), skip_if_exists=True)
@@ -142,21 +145,17 @@ class GrantStore:
         tariff, granted = self.known.tariff(span), dict(grants.open.get(account, {}))
         spent: list[Unit] = []
         for unit, cap in ask.caps.items():
-            had, taken = granted.get(unit, 0.0), tariff.amount(ask.taken, unit)
-            others = budgets.committed(grants, tooks, tariff, unit, but_for=(account,))
+            taken = tariff.amount(ask.taken, unit)
+            own = max(granted.get(unit, 0.0), taken)
+            opened = own - taken - ask.reserved.get(unit, 0.0)
+            free = max(0.0, cap - own - budgets.committed(grants, tooks, tariff, unit, but_for=(account,)))
             least = max(ask.least.get(unit, 0.0), LEAST[unit])
-            own = max(had, taken)
-            free = cap - others - own
-            if own - taken + max(0.0, free) < LEAST[unit]:
+            if opened + free < LEAST[unit]:
                 spent.append(unit)
-            elif own - taken < least or unit in ask.least:
-                wanted = max(least, min(ask.wanted.get(unit, 0.0), free / PARTS))
-                more = min(max(0.0, free), wanted)
-                granted[unit] = own + (float(int(more)) if unit in WHOLE else more)
+            elif opened < least:
+                more = min(free, max(least - opened, min(ask.wanted.get(unit, 0.0), free / PARTS)))
+                granted[unit] = own + (float(int(more)) if unit == "requests" else more)
         return granted, tuple(spent)
-
-
-WHOLE: frozenset[Unit] = frozenset({"requests", "tokens"})
 
 
 # -- what is removed, and what is kept from fading ---------------------------------------------------------------------

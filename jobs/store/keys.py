@@ -337,7 +337,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      True, _CASE),
     (told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
     (grant("<key>", "<span>", "<n>"), "version n of what gateways are granted of a key's budgets in a day or a month",
-     "a gateway", True, "an hour after the next one; the last until some days after its span"),
+     "a gateway", True, "some minutes after the next one; the last until some days after its span"),
     (took("<key>", "<span>", "<account>"), "what requests took of what that account was granted", "the gateway of it",
      False, "until a version has it; else until some days after its span"),
     (audit("<day>", "<id>"), "who did what, by which request; how it went", "whoever does it, before and after", False,
