@@ -83,6 +83,7 @@ DICTS = {
     "usage": "ollama-usage",
     "incidents": "ollama-incidents",
     "audit": "ollama-audit",
+    "access": "ollama-access",
     "schedules": "ollama-schedules",
 }
 """The Dict of each sort of `jobs.store.keys.SORTS`: Modal lists a Dict only whole. The jobs' own is `ollama-ledger`."""
