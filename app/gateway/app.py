@@ -16,6 +16,7 @@ from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.auth.keys import Caller, Key, Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
@@ -56,6 +57,8 @@ class _Decided:
     path: str
     found: tuple[RouteEntry, str]
     key: Key
+    known: Keys
+    """Among which that key was: of others it has to be found anew."""
 
 
 class GatewayApp:
@@ -80,7 +83,7 @@ class GatewayApp:
     def __init__(
         self,
         *,
-        keys: Keys,
+        keys: LiveKeys,
         limits: RateLimits,
         passes: Handler,
         handlers: Mapping[str, Handler],
@@ -155,7 +158,9 @@ class GatewayApp:
         try:
             await self._answer(scope, path, exchange, receive, is_known=is_known)
         except asyncio.CancelledError:
-            if not exchange.is_gone:
+            if exchange.ended_for is not None:
+                await self._say_ended(exchange, exchange.ended_for)
+            elif not exchange.is_gone:
                 raise
         except bodies.Gone:
             ending = "client_gone"
@@ -170,24 +175,32 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         decided: _Decided | None = exchange.connection.decided
+        keys = self._keys
+        keys.is_used = True
         try:
-            if decided is None:
-                key = self._keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
-            else:
+            if (
+                decided is not None
+                and decided.known is keys.known
+                and (not decided.key.is_of_ledger or exchange.began <= keys.trusted_until)
+            ):
                 key = decided.key
+            else:
+                key = await keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
             exchange.caller = key.caller_at(exchange.at)
         except Unauthorized:
             if (exchange.method, path) != HEARTBEAT:
                 raise
             await self._handlers[path](exchange)
             return
+        stop = _stopping(exchange)
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
+        keys.under_way[stop] = key
         try:
             entry = exchange.entry
-            if decided is None:
+            if decided is None or decided.known is not keys.known:
                 _refuse_wrong(exchange, path, is_known=is_known)
                 if key.is_shown_again:
-                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key))
+                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key, keys.known))
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
@@ -195,11 +208,18 @@ class GatewayApp:
                 return
             if exchange.method in _WITH_BODY:
                 await self._read(exchange, receive)
-            exchange.connection.when_gone(_leaving(exchange))
+            exchange.connection.when_gone(stop)
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
+            del keys.under_way[stop]
             exchange.forget_body()
             leave()
+
+    @staticmethod
+    async def _say_ended(exchange: Exchange, why: Unauthorized) -> None:
+        """Say why, unless a part of the answer is sent; that then ends without its end."""
+        if not exchange.status:
+            await _refuse(exchange, why)
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
         """Read its body, for which there is nothing to wait where all of it has come."""
@@ -280,16 +300,16 @@ async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send
     await inside({**scope, "method": "GET"}, receive, send_head)
 
 
-def _leaving(exchange: Exchange) -> Callable[[], None]:
-    """What ends the task that answers, which is this one, when its caller leaves."""
+def _stopping(exchange: Exchange) -> Callable[..., None]:
+    """What ends the task that answers, which is this one, when its caller leaves, or when his key is good no more."""
     task = asyncio.current_task()
     assert task is not None
 
-    def leave() -> None:
-        exchange.is_gone = True
+    def stop(why: Unauthorized | None = None) -> None:
+        exchange.ended_for, exchange.is_gone = why, why is None
         task.cancel()
 
-    return leave
+    return stop
 
 
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:

@@ -17,7 +17,7 @@ from loguru import logger
 
 from app.fleet.schema import Fleet
 from app.gateway.app import GatewayApp
-from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
@@ -118,7 +118,7 @@ class GatewayParts:
     upstreams: Mapping[str, TierUpstream]
     known_state: KnownState
     router: Router
-    keys: Keys
+    keys: LiveKeys
     facts: DictLike
     open_ledger: Callable[[], Ledger]
     clock: Clock
@@ -161,7 +161,7 @@ class Composed:
         self._known_state = parts.known_state
         self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock)
         route_cache = RouteCache(parts.router, parts.known_state)
-        self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
+        self.metrics = Metrics(lambda: parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
         self._reads = SharedReads(parts.facts, parts.past, self.usage_recorder.flush)
         self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
@@ -184,8 +184,8 @@ class Composed:
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
         self.limits = RateLimits(parts.clock)
-        self.budget = bodies.Budget(keys=len(parts.keys.names))
-        self.detached = DetachedRequests(keys=len(parts.keys.names))
+        self.budget = bodies.Budget(keys=parts.keys)
+        self.detached = DetachedRequests(keys=parts.keys)
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
         self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
@@ -233,6 +233,7 @@ class Composed:
 
     def prepare(self) -> None:
         """Make now what would hold up the first requests: for a thread without an event loop, before it is served."""
+        self._parts.keys.refresh()
         asyncio.run(ops.prepare(self._ops))
 
     async def _begin(self) -> None:
@@ -245,9 +246,11 @@ class Composed:
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.start()
         self._cold_records.begin()
+        self._parts.keys.begin()
 
     async def _end(self) -> None:
         self._lag_meter.stop()
+        self._parts.keys.end()
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.stop()
         await self.detached.close()
@@ -319,7 +322,7 @@ class Composed:
             usage=used,
             age=parts.known_state.age,
             complaints=self._complaints,
-            problems=parts.problems,
+            problems=lambda: (*parts.problems(), *parts.keys.problems()),
             archive=parts.archive,
             send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
@@ -372,7 +375,7 @@ class Composed:
             routes=self._routes,
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
-            keyless=parts.keys.is_empty,
+            keyless=lambda: parts.keys.is_open,
             rented=parts.rented,
             simulated=parts.simulated,
         )
@@ -383,7 +386,7 @@ class Composed:
         fleet = parts.fleet if parts.rented else None
 
         return (
-            plans.router(parts.plans, len(parts.keys.names)),
+            plans.router(parts.plans, parts.keys),
             overview.router(self._overview(), self._reads.last_used),
             daily.router(daily.Days(parts.clock, fleet), self._reads.of_days),
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),

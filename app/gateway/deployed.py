@@ -21,7 +21,9 @@ from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
 from app.fleet.effect_notes import in_a_deployment
 from app.fleet.schema import Fleet, declared
+from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import VARIABLE, Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState
 from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
@@ -36,6 +38,7 @@ from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
+from jobs.access.key_copy import KeysCopy, copy_at, read_copy
 from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
@@ -192,7 +195,7 @@ class Service:
                     fleet.settings_of,
                     {name: fleet.engine_of(name) for name in fleet.tiers},
                 ),
-                keys=keys,
+                keys=LiveKeys(FixedLines(keys), resources.ledger, clock, copy=_copy()),
                 facts=resources.ledger,
                 open_ledger=lambda: Ledger(resources.queue, resources.ledger, clock),
                 clock=clock,
@@ -242,6 +245,15 @@ class Service:
         if not self._stopping.is_set():
             logger.error("taking this container out: the gateway ended by itself")
             self._leave()
+
+
+def _copy() -> KeysCopy:
+    """What the volume knows of the keys; nothing where it cannot be read now, as of a store that was never lost."""
+    try:
+        return read_copy(copy_at(Path(resources.MODELS)))
+    except Trouble as trouble:
+        logger.warning("the copy of the keys is not read: {}", trouble)
+        return KeysCopy(is_there=True)
 
 
 def _listener(environ: Mapping[str, str]) -> socket.socket:

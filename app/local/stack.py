@@ -56,7 +56,7 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
 
     processes: list[ServerProcess] = []
     is_up = False
-    keys = keys_of(home, os.environ, plan.host)
+    keys = keys_of(home, os.environ, plan.host, clock)
 
     def has_ended() -> None:
         if is_up:

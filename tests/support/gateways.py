@@ -17,6 +17,7 @@ from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import Origins
@@ -152,7 +153,7 @@ def gateway(
         router=Router(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
-        keys=Keys.parse(keys),
+        keys=LiveKeys.fixed(Keys.parse(keys)),
         facts=facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
         clock=CLOCK,

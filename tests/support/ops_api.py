@@ -14,7 +14,9 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from app.fleet.schema import load
+from app.gateway.auth.fair_shares import SoMany
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
@@ -118,7 +120,7 @@ class OpsApi:
 
     def ops_context(self, keys: str = KEYS, **changes: Any) -> OpsContext:
         known = Keys.parse(keys)
-        metrics = Metrics(known.names, ["a10g"], lambda name: name == "llama3.2:latest")
+        metrics = Metrics(lambda: known.names, ["a10g"], lambda name: name == "llama3.2:latest")
         metrics.watch(
             Readings(
                 held=lambda: {"a10g": 0},
@@ -131,7 +133,7 @@ class OpsApi:
         )
         ops_context = OpsContext(
             open_ledger=self.ledger,
-            keys=known,
+            keys=LiveKeys.fixed(known),
             limits=RateLimits(self.clock),
             clock=self.clock,
             metrics=metrics,
@@ -174,7 +176,7 @@ class OpsApi:
             days.router(days.Days(self.clock, fleet), entries),
             costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
-            plans.router(plans.Plans(pruning, pruning), 1),
+            plans.router(plans.Plans(pruning, pruning), SoMany(1)),
         )
 
     def close(self) -> None:

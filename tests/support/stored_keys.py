@@ -10,6 +10,7 @@ PARTS = {
     "day": r"\d{4}-\d\d-\d\d",
     "month": r"\d{4}-\d\d",
     "change": "opened|recovered",
+    "name": r"[A-Za-z0-9_.-]+",
     "subject": ".+",
     "key": ".+",
     **dict.fromkeys(("n", "k", "place"), r"\d+"),

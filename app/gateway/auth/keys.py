@@ -1,6 +1,6 @@
-"""API keys: who may ask, for what, and until when. All in memory, read once at the start; only hashes are ever here.
+"""API keys: who may ask, for what, and until when. All in memory; only hashes are ever here.
 
-A line for each key, in a file or a secret; what follows a `#` is for people:
+Those of the ledger (`live_keys`), and a line for each other, in a file or a secret; what follows a `#` is for people:
 
     NAME   PROOF              SCOPE…   models=PATTERN,…              LIMIT=…  expires=MOMENT
     alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
@@ -39,6 +39,10 @@ _SEND_ONE = (
     "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"
     " `ollama-modal keys new NAME` makes one"
 )
+
+
+class UnknownKey(Unauthorized):
+    """This key is not known here, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,9 @@ class Key:
     caller: Caller
     proof: str
     expires: datetime | None = None
+    is_of_ledger: bool = False
+    """So it has to be read again and again; a line is what it is."""
+    revoked_at: datetime | None = None
 
     @property
     def is_shown_again(self) -> bool:
@@ -147,9 +154,13 @@ class Key:
         """Whose it is.
 
         Raises:
-            Unauthorized: it has expired.
+            Unauthorized: it has expired, or was revoked.
 
         """
+        if self.revoked_at is not None:
+            raise Unauthorized(
+                f"key {self.caller.name!r} was revoked at {isoformat(self.revoked_at)}", hint="ask for another one"
+            )
         if self.expires is not None and self.expires <= now:
             raise Unauthorized(
                 f"key {self.caller.name!r} expired at {isoformat(self.expires)}",
@@ -219,12 +230,26 @@ def _options(name: str, words: list[str]) -> Mapping[str, str]:
 
 
 class Keys:
-    """All keys of a gateway."""
+    """All keys of a gateway, as they are known at one moment.
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
+    Args:
+        keys: those that are good, and those of which it is told that they were revoked.
+        is_open: without any everybody is let in.
+        is_of_ledger: whether it is so may be another matter in a moment.
+
+    """
+
+    def __init__(self, keys: Iterable[Key] = (), *, is_open: bool = True, is_of_ledger: bool = False) -> None:
         given = tuple(keys)
-        is_only = len({key.caller.name for key in given}) == 1
+        self.names = tuple(dict.fromkeys(key.caller.name for key in given if key.revoked_at is None)) or (ANYONE.name,)
+        """For labels and lists: nothing here is secret."""
+        self.count = len(self.names)
+        self.is_open = is_open and not given
+        """Whether everybody is let in."""
+        is_only = self.count == 1
         self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
+        self._by_proof = {key.proof: key for key in self._keys}
+        self._anyones = replace(_ANYONES, is_of_ledger=is_of_ledger)
         self._takes_signatures = any(key.proof.startswith(SIGNER) for key in given)
         if self._takes_signatures:
             signatures.prepare()
@@ -264,9 +289,12 @@ class Keys:
         return not self._keys
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """For labels and lists: nothing here is secret."""
-        return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
+    def all(self) -> tuple[Key, ...]:
+        return self._keys
+
+    def of_proof(self, proof: str) -> Key | None:
+        """The key that this proves."""
+        return self._by_proof.get(proof)
 
     def identify(
         self,
@@ -294,8 +322,8 @@ class Keys:
             Unauthorized: no key, or one that is not known; or a signature that does not fit.
 
         """
-        if not self._keys:
-            return _ANYONES
+        if self.is_open:
+            return self._anyones
         shown = [(name.lower(), value) for name, value in headers if name.lower() in _HEADERS]
         sent = hashlib.sha256(repr(shown).encode()).digest()  # in place of what was sent, which is kept nowhere
         known = self._seen.get(sent)
@@ -313,7 +341,7 @@ class Keys:
             if hmac.compare_digest(key.proof, shown):
                 known = key
         if known is None:
-            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
+            raise UnknownKey(_UNKNOWN, hint=_SEND_ONE)
         return known
 
 
@@ -348,7 +376,7 @@ def _proof(
     authorization = values.get(b"authorization", "")
     if signed is not None and is_signature(authorization):
         if not takes_signatures:
-            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
+            raise UnknownKey(_UNKNOWN, hint=_SEND_ONE)
         return SIGNER + signer(authorization, signed(), now)
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else ""

@@ -99,9 +99,12 @@ class _ProxiedRequest:
         try:
             await self._pass()
         except asyncio.CancelledError:
-            if not self._exchange.is_gone:
+            if self._exchange.ended_for is not None:
+                await self._reply.fail(self._exchange.ended_for)
+            elif not self._exchange.is_gone:
                 raise
-            self._reply.caller_left()
+            else:
+                self._reply.caller_left()
         except Trouble as trouble:
             await self._reply.fail(trouble)
         finally:

@@ -50,7 +50,7 @@ def create(
 
     """
     pool = ledger_pool or LedgerPool(ops_context.open_ledger, kinds=ops_context.kinds)
-    following = Following(followers, len(ops_context.keys.names))
+    following = Following(followers, ops_context.keys)
     job_counts = state_api.JobCounts(ops_context, pool)  # one for all who ask how many jobs there are
 
     @asynccontextmanager

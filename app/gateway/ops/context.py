@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
-from app.gateway.auth.keys import Caller, Keys
+from app.gateway.auth.keys import Caller
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
 from jobs.core.clock import Clock
@@ -69,7 +70,7 @@ class OpsContext:
     """
 
     open_ledger: Callable[[], Ledger]
-    keys: Keys
+    keys: LiveKeys
     limits: RateLimits
     clock: Clock
     metrics: Metrics

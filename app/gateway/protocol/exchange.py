@@ -11,6 +11,7 @@ from starlette.types import Send
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import RouteEntry
+from jobs.core.errors import Unauthorized
 
 JSON = b"application/json; charset=utf-8"
 
@@ -82,6 +83,8 @@ class Exchange:
     connection: CallerConnection = field(repr=False)
     is_gone: bool = False
     """Whether the caller has left."""
+    ended_for: Unauthorized | None = None
+    """Why it was ended from here: its key is good no more."""
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False

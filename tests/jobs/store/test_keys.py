@@ -32,6 +32,7 @@ STORED = {
     "health/<tier>/<n>": "once",
     "incident/<key>/<n>": "once",
     "job/<id>": "once",
+    "key/<name>/<n>": "once",
     "last_used": "overwritten",
     "live/<kind>/<subject>": "overwritten",
     "meter/<tier>/<container>": "overwritten",
