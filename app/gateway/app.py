@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.gateway.auth.admission import Admission
 from app.gateway.auth.keys import Caller, Key, Keys
 from app.gateway.auth.live_keys import LiveKeys
-from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_cycle import CALLER
@@ -28,6 +28,7 @@ from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from app.logs import request_of_lines
+from jobs.access.limits import NO_LIMITS
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
 
@@ -66,7 +67,7 @@ class GatewayApp:
 
     Args:
         keys: who may ask.
-        limits: how often.
+        admission: how much.
         passes: answers routes whose action is `passed`.
         handlers: answer routes whose action is `here`, by the entry's path.
         ops: answers below `OWN`, where it lets callers in itself, and routes whose action is `job`.
@@ -84,7 +85,7 @@ class GatewayApp:
         self,
         *,
         keys: LiveKeys,
-        limits: RateLimits,
+        admission: Admission,
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: ASGIApp,
@@ -97,7 +98,8 @@ class GatewayApp:
         budget: bodies.Budget,
     ) -> None:
         self._keys = keys
-        self._limits = limits
+        self._admission = admission
+        self._limits = admission.rates
         self._passes = passes
         self._handlers = handlers
         self._ops = ops
@@ -193,6 +195,8 @@ class GatewayApp:
             await self._handlers[path](exchange)
             return
         stop = _stopping(exchange)
+        if exchange.caller.limits is not NO_LIMITS:
+            exchange.told = self._admission.told(exchange.caller, exchange.entry.speech)
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         keys.under_way[stop] = key
         try:
@@ -327,7 +331,9 @@ def _with_request_id(exchange: Exchange, send: Send) -> Send:
 
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", exchange.id.encode())]}
+            told = exchange.told() if exchange.told is not None else ()
+            headers = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode()), *told]
+            message = {**message, "headers": headers}
         await send(message)
 
     return send_with_id

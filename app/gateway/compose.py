@@ -16,9 +16,9 @@ from fastapi import APIRouter
 from loguru import logger
 
 from app.fleet.schema import Fleet
+from app.gateway.admission_parts import admission
 from app.gateway.app import GatewayApp
 from app.gateway.auth.live_keys import LiveKeys
-from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
 from app.gateway.catalog.made_aliases import MadeAliases
@@ -26,7 +26,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans, windows
+from app.gateway.dashboard import cold, cost, daily, limits, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -50,6 +50,7 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from jobs.access.limits import NO_LIMITS
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -61,7 +62,7 @@ from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import ShrinkingDict
 from jobs.telemetry.usage import UsageRecorder, usage_in
 
 REFRESH_SECONDS = 2.0
@@ -119,7 +120,7 @@ class GatewayParts:
     known_state: KnownState
     router: Router
     keys: LiveKeys
-    facts: DictLike
+    facts: ShrinkingDict
     open_ledger: Callable[[], Ledger]
     clock: Clock
     writer: str
@@ -183,7 +184,16 @@ class Composed:
         self.cold_starts = {
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
-        self.limits = RateLimits(parts.clock)
+        parts.keys.limit(parts.fleet.default_limits(rented=parts.rented) if parts.fleet else NO_LIMITS)
+        self.admission = admission(
+            parts.facts,
+            parts.clock,
+            writer=parts.writer,
+            fleet=parts.fleet,
+            rented=parts.rented,
+            past=parts.past,
+            write_usage=self.usage_recorder.flush,
+        )
         self.budget = bodies.Budget(keys=parts.keys)
         self.detached = DetachedRequests(keys=parts.keys)
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
@@ -201,6 +211,7 @@ class Composed:
             recorder=records,
             clock=parts.clock,
             detached=self.detached,
+            admission=self.admission,
             lengths_left=LengthsLeft(parts.known_state).of,
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
@@ -208,7 +219,7 @@ class Composed:
         self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
-            limits=self.limits,
+            admission=self.admission,
             passes=proxy.pass_on,
             handlers=handlers(
                 parts.known_state,
@@ -246,6 +257,7 @@ class Composed:
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.start()
         self._cold_records.begin()
+        self.admission.begin()
         self._parts.keys.begin()
 
     async def _end(self) -> None:
@@ -257,6 +269,7 @@ class Composed:
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
         await self._cold_records.close()
+        await self.admission.end()
         for client in self.upstream_clients.values():
             client.close()
         self._ledger_pool.close()
@@ -309,7 +322,7 @@ class Composed:
         return OpsContext(
             open_ledger=parts.open_ledger,
             keys=parts.keys,
-            limits=self.limits,
+            limits=self.admission.rates,
             clock=parts.clock,
             metrics=self.metrics,
             models=lambda: lists.models(parts.known_state),
@@ -392,6 +405,7 @@ class Composed:
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
+            limits.router(self.admission.as_json, parts.keys.named),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
 

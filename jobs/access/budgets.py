@@ -350,7 +350,15 @@ class Known(Protocol):
         """In which days and months begin."""
 
     def tariff(self, span: Span, /) -> Tariff:
-        """What seconds count for in a span."""
+        """What seconds count for in a span, as far as that is known; it does not wait."""
+
+    def refresh(self, span: Span, /) -> None:
+        """Have that looked up, unless it was just now; waits for the store.
+
+        Raises:
+            StoreTrouble: it cannot be asked.
+
+        """
 
     def before(self, key: str, span: Span, /) -> Taken:
         """What a key took in a span, by the usage: for a budget of which nothing was granted yet."""
@@ -373,5 +381,7 @@ def standings(key: str, limits: Limits, entries: Mapping[str, Any], known: Known
         grants, tooks = read(entries, key, span.name)
         if not grants.n:
             grants = Grants(base=known.before(key, span))
+        if budget.unit == "dollars":
+            known.refresh(span)
         found.append(standing(budget, span, grants, tooks, known.tariff(span)))
     return found

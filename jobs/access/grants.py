@@ -95,11 +95,6 @@ class GrantStore:
     known: Known
     new_token: Callable[[], str] = field(default=lambda: secrets.token_hex(8))
 
-    def look(self, key: str, span: Span, account: str) -> View:
-        """How it stands, without asking for anything."""
-        grants, tooks = self._read(key, span)
-        return View(grants.open.get(account, {}), grants, tooks)
-
     def grant(self, key: str, span: Span, account: str, ask: Ask) -> View:
         """Grant more to an account, of each of its budgets or of none.
 
@@ -107,6 +102,8 @@ class GrantStore:
             StoreTrouble: the store cannot be asked, or did not answer: it may have granted, which the next look tells.
 
         """
+        if "dollars" in ask.caps:
+            self.known.refresh(span)
         for _ in range(TRIES):
             began = self.clock.monotonic()
             grants, tooks = self._read(key, span)

@@ -29,7 +29,7 @@ from app.gateway.inference.routing import Router
 from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream
 from jobs.cli.job_commands import Preview
-from jobs.core.clock import SystemClock
+from jobs.core.clock import Clock, SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.models.aliases import Aliases
@@ -41,6 +41,7 @@ from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
+from tests.support.failing_stores import Meet, TroubledDict
 from tests.support.tiers import A10G, H100
 from tests.support.waiting import PATIENCE, until
 
@@ -130,8 +131,11 @@ def gateway(
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     engines: Mapping[str, Engine] | None = None,
     declared: Mapping[str, str] | None = None,
+    meet: Meet | None = None,
+    clock: Clock = CLOCK,
+    writer: str = "test",
 ) -> Iterator[RunningGateway]:
-    """A gateway in front of these servers, by tier."""
+    """A gateway in front of these servers, by tier. What it asks of its store, `meet` is told before."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
     known_state = KnownState(facts, source or ModelList(), CLOCK, aliases=Aliases(aliases or {}))
@@ -154,10 +158,10 @@ def gateway(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
         keys=LiveKeys.fixed(Keys.parse(keys)),
-        facts=facts,
+        facts=TroubledDict(facts, meet) if meet else facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
-        clock=CLOCK,
-        writer="test",
+        clock=clock,
+        writer=writer,
         version="0.0.1",
         patience=patience or Patience(),
         hold_timing=pace,

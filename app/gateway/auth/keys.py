@@ -23,7 +23,7 @@ from typing import Self
 
 from app.gateway.auth import signatures
 from app.gateway.auth.signatures import SignedRequest, is_signature, signer
-from jobs.access.key_words import CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.key_words import ADMIN, CHAT, SCOPES, is_name, parse_expiry, parse_patterns
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.access.limits import OPTIONS as LIMITS
 from jobs.access.proofs import PREFIX, SIGNER, hash_of, is_proof
@@ -229,6 +229,12 @@ def _options(name: str, words: list[str]) -> Mapping[str, str]:
     return options
 
 
+def _limits(caller: Caller, defaults: Limits) -> Limits:
+    """What a key may take; the one `NO_LIMITS` where that is anything, so that no request looks closer."""
+    limits = caller.limits if caller.may(ADMIN) else caller.limits.or_else(defaults)
+    return NO_LIMITS if limits == NO_LIMITS else limits
+
+
 class Keys:
     """All keys of a gateway, as they are known at one moment.
 
@@ -236,10 +242,18 @@ class Keys:
         keys: those that are good, and those of which it is told that they were revoked.
         is_open: without any everybody is let in.
         is_of_ledger: whether it is so may be another matter in a moment.
+        defaults: what a key may take that says nothing of it, unless it is an admin's.
 
     """
 
-    def __init__(self, keys: Iterable[Key] = (), *, is_open: bool = True, is_of_ledger: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Iterable[Key] = (),
+        *,
+        is_open: bool = True,
+        is_of_ledger: bool = False,
+        defaults: Limits = NO_LIMITS,
+    ) -> None:
         given = tuple(keys)
         self.names = tuple(dict.fromkeys(key.caller.name for key in given if key.revoked_at is None)) or (ANYONE.name,)
         """For labels and lists: nothing here is secret."""
@@ -247,7 +261,10 @@ class Keys:
         self.is_open = is_open and not given
         """Whether everybody is let in."""
         is_only = self.count == 1
-        self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
+        self._keys = tuple(
+            replace(key, caller=replace(key.caller, is_only=is_only, limits=_limits(key.caller, defaults)))
+            for key in given
+        )
         self._by_proof = {key.proof: key for key in self._keys}
         self._anyones = replace(_ANYONES, is_of_ledger=is_of_ledger)
         self._takes_signatures = any(key.proof.startswith(SIGNER) for key in given)
@@ -291,6 +308,10 @@ class Keys:
     @property
     def all(self) -> tuple[Key, ...]:
         return self._keys
+
+    def named(self, name: str) -> Caller | None:
+        """Whose key has this name; None where it is of nobody, or revoked."""
+        return next((key.caller for key in self._keys if key.caller.name == name and key.revoked_at is None), None)
 
     def of_proof(self, proof: str) -> Key | None:
         """The key that this proves."""

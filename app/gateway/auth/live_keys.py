@@ -19,6 +19,7 @@ from app.gateway.auth.keys import Caller, Key, Keys, UnknownKey
 from app.gateway.auth.signatures import SignedRequest
 from jobs.access.key_copy import KeysCopy
 from jobs.access.key_records import KeyRecord, KeysFound, read_keys, restore
+from jobs.access.limits import NO_LIMITS, Limits
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreUnavailable, Unauthorized
 from jobs.core.units import human_span
@@ -79,6 +80,7 @@ class LiveKeys:
         #: Why the last reading failed, and what is odd about the keys. Read by any thread.
         self._trouble: str | None = None
         self._notes: tuple[str, ...] = ()
+        self._defaults = NO_LIMITS
         self.known = Keys(is_open=False)
         """The keys, as they were read last. Any thread may read it."""
         self.trusted_until = float("inf") if facts is None else float("-inf")
@@ -101,6 +103,12 @@ class LiveKeys:
         """Keys that stay as they are."""
         return cls(FixedLines(keys), None, SystemClock(), may_be_open=True)
 
+    def limit(self, defaults: Limits) -> None:
+        """Set what a key may take that says nothing of it; before anybody asks."""
+        with self._refreshing:
+            self._defaults = defaults
+            self._publish(self._found)
+
     # -- what is known -------------------------------------------------------------------------------------------------
 
     @property
@@ -122,6 +130,10 @@ class LiveKeys:
     def of_lines(self) -> tuple[Key, ...]:
         """The keys of lines."""
         return self._lines.read().all if self._of_lines is None else self._of_lines.all
+
+    def named(self, name: str) -> Caller | None:
+        """Whose key has this name; None where it is of nobody."""
+        return self.known.named(name)
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the keys, in lines for people."""
@@ -274,7 +286,9 @@ class LiveKeys:
         self._is_open = self._is_open and not lines.all and found.is_empty
         ledger, notes = _of_ledger(found, lines)
         is_open = self._is_open and self._is_read
-        known = Keys((*lines.all, *ledger), is_open=is_open, is_of_ledger=self._facts is not None)
+        known = Keys(
+            (*lines.all, *ledger), is_open=is_open, is_of_ledger=self._facts is not None, defaults=self._defaults
+        )
         self._of_lines = lines
         if known.all != self.known.all or known.is_open != self.known.is_open:
             self.known = known

@@ -3,6 +3,7 @@
 cold      the cold starts, by their phases
 cost      what was spent, about, and on what
 daily     the last weeks by day, for charts: requests, cost, health
+limits    what a key may take, what it took, and what is left until when
 nightly   what the last night did
 overview  what the page shows beside jobs, models and tiers: prices, pins, last uses, what runs next
 page      serves the status page at `/ui`, with headers that let it do little

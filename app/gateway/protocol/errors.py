@@ -4,6 +4,7 @@ import math
 from datetime import timedelta
 
 from app.model_server.start_failures import CannotStart
+from jobs.access.budgets import BudgetSpent
 from jobs.core.errors import (
     BadRequest,
     CutShort,
@@ -80,7 +81,7 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
-    if status_of(trouble) == 501:
+    if status_of(trouble) == 501 or isinstance(trouble, BudgetSpent):
         headers["x-should-retry"] = "false"  # else the clients of OpenAI and Anthropic try it three times
     again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
     if again is not None:

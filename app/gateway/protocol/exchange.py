@@ -93,6 +93,8 @@ class Exchange:
     """Keeps the body until what is returned is called, beyond the end of the request if need be."""
     drop: Callable[[], None] = field(default=_nothing, repr=False)
     """Gives up the request's own hold on the body."""
+    told: Callable[[], Sequence[Header]] | None = field(default=None, repr=False)
+    """Makes what the head of the answer tells of the key's limits, where it has some."""
 
     def forget_body(self) -> None:
         """It has gone where it had to go."""
@@ -113,6 +115,8 @@ class Exchange:
         """The head of an answer."""
         self.status = status
         with_id = [*headers, (b"x-request-id", self.id.encode())]
+        if self.told is not None:
+            with_id += self.told()
         await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
