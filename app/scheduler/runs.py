@@ -16,6 +16,7 @@ from app.scheduler import absence, alert_check, outages
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import end_windows_of_gone_tiers, keep_windows, post_night, tick_ledger
+from jobs.access import grants
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -186,6 +187,7 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
     with parts.part("a look at what is only listed"):
         alert_check.keep(context.facts, context.clock.now())
         usage.keep(context.facts, context.clock.now())
+        grants.keep(context.facts, context.clock.now())
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

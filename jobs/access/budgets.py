@@ -311,6 +311,8 @@ class Standing:
         used: of it.
         held: granted to gateways and not spent yet, or in doubt after one was killed.
         until: when it begins anew.
+        caused: of dollars, what the key caused: starts, and idle time after them.
+        is_charged: that is part of what is used.
 
     """
 
@@ -318,6 +320,8 @@ class Standing:
     used: float
     held: float
     until: datetime
+    caused: tuple[float, float] = (0.0, 0.0)
+    is_charged: bool = False
 
     @property
     def left(self) -> float:
@@ -325,6 +329,8 @@ class Standing:
 
     def as_json(self) -> dict[str, Any]:
         digits = 6 if self.budget.unit == "dollars" else 3
+        cold, idle = (round(each, digits) for each in self.caused)
+        caused = {"cold": cold, "idle": idle, "is_charged": self.is_charged} if self.budget.unit == "dollars" else None
         return {
             "unit": self.budget.unit,
             "period": self.budget.period,
@@ -333,13 +339,17 @@ class Standing:
             "held": round(self.held, digits),
             "left": round(self.left, digits),
             "until": isoformat(self.until),
+            "caused": caused,
         }
 
 
 def standing(budget: Budget, span: Span, grants: Grants, tooks: Tooks, tariff: Tariff) -> Standing:
     """How a budget stands by what was told."""
-    took = tariff.amount(used(grants, tooks), budget.unit)
-    return Standing(budget, took, max(0.0, committed(grants, tooks, tariff, budget.unit) - took), span.ends)
+    taken = used(grants, tooks)
+    amount = tariff.amount(taken, budget.unit)
+    held = max(0.0, committed(grants, tooks, tariff, budget.unit) - amount)
+    caused = tariff.caused(taken) if budget.unit == "dollars" else (0.0, 0.0)
+    return Standing(budget, amount, held, span.ends, caused, tariff.charges_cold)
 
 
 class Known(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 
 from loguru import logger
 
+from jobs.access import grants
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, CASES, COLD, JOBS, METERS, REPORTS, TURNS, USAGE, WAKES
 from jobs.core import foreign
@@ -123,6 +124,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         logger.info("archived {}", counted(len(gone), "fact"))
     for key in _passed(entries, now):
         facts.pop(key, None)
+    grants.tidy_all(facts, now)
     return len(gone)
 
 

@@ -21,6 +21,14 @@ class MinuteEntry(BaseModel):
     seconds: Annotated[float, Field(description="Until all of it is there again")]
 
 
+class CausedEntry(BaseModel):
+    """Dollars of servers that the key woke: while they started, and while they waited on after its requests."""
+
+    cold: float
+    idle: float
+    is_charged: Annotated[bool, Field(description="Whether that is part of what is used")]
+
+
 class BudgetEntry(BaseModel):
     """A budget of a day or a month. `used`, `held` and `left` add up to `limit`, but for what was overdrawn."""
 
@@ -31,6 +39,7 @@ class BudgetEntry(BaseModel):
     held: Annotated[float, Field(description="For requests under way, or in doubt after a gateway was killed")]
     left: float
     until: Annotated[AwareDatetime, Field(description="When it begins anew")]
+    caused: Annotated[CausedEntry | None, Field(description="Of dollars")]
 
 
 class LimitsResponse(BaseModel):
