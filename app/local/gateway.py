@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -29,6 +30,7 @@ from app.local.servers import Servers, process_name
 from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
 from jobs.archive.archived import ArchivedJobs, archive_at
+from jobs.archive.audited import archived_lines
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home
@@ -155,6 +157,7 @@ class LocalGateway:
                 problems=problems,
                 archive=self._archive,
                 past=Past(archive_at(home.root), clock),
+                audited=partial(archived_lines, archive_at(home.root)),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,

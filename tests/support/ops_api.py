@@ -26,6 +26,7 @@ from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.audit import Audit
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
@@ -133,6 +134,7 @@ class OpsApi:
             keys=known,
             limits=RateLimits(self.clock),
             clock=self.clock,
+            audit=Audit(self.store().facts, self.clock),
             metrics=metrics,
             models=lambda: MODELS,
             route=route,

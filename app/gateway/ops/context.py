@@ -12,6 +12,7 @@ from typing import Any
 from app.gateway.auth.keys import Caller, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
+from jobs.access.audit import Audit
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -45,6 +46,7 @@ class OpsContext:
         keys: who may ask.
         limits: how often.
         clock: the time.
+        audit: where it is written down who did what.
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
         aliases: their other names, for a caller who may see these models.
@@ -72,6 +74,7 @@ class OpsContext:
     keys: Keys
     limits: RateLimits
     clock: Clock
+    audit: Audit
     metrics: Metrics
     models: Callable[[], Sequence[Document]]
     route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
