@@ -213,6 +213,7 @@ class Service:
                 names_here=models.names_here,
                 archive=models.archived,
                 past=models.past,
+                audited=models.audited,
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),

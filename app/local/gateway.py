@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 
 from loguru import logger
 
@@ -32,6 +33,7 @@ from app.scheduler.night_plan import Night
 from jobs.access.key_copy import copy_at, read_copy
 from jobs.access.key_records import read_keys
 from jobs.archive.archived import ArchivedJobs, archive_at
+from jobs.archive.audited import archived_lines
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused
 from jobs.home.home import Home
@@ -152,6 +154,7 @@ class LocalGateway:
                 problems=problems,
                 archive=self._archive,
                 past=Past(archive_at(home.root), clock),
+                audited=partial(archived_lines, archive_at(home.root)),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,

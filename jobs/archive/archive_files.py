@@ -63,6 +63,12 @@ class Archive:
         for path in [*(path for _, path in self._full(sort)), self._current(sort)]:
             yield from _records_of(path)
 
+    def read_back(self, sort: str) -> Iterator[list[dict[str, Any]]]:
+        """The records that are whole, those of one file after another, the newest file first."""
+        yield list(_records_of(self._current(sort)))
+        for _, path in reversed(self._full(sort)):
+            yield list(_records_of(path))
+
     # -- by the index --------------------------------------------------------------------------------------------------
 
     def index(self, sort: str) -> int:

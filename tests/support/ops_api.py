@@ -28,6 +28,7 @@ from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.audit import Audit
 from jobs.access.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
@@ -136,6 +137,7 @@ class OpsApi:
             keys=LiveKeys.fixed(known),
             limits=RateLimits(self.clock),
             clock=self.clock,
+            audit=Audit(self.store().facts, self.clock),
             metrics=metrics,
             models=lambda: MODELS,
             route=route,

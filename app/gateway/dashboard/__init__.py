@@ -1,5 +1,6 @@
 """The status page, and the summaries that it shows.
 
+audit     who did what
 cold      the cold starts, by their phases
 cost      what was spent, about, and on what
 daily     the last weeks by day, for charts: requests, cost, health

@@ -1,5 +1,6 @@
 """Commands of `ollama-modal` that need what only app knows, beside `up` and `plan`.
 
+audit_command    `ollama-modal audit`: who did what
 key_commands     `ollama-modal keys`: keys of the gateway
 report_commands  `ollama-modal night`, `ollama-modal cost` and `ollama-modal windows`
 """
