@@ -362,7 +362,8 @@ def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, flee
     archive = archive_at(mounted.root)
     try:
         note_old_archive(facts, archive, clock.now())
-        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit))
+        lock = Path(tempfile.gettempdir(), "keys.lock")  # the volume has no locks
+        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit, lock=lock))
         note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -26,7 +26,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import audit, cold, cost, daily, nightly, overview, plans, windows
+from app.gateway.dashboard import audit, cold, cost, daily, keys, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -109,6 +109,7 @@ class GatewayParts:
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archive: the jobs that have left the ledger.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
+        copy_keys: has the copy of the keys brought up to date.
         audited: the lines of who did what that have left it.
         plans: what would be done, by a night or a prune.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
@@ -145,6 +146,7 @@ class GatewayParts:
     problems: Callable[[], Sequence[str]] = tuple
     archive: JobArchive = field(default_factory=EmptyArchive)
     past: Callable[[], Mapping[str, Any]] = dict
+    copy_keys: Callable[[], object] = lambda: None
     audited: Archived = no_archive
     plans: Plans = field(default_factory=Plans)
     loop_watch: LoopWatch | None = None
@@ -401,6 +403,7 @@ class Composed:
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
+            keys.router(keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys)),
             audit.router(lambda query: page(parts.facts, parts.audited, query, parts.clock.now()), parts.clock),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )

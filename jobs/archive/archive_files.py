@@ -37,6 +37,10 @@ class Archive:
         self._folder = folder
         self._rotate_at = rotate_at
 
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
     def append(self, sort: str, records: Iterable[Mapping[str, Any]]) -> int:
         """Append the records, oldest first, for good; how many those were. Nothing is touched for none.
 

@@ -4,6 +4,7 @@ audit     who did what
 cold      the cold starts, by their phases
 cost      what was spent, about, and on what
 daily     the last weeks by day, for charts: requests, cost, health
+keys      keys: list, make, change, rotate, revoke
 nightly   what the last night did
 overview  what the page shows beside jobs, models and tiers: prices, pins, last uses, what runs next
 page      serves the status page at `/ui`, with headers that let it do little
