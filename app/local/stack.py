@@ -87,7 +87,6 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             problems += [restarter.problems, workers.problems, archive.problems]
             is_up = True
             server = gateway.open(listener)
-            note_settings(plan, home, clock)
             stack = record_stack(servers, plan, server.url, home, clock)
             if plan.fleet is not None:
                 nightly = NightlyThread(home, stack, plan.fleet, clock)
@@ -178,6 +177,7 @@ def note_settings(plan: StackPlan, home: Home, clock: Clock) -> None:
 
 def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
+    note_settings(plan, home, clock)
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),
