@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
     from jobs.archive.audited import AuditPage, AuditQuery
+    from jobs.home.remote_keys import RemoteKeys
     from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
 
@@ -235,6 +236,13 @@ class GatewayClient:
 
         """
         return self._document("/cold", params={"since": isoformat(since)})
+
+    @property
+    def keys(self) -> "RemoteKeys":
+        """Its keys, for an administrator."""
+        from jobs.home.remote_keys import RemoteKeys  # noqa: PLC0415 - few ask for them
+
+        return RemoteKeys(self._ask)
 
     def audit(self, query: "AuditQuery") -> "AuditPage":
         """Who did what there, asked for page by page.

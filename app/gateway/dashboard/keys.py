@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from loguru import logger
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from app.gateway.auth.keys import Caller, Key
+from app.gateway.auth.keys import Caller, line_about
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayChange
@@ -23,12 +23,13 @@ from app.gateway.ops.schemas import Left
 from app.logs import request_of_lines
 from jobs.access.audit import Audit
 from jobs.access.key_change import KeyChange
-from jobs.access.key_records import LONGEST_OVERLAP, KeyRecord, KeySettings, KeyStore, proof_about
+from jobs.access.key_records import LONGEST_OVERLAP, KeyRecord, KeySettings, KeyStore
 from jobs.access.key_words import SCOPES
 from jobs.access.limits import OPTIONS
 from jobs.access.proofs import hash_of, new_key, proof_of
-from jobs.core.clock import Clock, isoformat
+from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble
+from jobs.store.patient_calls import Calls, PatientDict
 from jobs.store.protocols import DictLike
 
 OVERLAP = timedelta(days=1)
@@ -171,7 +172,7 @@ class KeyActs:
     def all(self) -> dict[str, Any]:
         """All keys, those of lines first, as the store has them now."""
         now = self.clock.now()
-        found = KeyStore(self.facts, self.clock).all()
+        found = self._store.all()
         ledger = sorted(found.records.values(), key=lambda each: (each.is_revoked, each.name))
         told = [*(line_about(key, now) for key in self.keys.of_lines), *(each.about(now) for each in ledger)]
         return {"keys": told, "problems": list(self.keys.problems())}
@@ -189,7 +190,7 @@ class KeyActs:
         return self._store.get(name).about(self.clock.now())
 
     def make(self, caller: Caller, name: str, proof: str, change: KeyChange, request: str) -> dict[str, Any]:
-        self._refuse_line(name, "another name, please")
+        self._refuse_line(name, "choose another name, or take the line out")
         settings = change.of(KeySettings())
         return self._done(
             caller, "key-new", name, request, lambda: self._store.make(name, proof, settings, by=caller.name)
@@ -211,10 +212,10 @@ class KeyActs:
 
     @property
     def _store(self) -> KeyStore:
-        return KeyStore(self.facts, self.clock)
+        return KeyStore(PatientDict(self.facts, Calls(self.clock)), self.clock)
 
     def _refuse_line(
-        self, name: str, hint: str = "change its line, which is read again; then deploy, if in a secret"
+        self, name: str, hint: str = "change that line; one of a secret counts once it is deployed"
     ) -> None:
         if any(key.caller.name == name for key in self.keys.of_lines):
             raise Refused(f"key {name!r} stands on a line of the keys file or the secret", hint=hint)
@@ -228,25 +229,6 @@ class KeyActs:
         except Trouble as trouble:  # the store has it; the night copies it at the latest
             logger.warning("the copy of the keys is not brought up to date now: {}", trouble)
         return record.about(self.clock.now())
-
-
-def line_about(key: Key, now: datetime) -> dict[str, Any]:
-    """What is told of a key of a line, as of those of the ledger."""
-    caller = key.caller
-    is_over = key.expires is not None and key.expires <= now
-    return {
-        "name": caller.name,
-        "source": "lines",
-        "state": "expired" if is_over else "active",
-        "scopes": [scope for scope in SCOPES if scope in caller.scopes],
-        "models": list(caller.models),
-        "limits": caller.limits.options(),
-        "expires": isoformat(key.expires) if key.expires else None,
-        "proofs": [proof_about(key.proof)],
-        "version": 0,
-        **dict.fromkeys(("made_by", "changed_by", "revoked_by"), ""),
-        **dict.fromkeys(("made_at", "changed_at", "revoked_at")),
-    }
 
 
 def _proof(hash: str | None, public_key: str | None) -> tuple[str | None, str]:  # noqa: A002 - as its field
