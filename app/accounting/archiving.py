@@ -7,10 +7,12 @@ time, so that nobody waits for the archive, and again later where the disk is fu
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from jobs.access.key_copy import NAME, keep_keys
 from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, archive_at
@@ -45,12 +47,17 @@ def archiving(
     commit: Commit,
     *,
     since: datetime | None = None,
+    lock: Path | None = None,
 ) -> Iterator[int]:
     """Take what is old out of the ledger, a step at a time: how much went in each.
+
+    First the keys are copied there, and what they have lost is put back: that cannot wait.
 
     Before a job or a day of usage leaves, what the upkeep of the weights has to know of it is written down: no night
     need have seen it, and without a fleet none comes.
     """
+    if lost := keep_keys(facts, archive.folder / NAME, now, commit, lock=lock):
+        logger.error("the ledger had lost keys, and they are put back from their copy: {}", ", ".join(lost))
     remember(facts, recall(facts, ()))
 
     def learn(jobs: Sequence[Job]) -> None:

@@ -28,6 +28,8 @@ from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from app.logs import request_of_lines
+from jobs.access.acts import act_of
+from jobs.access.audit import Audit
 from jobs.access.limits import NO_LIMITS
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
@@ -73,6 +75,7 @@ class GatewayApp:
         ops: answers below `OWN`, where it lets callers in itself, and routes whose action is `job`.
         page: answers at `PAGE` without a key: its files hold nothing secret.
         recorder: takes the records of requests to models that are refused here.
+        audit: where it is written down who tried to change something and may not.
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
@@ -91,6 +94,7 @@ class GatewayApp:
         ops: ASGIApp,
         page: ASGIApp,
         recorder: Recorder,
+        audit: Audit,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
@@ -105,6 +109,7 @@ class GatewayApp:
         self._ops = ops
         self._page = page
         self._recorder = recorder
+        self._audit = audit
         self._count = itertools.count(1)
         self._clock = clock
         self._begin = begin
@@ -202,7 +207,11 @@ class GatewayApp:
         try:
             entry = exchange.entry
             if decided is None or decided.known is not keys.known:
-                _refuse_wrong(exchange, path, is_known=is_known)
+                try:
+                    _refuse_wrong(exchange, path, is_known=is_known)
+                except Forbidden as refusal:
+                    self._note_refusal(exchange, refusal)
+                    raise
                 if key.is_shown_again:
                     exchange.connection.decide(_Decided(path, (entry, exchange.below), key, keys.known))
             if entry.action == "job":
@@ -224,6 +233,12 @@ class GatewayApp:
         """Say why, unless a part of the answer is sent; that then ends without its end."""
         if not exchange.status:
             await _refuse(exchange, why)
+
+    def _note_refusal(self, exchange: Exchange, refusal: Forbidden) -> None:
+        """Write down that somebody tried to change something and may not, or nobody may."""
+        if (act := act_of(exchange.method, exchange.entry.path)) is not None:
+            name = exchange.caller.name
+            self._audit.refused(who=name, request=exchange.id, act=act, subject="", error=refusal)
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
         """Read its body, for which there is nothing to wait where all of it has come."""

@@ -26,7 +26,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cold, cost, daily, limits, nightly, overview, plans, windows
+from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -50,7 +50,9 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
+from jobs.archive.audited import Archived, no_archive, page
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -108,6 +110,8 @@ class GatewayParts:
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archive: the jobs that have left the ledger.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
+        copy_keys: has the copy of the keys brought up to date.
+        audited: the lines of who did what that have left it.
         plans: what would be done, by a night or a prune.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
         comment_seconds: between two comment lines for callers who wait with an event stream.
@@ -143,6 +147,8 @@ class GatewayParts:
     problems: Callable[[], Sequence[str]] = tuple
     archive: JobArchive = field(default_factory=EmptyArchive)
     past: Callable[[], Mapping[str, Any]] = dict
+    copy_keys: Callable[[], object] = lambda: None
+    audited: Archived = no_archive
     plans: Plans = field(default_factory=Plans)
     loop_watch: LoopWatch | None = None
     comment_seconds: float = COMMENT_SECONDS
@@ -160,7 +166,8 @@ class Composed:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._known_state = parts.known_state
-        self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock)
+        self._audit_thread = AuditThread(parts.facts, parts.clock)
+        self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock, self._audit_thread.audit)
         route_cache = RouteCache(parts.router, parts.known_state)
         self.metrics = Metrics(lambda: parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
@@ -232,6 +239,7 @@ class Composed:
             ops=self._ops,
             page=Page(),
             recorder=records,
+            audit=self._audit_thread.audit,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
@@ -253,6 +261,7 @@ class Composed:
         for note in self._parts.notes:
             logger.warning("{}", note)
         self.usage_recorder.start()
+        self._audit_thread.start()
         self._lag_meter.start()
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.start()
@@ -273,6 +282,7 @@ class Composed:
         for client in self.upstream_clients.values():
             client.close()
         self._ledger_pool.close()
+        self._audit_thread.stop()
         self.usage_recorder.stop()
 
     def _loaded_models(self) -> LoadedModels:
@@ -324,6 +334,7 @@ class Composed:
             keys=parts.keys,
             limits=self.admission.rates,
             clock=parts.clock,
+            audit=self._audit_thread.audit,
             metrics=self.metrics,
             models=lambda: lists.models(parts.known_state),
             aliases=lambda may_see: lists.aliases(parts.known_state, may_see),
@@ -406,6 +417,8 @@ class Composed:
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
             limits.router(self.admission.as_json, parts.keys.named),
+            keys.router(keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys)),
+            audit.router(lambda query: page(parts.facts, parts.audited, query, parts.clock.now()), parts.clock),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
 

@@ -43,6 +43,7 @@ from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 
 PORT = 8000
@@ -213,6 +214,8 @@ class Service:
                 names_here=models.names_here,
                 archive=models.archived,
                 past=models.past,
+                audited=models.audited,
+                copy_keys=lambda: spawn_worker(WEIGHTS_LANE),
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),

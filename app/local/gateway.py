@@ -4,9 +4,11 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 
 from loguru import logger
 
+from app.accounting.archiving import nothing_to_commit
 from app.accounting.spending import Past
 from app.fleet.schema import Fleet
 from app.gateway.auth.key_lines import KeyFile, KeyLines, texts_of
@@ -29,9 +31,10 @@ from app.local.server_reports import CONTAINER, ServerReporter
 from app.local.servers import Servers, process_name
 from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
-from jobs.access.key_copy import copy_at, read_copy
+from jobs.access.key_copy import copy_at, keep_keys, read_copy
 from jobs.access.key_records import read_keys
 from jobs.archive.archived import ArchivedJobs, archive_at
+from jobs.archive.audited import archived_lines
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused
 from jobs.home.home import Home
@@ -152,6 +155,8 @@ class LocalGateway:
                 problems=problems,
                 archive=self._archive,
                 past=Past(archive_at(home.root), clock),
+                copy_keys=lambda: keep_keys(self._facts, copy_at(home.root), clock.now(), nothing_to_commit),
+                audited=partial(archived_lines, archive_at(home.root)),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,

@@ -1,111 +1,43 @@
 """Who did what: each act of an admin is a line, written before the act and again with its outcome.
 
 So whoever is killed in between leaves a line that says what he was about to do (`begun`), and none is lost. An act that
-cannot be written down is not done: the store that keeps the lines keeps what is acted on as well. Of requests that are
-refused for who asks, a line counts as many as came: a hostile caller fills nothing.
+cannot be written down is not done: the store that keeps the lines keeps what is acted on as well. What is refused
+before anything is done waits for nothing, and is counted: of one caller, act, subject and reason a day has one line,
+however often he comes.
 
-No key and no prompt is ever handed in here: an act, the name of what it was done to, and who did it.
+No key and no prompt is ever handed in here.
 """
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import NamedTuple
 
-from loguru import logger
-
-from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.access.audit_line import LONGEST, Act, AuditLine, Outcome, id_at
+from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.core.sanitize import plain
-from jobs.store import keys
-from jobs.store.patient_calls import Calls, PatientDict
-from jobs.store.protocols import DictLike
-
-VERSION = 1
-
-LONGEST = 200
-"""Characters of a subject or a name that are kept: a request may bring any text as one."""
+from jobs.store.patient_calls import Calls, PatientBatchDict
+from jobs.store.protocols import BatchDict
 
 COUNTED_FOR = timedelta(minutes=1)
-"""How often at most a line that counts refused requests is written again."""
+"""How often at most a line that counts is written again."""
 
-Outcome = Literal["begun", "done", "posted", "attached", "refused", "failed"]
-"""`begun`: nothing more was heard. `posted`: its job tells how it ends. `attached`: to a job that was under way.
-`refused`: nothing was changed. `failed`: whether something was changed is not known."""
+MOST_COUNTED = 1_000
+"""Different refusals of one day that a process tells apart by their subject. Beyond, those of one caller, act and
+reason are one line: there are as many as keys, acts and classes, so nobody can fill the store."""
+
+MOST_UNWRITTEN = 1_000
+"""Lines that wait for a store that is away; more acts than that cannot have been begun before it was."""
 
 Later = Callable[[Callable[[], None]], object]
 """Has something done that its caller does not wait for."""
 
-
-@dataclass(frozen=True)
-class AuditLine:
-    """One act.
-
-    Args:
-        id: names it, and sorts as its time.
-        at: when it was begun.
-        who: the name of a key, a user of this machine, or a schedule.
-        request: the id of the request, or the command, by which it came.
-        act: what was done: `pull`, `cancel`, `key-revoke`.
-        subject: what it was done to: a model, a job, the name of a key; empty where that was not read.
-        outcome: how it went.
-        why: the class of the refusal or failure.
-        job: the job that does it.
-        count: requests that this line stands for.
-
-    """
-
-    id: str
-    at: datetime
-    who: str
-    request: str
-    act: str
-    subject: str
-    outcome: Outcome
-    why: str = ""
-    job: str = ""
-    count: int = 1
-
-    @property
-    def key(self) -> str:
-        return keys.audit(self.id[:10], self.id[11:])
-
-    def as_json(self) -> dict[str, Any]:
-        about = {"act": self.act, "subject": self.subject, "outcome": self.outcome, "why": self.why, "job": self.job}
-        return {"at": isoformat(self.at), "who": self.who, "request": self.request, **about, "count": self.count}
-
-    def as_fact(self) -> dict[str, Any]:
-        return {"v": VERSION, **self.as_json()}
-
-    @classmethod
-    def from_fact(cls, key: str, fact: Mapping[str, Any]) -> Self:
-        return cls(
-            key.removeprefix(keys.AUDIT),
-            parse_moment(fact["at"]),
-            *(str(fact.get(name, "")) for name in ("who", "request", "act", "subject")),
-            outcome=fact.get("outcome", "begun"),
-            why=str(fact.get("why", "")),
-            job=str(fact.get("job", "")),
-            count=int(fact.get("count", 1)),
-        )
-
-
-class Act:
-    """One that is under way; its thread says how it went."""
-
-    def __init__(self, line: AuditLine) -> None:
-        self.line = line
-
-    def posted(self, job: str, *, attached: bool = False) -> None:
-        """It is this job's now."""
-        self.line = replace(self.line, outcome="attached" if attached else "posted", job=job)
-
-    def about(self, subject: str) -> None:
-        """What it is done to, where that is known only now."""
-        self.line = replace(self.line, subject=plain(subject, LONGEST))
+_Refusal = tuple[str, str, str, str, str]
+"""Of which day, who, act, class and subject."""
 
 
 def at_once(work: Callable[[], None]) -> None:
@@ -113,23 +45,34 @@ def at_once(work: Callable[[], None]) -> None:
     work()
 
 
+class PostedAct(NamedTuple):
+    """A job that a schedule posted, or found under way."""
+
+    act: str
+    subject: str
+    job: str
+    attached: bool
+
+
 class Audit:
     """Writes the lines. Any thread may.
 
     Args:
-        facts: where the lines are kept.
+        facts: where they are kept.
         clock: the time.
-        later: has the outcome written; at once where nobody waits for an answer meanwhile.
+        later: has outcomes and refusals written; at once where nobody waits for an answer meanwhile.
 
     """
 
-    def __init__(self, facts: DictLike, clock: Clock, later: Later = at_once) -> None:
-        self._facts = PatientDict(facts, Calls(clock))
+    def __init__(self, facts: BatchDict, clock: Clock, later: Later = at_once) -> None:
+        self._facts = PatientBatchDict(facts, Calls(clock))
         self._clock = clock
         self._later = later
         self._lock = threading.Lock()
-        #: By who and act, the line that counts what is refused today, and when it was written. Under `_lock`.
-        self._counted: dict[tuple[str, str], tuple[AuditLine, float]] = {}
+        #: Lines that are to be written, by key. Any thread, under `_lock`, as the one below.
+        self._rest: dict[str, AuditLine] = {}
+        #: The line that counts each refusal of this day, and when it was handed to be written.
+        self._counted: dict[_Refusal, tuple[AuditLine, float]] = {}
 
     def record(
         self,
@@ -148,15 +91,14 @@ class Audit:
             StoreTrouble: it is not written.
 
         """
-        line = self._line(who, request, act, subject, outcome)
-        line = replace(line, why=why, job=job)
+        line = replace(_line(self._clock.now(), outcome, who, request, act, subject), why=why, job=job)
         self._facts.put(line.key, line.as_fact())
         return line
 
     @contextmanager
     def act(self, *, who: str, request: str, act: str, subject: str) -> Iterator[Act]:
-        """Do something that is written down before, and with its outcome after: what is raised inside is told by its
-        class and raised on.
+        """Do something that is written down before, by one trip, and with its outcome after, for which nobody waits.
+        What is raised inside is told by its class and raised on.
 
         Raises:
             StoreTrouble: it cannot be written down before, so nothing was done.
@@ -167,24 +109,104 @@ class Audit:
             yield doing
         except BaseException as error:
             is_refusal = isinstance(error, Trouble) and not isinstance(error, StoreTrouble)
-            outcome: Outcome = "refused" if is_refusal else "failed"
-            self._end(replace(doing.line, outcome=outcome, why=type(error).__name__))
+            self._end(replace(doing.line, outcome="refused" if is_refusal else "failed", why=type(error).__name__))
             raise
-        line = doing.line
-        self._end(replace(line, outcome="done") if line.outcome == "begun" else line)
+        self._end(replace(doing.line, outcome="done") if doing.line.outcome == "begun" else doing.line)
 
-    def _line(self, who: str, request: str, act: str, subject: str, outcome: Outcome) -> AuditLine:
-        now = self._clock.now()
-        day, _, time = isoformat(now).partition("T")
-        named = f"{day}/{time}-{secrets.token_hex(4)}"
-        said = (plain(text, LONGEST) for text in (who, request, act, subject))
-        return AuditLine(named, now, *said, outcome=outcome)
+    def refused(self, *, who: str, request: str, act: str, subject: str, error: Trouble) -> None:
+        """Count what was refused before anything was done. Waits for nothing and raises nothing."""
+        line = _line(self._clock.now(), "refused", who, request, act, subject)
+        line = replace(line, why=type(error).__name__)
+        now = self._clock.monotonic()
+        with self._lock:
+            about = self._about(line)
+            known = self._counted.get(about)
+            if known is not None:
+                line = replace(known[0], request=line.request, count=known[0].count + 1)
+            is_due = known is None or now - known[1] >= COUNTED_FOR.total_seconds()
+            self._counted[about] = line, now if known is None or is_due else known[1]
+            self._keep(line)
+        if is_due:
+            self._later(self.write_rest)
+
+    def write_rest(self) -> None:
+        """Write what is left to be written; what cannot be written now stays for the next time, and the log says so."""
+        with self._lock:
+            rest, self._rest = self._rest, {}
+        if not rest:
+            return
+        try:
+            self._facts.update({key: line.as_fact() for key, line in rest.items()})
+        except StoreTrouble as trouble:
+            _warn("what was done is not written down yet, and is tried again: {}", trouble)
+            with self._lock:
+                newer, self._rest = self._rest, {}
+                for line in (rest | newer).values():
+                    self._keep(line)
+
+    def close(self) -> None:
+        """Write what is left; what cannot be written stands in the log."""
+        self.write_rest()
+        with self._lock:
+            for line in self._rest.values():
+                _warn("an act whose line is not written: {}", line.as_json())
 
     def _end(self, line: AuditLine) -> None:
-        def write() -> None:
-            try:
-                self._facts.put(line.key, line.as_fact())
-            except StoreTrouble as trouble:  # the act is done, and its line says that it was begun
-                logger.warning("the outcome of an act is not written down: {}: {}", line.as_json(), trouble)
+        with self._lock:
+            self._keep(line)
+        self._later(self.write_rest)
 
-        self._later(write)
+    def _keep(self, line: AuditLine) -> None:
+        """Have it written the next time. Under `_lock`."""
+        if len(self._rest) >= MOST_UNWRITTEN and line.key not in self._rest:
+            _warn("an act whose line is not written: {}", line.as_json())
+            return
+        self._rest[line.key] = line
+
+    def _about(self, line: AuditLine) -> _Refusal:
+        """By what it is counted. Under `_lock`."""
+        day = line.id[:10]
+        about = (day, line.who, line.act, line.why, line.subject)
+        if about not in self._counted and len(self._counted) >= MOST_COUNTED:
+            self._counted = {known: count for known, count in self._counted.items() if known[0] == day}
+        if about not in self._counted and len(self._counted) >= MOST_COUNTED:
+            return (*about[:-1], "")
+        return about
+
+
+def record_posted(facts: BatchDict, now: datetime, *, who: str, request: str, posted: Iterable[PostedAct]) -> None:
+    """Write down what a schedule has posted, by one trip; none where that is nothing.
+
+    A schedule that is killed before comes again, and finds its jobs under way.
+
+    Raises:
+        StoreTrouble: it may not be written.
+
+    """
+    lines = [
+        replace(
+            _line(now, "attached" if each.attached else "posted", who, request, each.act, each.subject), job=each.job
+        )
+        for each in posted
+    ]
+    if lines:
+        facts.update({line.key: line.as_fact() for line in lines})
+
+
+def entry_of(now: datetime, *, who: str, request: str, act: str, subject: str) -> dict[str, object]:
+    """The entry of an act that is written with what it changes, by one trip."""
+    line = _line(now, "done", who, request, act, subject)
+    return {line.key: line.as_fact()}
+
+
+def _line(now: datetime, outcome: Outcome, *said: str) -> AuditLine:
+    """Said: who, by which request, which act, to what."""
+    who, request, act, subject = (plain(text, LONGEST) for text in said)
+    return AuditLine(id_at(now, secrets.token_hex(4)), now, who, request, act, subject, outcome)
+
+
+def _warn(text: str, *values: object) -> None:
+    """Log a warning: with what takes longer to import than most commands take, and is hardly ever needed."""
+    from loguru import logger  # noqa: PLC0415
+
+    logger.opt(depth=1).warning(text, *values)

@@ -30,7 +30,7 @@ from jobs.store.protocols import ShrinkingDict
 REWRITTEN_AFTER = timedelta(hours=12)
 """So each night writes the copy anew, and the entries, whatever else wrote it when something changed."""
 
-FOLDER, NAME = "ops", "keys.json"
+FOLDER, NAME = "ops", "keys.json"  # beside the archive
 
 _VERSION = 1
 

@@ -16,6 +16,7 @@ import httpx
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
 from app.fleet.schema import Fleet
+from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState, ModelsSource
@@ -107,6 +108,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
+    live_keys: bool = False,
     source: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
@@ -157,7 +159,7 @@ def gateway(
         router=Router(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
-        keys=LiveKeys.fixed(Keys.parse(keys)),
+        keys=LiveKeys(FixedLines(Keys.parse(keys)), facts, CLOCK) if live_keys else LiveKeys.fixed(Keys.parse(keys)),
         facts=TroubledDict(facts, meet) if meet else facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
         clock=clock,

@@ -20,14 +20,15 @@ from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
+from app.gateway.dashboard import keys, plans
 from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
-from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
 from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.audit import Audit
 from jobs.access.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
@@ -136,6 +137,7 @@ class OpsApi:
             keys=LiveKeys.fixed(known),
             limits=RateLimits(self.clock),
             clock=self.clock,
+            audit=Audit(self.store().facts, self.clock),
             metrics=metrics,
             models=lambda: MODELS,
             route=route,
@@ -156,9 +158,9 @@ class OpsApi:
             kinds=ops_context.kinds,
         )
         self.ledger_pool.append(staff)
-        return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff))
+        return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff, ops_context))
 
-    def more(self, staff: LedgerPool) -> tuple[APIRouter, ...]:
+    def more(self, staff: LedgerPool, ops_context: OpsContext) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
         async def entries() -> dict[str, Any]:
@@ -177,6 +179,9 @@ class OpsApi:
             costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
             plans.router(plans.Plans(pruning, pruning), SoMany(1)),
+            keys.router(
+                keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None)
+            ),
         )
 
     def close(self) -> None:

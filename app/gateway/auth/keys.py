@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Any, Self
 
 from app.gateway.auth import signatures
 from app.gateway.auth.signatures import SignedRequest, is_signature, signer
+from jobs.access.key_records import proof_about
 from jobs.access.key_words import ADMIN, CHAT, SCOPES, is_name, parse_expiry, parse_patterns
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.access.limits import OPTIONS as LIMITS
@@ -208,6 +209,25 @@ class Key:
         words += [f"{name}={value}" for name, value in caller.limits.options().items()]
         words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
+
+
+def line_about(key: Key, now: datetime) -> dict[str, Any]:
+    """What is told of a key of a line, as of those of the ledger."""
+    caller = key.caller
+    is_over = key.expires is not None and key.expires <= now
+    return {
+        "name": caller.name,
+        "source": "lines",
+        "state": "expired" if is_over else "active",
+        "scopes": [scope for scope in SCOPES if scope in caller.scopes],
+        "models": list(caller.models),
+        "limits": caller.limits.options(),
+        "expires": isoformat(key.expires) if key.expires else None,
+        "proofs": [proof_about(key.proof)],
+        "version": 0,
+        **dict.fromkeys(("made_by", "changed_by", "revoked_by"), ""),
+        **dict.fromkeys(("made_at", "changed_at", "revoked_at")),
+    }
 
 
 _ANYONES = Key(ANYONE, "")

@@ -152,8 +152,11 @@ class LiveKeys:
         shown = list(headers)
         try:
             key = self.known.key_of(shown, now, signed)
-        except UnknownKey:
-            if self._facts is None or self._clock.monotonic() - self._asked_at < AGAIN.total_seconds():
+        except Unauthorized as refusal:
+            may_be_new = isinstance(refusal, UnknownKey) or not self._is_read
+            if self._facts is None or not may_be_new:
+                raise
+            if self._clock.monotonic() - self._asked_at < AGAIN.total_seconds():
                 raise
             await self._look()
             key = self.known.key_of(shown, now, signed)

@@ -1,8 +1,10 @@
 """The status page, and the summaries that it shows.
 
+audit     who did what
 cold      the cold starts, by their phases
 cost      what was spent, about, and on what
 daily     the last weeks by day, for charts: requests, cost, health
+keys      keys: list, make, change, rotate, revoke
 limits    what a key may take, what it took, and what is left until when
 nightly   what the last night did
 overview  what the page shows beside jobs, models and tiers: prices, pins, last uses, what runs next

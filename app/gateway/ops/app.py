@@ -91,6 +91,8 @@ def create(
     others = (state_api.probes(ops_context, pool, job_counts), pulls.router(ops_context, pool, following))
     for api in others:
         app.include_router(api, include_in_schema=False)
+    #: For `changer`, which has the request alone.
+    app.state.audit = ops_context.audit
     #: Of the routes, for `prepare`.
     app.state.endpoints = [
         route.endpoint for api in (*public, *others) for route in api.routes if isinstance(route, routing.APIRoute)

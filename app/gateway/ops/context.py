@@ -13,6 +13,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
+from jobs.access.audit import Audit
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -46,6 +47,7 @@ class OpsContext:
         keys: who may ask.
         limits: how often.
         clock: the time.
+        audit: where it is written down who did what.
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
         aliases: their other names, for a caller who may see these models.
@@ -73,6 +75,7 @@ class OpsContext:
     keys: LiveKeys
     limits: RateLimits
     clock: Clock
+    audit: Audit
     metrics: Metrics
     models: Callable[[], Sequence[Document]]
     route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]

@@ -18,7 +18,6 @@ from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, JobState
-from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
@@ -49,9 +48,9 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     return Actual(models, upstream, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, now))
 
 
-def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
+def nightly(store: Store, actual: Actual, now: datetime) -> list[str]:
     """The jobs of this night."""
-    return [each.id for each in post_night(ledger, desired.night(FLEET, actual, now))]
+    return [each.id for each in post_night(store.ledger(), desired.night(FLEET, actual, now), store.facts, now)]
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
@@ -89,7 +88,7 @@ def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
 def test_nightly_posts_what_should_be(store: Store) -> None:
     """Absent pinned models are pulled, those that are here verified and warmed, with the words of the plan."""
     here, absent = NAMES
-    nightly(store.ledger(), found(store, here), begin(store))
+    nightly(store, found(store, here), begin(store))
 
     posted = {(job.kind, job.subject) for job in store.ledger().reader.jobs()}
     assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
@@ -98,15 +97,15 @@ def test_nightly_posts_what_should_be(store: Store) -> None:
 def test_nightly_twice_is_nightly_once(store: Store) -> None:
     """A second run of a night posts nothing, though everything of the first has ended and the models have come."""
     ledger = store.ledger()
-    first = nightly(ledger, found(store), begin(store))
+    first = nightly(store, found(store), begin(store))
     for id in first:
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
         ledger.end(claim, Ending("succeeded", result={"way": "registry"}), Reading())
 
     assert first
-    assert nightly(ledger, found(store, *NAMES), begin(store)) == []
-    next_night = nightly(ledger, found(store, *NAMES, night=1), begin(store, 1))
+    assert nightly(store, found(store, *NAMES), begin(store)) == []
+    next_night = nightly(store, found(store, *NAMES, night=1), begin(store, 1))
     assert [ledger.reader.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
 
 
