@@ -333,6 +333,7 @@ class Composed:
             open_ledger=parts.open_ledger,
             keys=parts.keys,
             limits=self.admission.rates,
+            told=self.admission.told,
             clock=parts.clock,
             audit=self._audit_thread.audit,
             metrics=self.metrics,

@@ -5,7 +5,7 @@ come here.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,6 +21,14 @@ from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Forbidden, TooManyRequests
 
 Header = tuple[bytes, bytes]
+
+TellsLeft = Callable[[Caller, str], Callable[[], Sequence[Header]] | None]
+"""Makes, for a key and a dialect, what makes the headers of an answer; None where there is nothing to tell."""
+
+
+def tells_nothing(_: Caller, __: str) -> None:
+    """For whoever knows of no limits."""
+
 
 BYTES_A_TOKEN = 4
 """Of a prompt, about; what a request really took is counted when it has ended."""

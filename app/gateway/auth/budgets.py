@@ -131,6 +131,8 @@ class Budgets:
         self._accounts: dict[tuple[str, Period], Account] = {}
         #: Accounts that let nothing in any more, and whose end is not written yet.
         self._ending: list[Account] = []
+        #: What something was granted of since old versions were removed last.
+        self._granted: set[tuple[str, Span]] = set()
         self._tidied_at = clock.monotonic()
 
     # For callers
@@ -236,9 +238,10 @@ class Budgets:
                 self._ending.remove(account)
         if now - self._tidied_at >= grants.OUTDATED_AFTER.total_seconds():
             self._tidied_at = now
-            for account in list(self._accounts.values()):
-                with suppress(StoreTrouble):  # the next time will do, and so will the night
-                    await asyncio.to_thread(grants.tidy, self._facts, account.key, account.span, moment)
+            granted, self._granted = self._granted, set()
+            for key, span in granted:
+                with suppress(StoreTrouble):  # the night does it as well
+                    await asyncio.to_thread(grants.tidy, self._facts, key, span, moment)
 
     async def close(self) -> None:
         """Give back what was not spent. What is still under way is not known to be over, so that stays taken."""
@@ -339,6 +342,7 @@ class Budgets:
             reserved=dict(account.reserved),
         )
         account.asked_at = now
+        self._granted.add((account.key, account.span))
         account.asking = asyncio.create_task(
             asyncio.to_thread(self._store.grant, account.key, account.span, account.id, ask), name="grant"
         )

@@ -75,6 +75,7 @@ def create(
         limits=ops_context.limits,
         clock=ops_context.clock,
         concurrency=concurrency_limit(ops_context.keys),
+        told=ops_context.told,
     )
     _word_failures(app)
     documented: dict[str, Any] = {

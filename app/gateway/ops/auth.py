@@ -1,7 +1,7 @@
 """Lets callers of the ops API in: by key, within its limits, or not at all. Unknown paths are behind it as well."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.gateway.auth.admission import Header, TellsLeft, tells_nothing
 from app.gateway.auth.fair_shares import KeyCount, Shares
 from app.gateway.auth.keys import Key
 from app.gateway.auth.live_keys import LiveKeys, Stop
@@ -54,6 +55,7 @@ class OpsAuth:
     limits: RateLimits
     clock: Clock
     concurrency: Shares
+    told: TellsLeft = tells_nothing
     body_seconds: float = SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +70,9 @@ class OpsAuth:
                     self.keys.is_used = True
                     now = self.clock.now()
                     key = await self.keys.key_of(scope["headers"], now, lambda: SignedRequest.of(scope))
-                    state["caller"] = key.caller_at(now)
+                    caller = state["caller"] = key.caller_at(now)
+                    if (told := self.told(caller, "ollama")) is not None:
+                        send = _telling(send, told)
                     leaving.callback(self.limits.enter(state["caller"]))
                     leaving.callback(self._kept(key, ended))
                 state["end_work"] = self.concurrency.take(state["caller"].name)
@@ -103,6 +107,17 @@ class OpsAuth:
 
     def _forgotten(self, stop: Stop) -> None:
         self.keys.under_way.pop(stop, None)
+
+
+def _telling(send: Send, told: Callable[[], Sequence[Header]]) -> Send:
+    """`send`, with what is left of the key's limits among the headers of the answer."""
+
+    async def send_with_left(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *told()]}
+        await send(message)
+
+    return send_with_left
 
 
 def _bounded(receive: Receive, seconds: float) -> Receive:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+from app.gateway.auth.admission import TellsLeft, tells_nothing
 from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
@@ -46,6 +47,7 @@ class OpsContext:
         open_ledger: a ledger for the thread that calls it.
         keys: who may ask.
         limits: how often.
+        told: makes the headers that tell a key what is left of its limits.
         clock: the time.
         audit: where it is written down who did what.
         metrics: what /metrics shows.
@@ -82,6 +84,7 @@ class OpsContext:
     tiers: Callable[[], Sequence[Document]]
     usage: Callable[[date | None], Awaitable[Sequence[Document]]]
     age: Callable[[], timedelta | None]
+    told: TellsLeft = tells_nothing
     aliases: Callable[[Callable[[ModelName], bool]], Sequence[Document]] = lambda _: ()
     notes: Callable[[], Sequence[str]] = tuple
     subject: Callable[[ModelName], ModelName] = lambda name: name

@@ -13,7 +13,7 @@ import ollama
 import openai
 import pytest
 
-from app.gateway.auth.keys import hash_of
+from jobs.access.proofs import hash_of
 from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
 from tests.support.dialects import ANTHROPIC, OLLAMA, Dialect, each_dialect, whole_answer
@@ -131,7 +131,7 @@ def test_every_answer_tells_what_is_left(tmp_path: Path, server: ScriptedServer)
     """So do lists, errors, and the ops API's jobs; a key without limits is told nothing."""
     with gateway(tmp_path, {"a10g": server.url}, keys=lines("rpm=10")) as running:
         left = []
-        for path in ("/api/tags", "/v1/models", "/v1/models/nonesuch", "/nowhere", "/api/generate"):
+        for path in ("/api/tags", "/v1/models", "/v1/models/nonesuch", "/nowhere", "/ops/v1/models"):
             answer = httpx.get(running.url + path, headers={"x-api-key": BOB}, timeout=PATIENCE)
             left.append(answer.headers["x-ratelimit-remaining-requests"])
             assert answer.headers["x-ratelimit-limit-requests"] == "10"
