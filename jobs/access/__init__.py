@@ -4,10 +4,5 @@ acts          every act that is written down, and by which requests and commands
 audit         writes each act of an admin as a line, before it and with its outcome
 audit_line    such a line: who, when, by which request, what, to what, with what outcome: pure
 audit_thread  writes outcomes and refusals, so that no caller waits for that
-key_change    what somebody wants changed of a key: pure
-key_copy      a copy of all keys in a file, and what it restores
-key_records   keys as facts: versions, how they are made, changed and revoked
-key_words     the words that a key is described in: name, scopes, models, end: pure
 limits        what one key may take: requests, tokens, seconds and dollars, by minute, day and month: pure
-proofs        what proves a key: the hash of one, or a public key: pure
 """

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.fleet.file import FLEET_FILE
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble

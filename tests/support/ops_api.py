@@ -29,7 +29,7 @@ from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.access.audit import Audit
-from jobs.access.proofs import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound

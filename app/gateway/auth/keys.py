@@ -23,11 +23,11 @@ from typing import Any, Self
 
 from app.gateway.auth import signatures
 from app.gateway.auth.signatures import SignedRequest, is_signature, signer
-from jobs.access.key_records import proof_about
-from jobs.access.key_words import CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.keys.key_records import proof_about
+from jobs.access.keys.key_words import CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.keys.proofs import PREFIX, SIGNER, hash_of, is_proof
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.access.limits import OPTIONS as LIMITS
-from jobs.access.proofs import PREFIX, SIGNER, hash_of, is_proof
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName

@@ -19,7 +19,7 @@ from jobs.core.units import human_span, parse_span
 from jobs.home.home import home_of
 
 if TYPE_CHECKING:
-    from jobs.access.key_change import KeyChange
+    from jobs.access.keys.key_change import KeyChange
 
 SECRET = "ollama-api-keys"  # noqa: S105 - the name of one
 
@@ -79,7 +79,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Make a key, for chat unless a scope says otherwise. It is shown this once: only its hash is kept."""
-    from jobs.access.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - every command imports this file
+    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - every command imports this file
 
     change = _change(scope or [], models, _limits(rpm, concurrent, limit), expires)
     made = new_key() if public_key is None else None
@@ -149,7 +149,7 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make another key in place of this one. It is shown this once; both are good for as long as they overlap."""
-    from jobs.access.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - as above
+    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - as above
 
     span = timedelta(0) if overlap in {"0", "0s"} else parse_span(overlap, "--overlap")
     made = new_key() if public_key is None else None
@@ -199,7 +199,7 @@ def _keys_at(url: str | None, key: str | None) -> _Keys:
 def _change(
     scope: list[str] | None, models: list[str] | None, limits: Mapping[str, str], expires: str | None
 ) -> "KeyChange":
-    from jobs.access.key_change import NEVER, KeyChange  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_change import NEVER, KeyChange  # noqa: PLC0415 - as above
 
     now = SystemClock().now()
     until = expires if expires in {None, NEVER} else isoformat(expiry_of(str(expires), now))
@@ -221,7 +221,7 @@ def _limits(rpm: int | None, concurrent: int | None, limit: list[str] | None) ->
 
 def scopes_of(asked: Iterable[str]) -> list[str]:
     """The words of a key, which say all that it may: `admin` alone, there, is one that cannot chat."""
-    from jobs.access.key_words import ADMIN, CHAT  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_words import ADMIN, CHAT  # noqa: PLC0415 - as above
 
     words = [word for each in asked for word in each.split(",")] or [CHAT]
     implied = [CHAT] if ADMIN in words else []
@@ -235,7 +235,7 @@ def expiry_of(text: str, now: datetime) -> datetime:
         BadRequest: it is no time, or over already.
 
     """
-    from jobs.access.key_words import parse_expiry  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_words import parse_expiry  # noqa: PLC0415 - as above
 
     moment = now + parse_span(text, "--expires") if text[-1:].isalpha() and text[-1] != "Z" else parse_expiry(text)
     if moment <= now:
@@ -269,7 +269,7 @@ def _put_entry(entry: Mapping[str, Any], *, json: bool) -> None:
 
 def _put_line(name: str, made: str | None, proof: str, change: "KeyChange", *, json: bool) -> None:
     from app.gateway.auth.keys import VARIABLE, Key  # noqa: PLC0415 - as above
-    from jobs.access.key_records import KeySettings  # noqa: PLC0415
+    from jobs.access.keys.key_records import KeySettings  # noqa: PLC0415
 
     settings = change.of(KeySettings())
     words = [name, proof, *settings.scopes]

@@ -15,9 +15,9 @@ from app.gateway.auth.keys import ANYONE, Caller, Key, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from app.local.commands.key_commands import scopes_of
-from jobs.access.key_words import ADMIN, CHAT
+from jobs.access.keys.key_words import ADMIN, CHAT
+from jobs.access.keys.proofs import PREFIX, hash_of, new_key
 from jobs.access.limits import Limits
-from jobs.access.proofs import PREFIX, hash_of, new_key
 from jobs.core.errors import (
     BadName,
     BadRequest,
