@@ -25,6 +25,7 @@ from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from app.logs import SAID
 from jobs.access.audit import Audit
+from jobs.access.audit_line import HERE
 from jobs.cli.job_commands import who
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
@@ -172,7 +173,7 @@ def note_settings(plan: StackPlan, home: Home, clock: Clock) -> None:
         return
     named = plan.fleet_file.name if plan.fleet_file is not None else "no fleet file"
     with closing(home.facts()) as facts:
-        Audit(facts, clock).record(who=who(), request="ollama-modal up", act="settings", subject=named)
+        Audit(facts, clock).record(who=who(), request=f"{HERE} up", act="settings", subject=named)
 
 
 def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, clock: Clock) -> Stack:

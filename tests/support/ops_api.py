@@ -16,11 +16,11 @@ from fastapi import APIRouter, FastAPI
 from app.fleet.schema import load
 from app.gateway.auth.keys import Keys, hash_of, new_key
 from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.dashboard import audit, plans
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
 from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
-from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
 from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
@@ -28,6 +28,7 @@ from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.access.audit import Audit
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
+from jobs.archive.audited import no_archive, page
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -176,6 +177,9 @@ class OpsApi:
             costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
             plans.router(plans.Plans(pruning, pruning), 1),
+            audit.router(
+                lambda query: page(self.store().facts, no_archive, query, self.clock.now()), self.clock, object
+            ),
         )
 
     def close(self) -> None:
