@@ -53,6 +53,7 @@ SAYS: dict[str, dict[str, str]] = {
         "ollama-modal plan --fleet app/fleet.toml": r"pull +deepseek-r1:32b",
         "ollama-modal windows": r"the fleet declares no windows",
         "ollama-modal cost --since 7d": r"nothing here is paid by the second: this machine is yours",
+        "ollama-modal audit --since 7d": r"WHEN +WHO +ACT +WHAT +OUTCOME",
         "ollama-modal cold --since 7d": r"nobody has waited for a server or a load since then|KIND +MODEL +TOOK",
         "ollama-modal keys new alice --scope chat --rpm 60": r"(?m)^alice sha256:\w{64} chat rpm=60$",
         "ollama-modal jobs --url https://gateway.example": r"JOB +KIND +MODEL +STATE|no jobs",

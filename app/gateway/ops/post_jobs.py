@@ -40,7 +40,7 @@ def changer(request: Request) -> Caller:
     try:
         caller.need(ADMIN)
     except Forbidden as refusal:
-        if (act := act_of(request.method, request.scope["route"].path)) is not None:
+        if (act := act_of(request.method, request.url.path)) is not None:
             request.app.state.audit.refused(
                 who=caller.name, request=request_of_lines.get(), act=act, subject="", error=refusal
             )

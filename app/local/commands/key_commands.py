@@ -5,7 +5,7 @@ printed is for a file or a secret, as the first administrator of a deployment ne
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -87,10 +87,12 @@ def new(
     if line:
         _put_line(name, made, proof, change, json=json)
         return
-    entry = _keys_at(url, key).make(name, proof, change)
+    at = _keys_at(url, key)
+    before = [] if url or json else at.all()["keys"]
+    entry = at.make(name, proof, change)
     _put_made(made, entry, json=json)
-    if not json and not url:
-        say(f"it counts on this machine, at once: {home_of(os.environ).root}")
+    if not url and not json:
+        _say_who_may([*before, entry], is_first=not before)
 
 
 @keys.command("list")
@@ -256,6 +258,14 @@ def _put_made(made: str | None, entry: Mapping[str, Any], *, json: bool) -> None
     else:
         say("Ollama's own command signs what it asks with OLLAMA_AUTH=1 in its environment")
     say(f"hint: `ollama-modal keys show {entry['name']}` tells what it may")
+
+
+def _say_who_may(keys: Sequence[Mapping[str, Any]], *, is_first: bool) -> None:
+    """Whom the gateway of this machine answers from now on."""
+    if is_first:
+        say("from now on the gateway of this machine answers nobody without a key")
+    if not any("admin" in each["scopes"] and each["state"] == "active" for each in keys):
+        say("hint: no key here is an administrator's: `ollama-modal keys new NAME --scope admin` makes one")
 
 
 def _put_entry(entry: Mapping[str, Any], *, json: bool) -> None:
