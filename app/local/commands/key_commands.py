@@ -151,9 +151,11 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make another key in place of this one. It is shown this once; both are good for as long as they overlap."""
-    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_store import need_overlap  # noqa: PLC0415 - as above
+    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415
 
     span = timedelta(0) if overlap in {"0", "0s"} else parse_span(overlap, "--overlap")
+    need_overlap(span)
     made = new_key() if public_key is None else None
     proof = hash_of(made) if made is not None else proof_of(public_key or "")
     entry = _keys_at(url, key).rotate(name, proof, span)

@@ -193,10 +193,7 @@ class KeyStore:
             KeyConflict: it is revoked, or the proof is another key's.
 
         """
-        if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
-            raise BadRequest(
-                "old and new overlap for 0s to 30d", hint="as in --overlap 24h; with 0s the old one ends now"
-            )
+        need_overlap(overlap)
 
         def rotated(found: KeysFound) -> KeyRecord:
             before = _need_active(found, name)
@@ -244,6 +241,17 @@ class KeyStore:
             if foreign.fields(there).get("token") == record.token:
                 return record
         raise StoreUnavailable(f"key {name!r} is changed by others again and again", hint="ask once more")
+
+
+def need_overlap(overlap: timedelta) -> None:
+    """Insist on a time that two keys may overlap for.
+
+    Raises:
+        BadRequest: it is too long, or none.
+
+    """
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        raise BadRequest("old and new overlap for 0s to 30d", hint="as in --overlap 24h; with 0s the old one ends now")
 
 
 def read_keys(facts: ReadableDict) -> KeysFound:

@@ -59,7 +59,7 @@ def test_a_key_from_its_making_to_its_end(shell: Shell, request: pytest.FixtureR
     assert rotated["key"].startswith(PREFIX)
     assert [each["until"] is None for each in rotated["proofs"]] == [True, False]
     told = shell.run("keys", "show", name).stdout
-    assert f"key {name}: active, version 5" in told
+    assert f"key {name}: active, version 4" in told
     assert ("may: chat,admin" in told, "limits: dollars=5/month" in told) == (True, True)
     assert shell.run("keys", "revoke", name).stdout == f"key {name} is revoked\n"
     listed = {each["name"]: each for each in shell.ask("keys", "list")}
@@ -78,28 +78,28 @@ def test_a_public_key_is_a_key(shell: Shell, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "said"),
     [
-        ("keys show nobody", 1, "there is no key 'nobody'"),
-        ("keys revoke nobody", 1, "there is no key 'nobody'"),
-        ("keys set nobody --rpm 5", 1, "there is no key 'nobody'"),
-        ("keys set nobody", 2, "nothing is to be changed"),
-        ("keys new a/b", 2, "'a/b' is no name of a key"),
-        ("keys new eve --limit beer=1", 2, "'beer' is no limit"),
-        ("keys new eve --limit rpm", 2, "--limit 'rpm' says nothing"),
-        ("keys new eve --rpm 5 --limit rpm=6", 2, "limit 'rpm' is there twice"),
-        ("keys new eve --scope god", 2, "'god' is no scope"),
-        ("keys new eve --expires 2020-01-01", 2, "'2020-01-01' is over already"),
-        ("keys new eve --public-key rsa", 2, "this is no public key"),
-        ("keys rotate eve --overlap 31d", 2, "0s to 30d"),
-        ("keys set eve --models llama* --all-models", 2, "say two things"),
+        ("keys show nobody", "there is no key 'nobody'"),
+        ("keys revoke nobody", "there is no key 'nobody'"),
+        ("keys set nobody --rpm 5", "there is no key 'nobody'"),
+        ("keys set nobody", "nothing is to be changed"),
+        ("keys new a/b", "'a/b' is no name of a key"),
+        ("keys new eve --limit beer=1", "'beer' is no limit"),
+        ("keys new eve --limit rpm", "--limit 'rpm' says nothing"),
+        ("keys new eve --rpm 5 --limit rpm=6", "limit 'rpm' is there twice"),
+        ("keys new eve --scope god", "'god' is no scope"),
+        ("keys new eve --expires 2020-01-01", "'2020-01-01' is over already"),
+        ("keys new eve --public-key rsa", "this is no public key"),
+        ("keys rotate eve --overlap 31d", "0s to 30d"),
+        ("keys set eve --models llama* --all-models", "say two things"),
     ],
 )
-def test_what_cannot_be_is_said(shell: Shell, words: str, code: int, said: str) -> None:
+def test_what_cannot_be_is_said(shell: Shell, words: str, said: str) -> None:
     """With what to do about it, and nothing on stdout."""
     done = shell.run(*words.split())
     assert (done.stdout, said in done.stderr) == ("", True), done.stderr
-    assert done.returncode == code
+    assert done.returncode == 2
 
 
 def test_here_the_copy_is_written_at_once(tmp_path: Path) -> None:
