@@ -34,7 +34,7 @@ from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
 
 VARIABLE = "OLLAMA_MODAL_KEYS"
 
-_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
+_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME --line`"
 _UNKNOWN = "this key is not known here"
 _SEND_ONE = (
     "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"

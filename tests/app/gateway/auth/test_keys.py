@@ -160,7 +160,7 @@ def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
     done = shell.run("up", "--simulate", "--port", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
-    assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
+    assert "hint: make the line anew: `ollama-modal keys new NAME --line`" in done.stderr
     assert KEY not in done.stderr
 
 
