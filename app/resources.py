@@ -97,7 +97,7 @@ proxy_token = modal.Secret.from_name(
     "ollama-proxy-token", required_keys=["MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"]
 )
 
-# Who may ask the gateway: lines that `ollama-modal keys new` prints.
+# Who may ask the gateway: lines that `ollama-modal keys new --line` prints.
 api_keys = modal.Secret.from_name("ollama-api-keys", required_keys=["OLLAMA_MODAL_KEYS"])
 
 HF_SECRET = ""

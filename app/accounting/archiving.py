@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from jobs.access.key_copy import NAME, keep_keys
+from jobs.access.keys.key_copy import NAME, keep_keys
 from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, archive_at

@@ -22,7 +22,7 @@ from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, queue, volume
 from app.resources import ledger as facts
 from app.scheduler.absence import note_old_archive
-from jobs.access.key_copy import copy_at, keep_keys
+from jobs.access.keys.key_copy import copy_at, keep_keys
 from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble

@@ -52,7 +52,7 @@ from app.gateway.upstream.upstream_client import Patience, TierUpstream, Upstrea
 from app.logs import dropped_lines
 from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
-from jobs.archive.audited import Archived, no_archive, page
+from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -419,9 +419,14 @@ class Composed:
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
             limits.router(self.admission.as_json, parts.keys.named),
             keys.router(keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys)),
-            audit.router(lambda query: page(parts.facts, parts.audited, query, parts.clock.now()), parts.clock),
+            audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
+
+    def _audited(self, query: AuditQuery) -> AuditPage:
+        """Who did what; what was done here until now is in it."""
+        self._audit_thread.audit.write_rest()
+        return page(self._parts.facts, self._parts.audited, query, self._parts.clock.now())
 
     def _routes(self) -> dict[str, str]:
         """The tier of each model that is here."""

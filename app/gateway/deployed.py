@@ -38,7 +38,7 @@ from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
-from jobs.access.key_copy import KeysCopy, copy_at, read_copy
+from jobs.access.keys.key_copy import KeysCopy, copy_at, read_copy
 from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
@@ -119,7 +119,7 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     if keys.is_empty:
         raise BadRequest(
             "no keys are configured, and a gateway that lets everybody in does not start",
-            hint=f"`ollama-modal keys new NAME` prints a line for {VARIABLE} of secret `ollama-api-keys`; then deploy",
+            hint=f"`ollama-modal keys new NAME --line` prints a line for {VARIABLE} of secret `ollama-api-keys`; then deploy",
         )
     return keys
 

@@ -31,8 +31,8 @@ from app.local.server_reports import CONTAINER, ServerReporter
 from app.local.servers import Servers, process_name
 from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
-from jobs.access.key_copy import copy_at, keep_keys, read_copy
-from jobs.access.key_records import read_keys
+from jobs.access.keys.key_copy import copy_at, keep_keys, read_copy
+from jobs.access.keys.key_store import read_keys
 from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.archive.audited import archived_lines
 from jobs.core.clock import Clock

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 from loguru import logger
 
@@ -25,6 +26,7 @@ from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from app.logs import SAID
 from jobs.access.audit import Audit
+from jobs.access.audit_line import HERE
 from jobs.cli.job_commands import who
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
@@ -165,19 +167,19 @@ def local_servers(servers: Servers) -> tuple[LocalServer, ...]:
     return tuple(LocalServer(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
-def note_settings(plan: StackPlan, home: Home, clock: Clock) -> None:
+def note_settings(fleet_file: Path | None, fleet_text: str | None, home: Home, clock: Clock) -> None:
     """Write down who started with another fleet file, or the same with other words in it, than the last time."""
     before = home.read_stack()
-    if plan.fleet_text == (before.fleet_text if before else None):
+    if fleet_text == (before.fleet_text if before else None):
         return
-    named = plan.fleet_file.name if plan.fleet_file is not None else "no fleet file"
+    named = fleet_file.name if fleet_file is not None else "no fleet file"
     with closing(home.facts()) as facts:
-        Audit(facts, clock).record(who=who(), request="ollama-modal up", act="settings", subject=named)
+        Audit(facts, clock).record(who=who(), request=f"{HERE} up", act="settings", subject=named)
 
 
 def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
-    note_settings(plan, home, clock)
+    note_settings(plan.fleet_file, plan.fleet_text, home, clock)
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),

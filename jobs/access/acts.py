@@ -56,5 +56,11 @@ _ACT_OF = {route: act for act, recorded in reversed(list(ACTS.items())) for rout
 
 
 def act_of(method: str, path: str) -> str | None:
-    """The act of a route, before its request was read; None where it changes nothing."""
-    return _ACT_OF.get(f"{method} {path}")
+    """The act of a request to this path, or by a route of it, before it was read; None where it changes nothing."""
+    exact = _ACT_OF.get(f"{method} {path}")
+    return exact or next((act for route, act in _ACT_OF.items() if _is_of(f"{method} {path}", route)), None)
+
+
+def _is_of(asked: str, route: str) -> bool:
+    parts, wanted = asked.split("/"), route.split("/")
+    return len(parts) == len(wanted) and all(w == part or w[:1] == "{" for part, w in zip(parts, wanted, strict=True))

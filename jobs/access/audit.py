@@ -68,7 +68,8 @@ class Audit:
         self._facts = PatientBatchDict(facts, Calls(clock))
         self._clock = clock
         self._later = later
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()  # held while the rest is written, so that what is newer comes later
+        self._lock = threading.Lock()  # never held while the store is asked
         #: Lines that are to be written, by key. Any thread, under `_lock`, as the one below.
         self._rest: dict[str, AuditLine] = {}
         #: The line that counts each refusal of this day, and when it was handed to be written.
@@ -131,18 +132,19 @@ class Audit:
 
     def write_rest(self) -> None:
         """Write what is left to be written; what cannot be written now stays for the next time, and the log says so."""
-        with self._lock:
-            rest, self._rest = self._rest, {}
-        if not rest:
-            return
-        try:
-            self._facts.update({key: line.as_fact() for key, line in rest.items()})
-        except StoreTrouble as trouble:
-            _warn("what was done is not written down yet, and is tried again: {}", trouble)
+        with self._writing:
             with self._lock:
-                newer, self._rest = self._rest, {}
-                for line in (rest | newer).values():
-                    self._keep(line)
+                rest, self._rest = self._rest, {}
+            if not rest:
+                return
+            try:
+                self._facts.update({key: line.as_fact() for key, line in rest.items()})
+            except StoreTrouble as trouble:
+                _warn("what was done is not written down yet, and is tried again: {}", trouble)
+                with self._lock:
+                    newer, self._rest = self._rest, {}
+                    for line in (rest | newer).values():
+                        self._keep(line)
 
     def close(self) -> None:
         """Write what is left; what cannot be written stands in the log."""

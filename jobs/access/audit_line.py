@@ -13,6 +13,9 @@ from jobs.store import keys
 
 VERSION = 1
 
+HERE = "ollama-modal"
+"""The command of this machine, as a line's request names it before the act."""
+
 LONGEST = 200
 """Characters of a name that are kept: a request may bring any text as one."""
 

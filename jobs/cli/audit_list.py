@@ -56,5 +56,4 @@ def outcome_of(line: AuditLine) -> str:
     """How it went, in words."""
     why = f": {line.why}" if line.why else ""
     often = f", {counted(line.count, 'time')}" if line.count > 1 else ""
-    words = "begun, no more heard" if line.outcome == "begun" else line.outcome
-    return f"{words}{why}{often}"
+    return f"{line.outcome}{why}{often}"

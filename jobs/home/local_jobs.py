@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from jobs.access.audit_line import HERE
 from jobs.core.clock import Clock
 from jobs.home.home import Home
 from jobs.ledger.job import Job, Posted
@@ -57,7 +58,7 @@ class LocalJobs:
             from jobs.access.audit import Audit  # noqa: PLC0415 - whoever only reads needs no writer
 
             self._audit = Audit(self._home.facts(), self._clock)
-        return self._audit.act(who=self._who(), request=f"ollama-modal {act}", act=act, subject=subject)
+        return self._audit.act(who=self._who(), request=f"{HERE} {act}", act=act, subject=subject)
 
     def _written(self) -> "Ledger":
         if self._ledger is None:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from jobs.access.key_change import KeyChange
-from jobs.access.key_words import parse_name
-from jobs.access.proofs import SIGNER
+from jobs.access.keys.key_change import KeyChange
+from jobs.access.keys.key_words import parse_name
+from jobs.access.keys.proofs import SIGNER
 
 Document = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from app.logs import as_json, as_text
-from jobs.access.proofs import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import SystemClock
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.registry.faults import RegistryFault

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.gateway.auth.keys import VARIABLE
-from jobs.access.proofs import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble

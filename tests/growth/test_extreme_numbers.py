@@ -21,7 +21,7 @@ from app.accounting.window_cost import offers
 from app.fleet.schema import declared
 from app.gateway.auth.keys import Key
 from app.local.commands.key_commands import expiry_of
-from jobs.access.key_words import parse_expiry
+from jobs.access.keys.key_words import parse_expiry
 from jobs.cli.follow import Lines
 from jobs.cli.progress_bar import Bars
 from jobs.core.clock import isoformat, parse_moment

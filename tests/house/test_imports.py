@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "jobs/http": 1,
     "jobs/store": 1,
     "jobs/access": 2,
+    "jobs/access/keys": 3,
     "jobs/ledger": 2,
     "jobs/listing": 3,
     "jobs/telemetry": 3,

@@ -92,7 +92,15 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(map(server_class, declared().tiers))
 
-    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
+    looking = {
+        "list_models",
+        "names_here",
+        "archived_jobs",
+        "archived_usage",
+        "archived_audit",
+        "plan_prune",
+        "plan_night",
+    }
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
     assert set(functions) == {*servers, *looking, *working, "read_fleet", "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}

@@ -15,7 +15,7 @@ from modal.client import Client
 
 from app.platform.store import LimitedDict, LimitedQueue
 from app.resources import DICTS
-from jobs.access.proofs import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import Clock, SystemClock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger

@@ -75,6 +75,7 @@ class RunningGateway:
     url: str
     composed: Composed
     facts: SqliteDict
+    path: Path
     server: HttpServer
     known_state: KnownState
 
@@ -184,7 +185,7 @@ def gateway(
     server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits, loop)
     server.start()
     try:
-        yield RunningGateway(server.url, composed, facts, server, known_state)
+        yield RunningGateway(server.url, composed, facts, path, server, known_state)
     finally:
         server.stop()
         facts.close()

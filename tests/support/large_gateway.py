@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.fleet.schema import load
 from app.model_server.report import Loaded, Report
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock, isoformat
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import as_made

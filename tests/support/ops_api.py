@@ -18,9 +18,9 @@ from app.gateway.auth.fair_shares import SoMany
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.dashboard import audit, keys, plans
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
-from app.gateway.dashboard import keys, plans
 from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
 from app.gateway.inference.metrics import Metrics, Readings
@@ -29,8 +29,9 @@ from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.access.audit import Audit
-from jobs.access.proofs import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
+from jobs.archive.audited import no_archive, page
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -181,6 +182,9 @@ class OpsApi:
             plans.router(plans.Plans(pruning, pruning), SoMany(1)),
             keys.router(
                 keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None)
+            ),
+            audit.router(
+                lambda query: page(self.store().facts, no_archive, query, self.clock.now()), self.clock, object
             ),
         )
 

@@ -17,7 +17,7 @@ from loguru import logger
 
 from app.gateway.auth.keys import Caller
 from jobs.access.budgets import BudgetSpent
-from jobs.access.key_words import ADMIN
+from jobs.access.keys.key_words import ADMIN
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 

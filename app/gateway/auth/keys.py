@@ -23,18 +23,18 @@ from typing import Any, Self
 
 from app.gateway.auth import signatures
 from app.gateway.auth.signatures import SignedRequest, is_signature, signer
-from jobs.access.key_records import proof_about
-from jobs.access.key_words import ADMIN, CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.keys.key_records import proof_about
+from jobs.access.keys.key_words import ADMIN, CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.keys.proofs import PREFIX, SIGNER, hash_of, is_proof
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.access.limits import OPTIONS as LIMITS
-from jobs.access.proofs import PREFIX, SIGNER, hash_of, is_proof
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
 
 VARIABLE = "OLLAMA_MODAL_KEYS"
 
-_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
+_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME --line`"
 _UNKNOWN = "this key is not known here"
 _SEND_ONE = (
     "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"

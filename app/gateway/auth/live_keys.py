@@ -17,8 +17,9 @@ from loguru import logger
 from app.gateway.auth.key_lines import FixedLines, KeyLines
 from app.gateway.auth.keys import Caller, Key, Keys, UnknownKey
 from app.gateway.auth.signatures import SignedRequest
-from jobs.access.key_copy import KeysCopy
-from jobs.access.key_records import KeyRecord, KeysFound, read_keys, restore
+from jobs.access.keys.key_copy import KeysCopy
+from jobs.access.keys.key_records import KeyRecord
+from jobs.access.keys.key_store import KeysFound, read_keys, restore
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreUnavailable, Unauthorized

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from jobs.access.proofs import raw_public_key
+from jobs.access.keys.proofs import raw_public_key
 from jobs.core.errors import Unauthorized
 
 SKEW = timedelta(minutes=5)

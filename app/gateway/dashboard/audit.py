@@ -7,13 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from app.gateway.event_loop.long_answers import json_response
+from app.gateway.catalog.shared_answer import MadeOnce, SharedAnswer
+from app.gateway.event_loop.long_answers import json_in_thread, response_of
 from app.gateway.ops.post_jobs import MayChange
 from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.access.acts import ACTS
 from jobs.access.audit_line import Outcome
 from jobs.archive.audited import AuditPage, AuditQuery
 from jobs.core.clock import Clock
+from jobs.core.json_text import json_bytes
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -63,13 +65,20 @@ NameText = Annotated[str, Field(max_length=200)]
 LineId = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9:.Z]{1,16}-[0-9a-f]{1,16}$")]
 
 
-def router(read: Callable[[AuditQuery], AuditPage], clock: Clock) -> APIRouter:
+async def _this_moment() -> object:
+    """Differs from any other one."""
+    return object()
+
+
+def router(read: Callable[[AuditQuery], AuditPage], clock: Clock, version: Callable[[], object]) -> APIRouter:
     """
     Args:
         read: reads a page, in a thread that waits for it.
         clock: the time.
+        version: differs from before once something was changed through this gateway.
     """
     api = APIRouter(tags=["state"])
+    moment, pages = SharedAnswer(_this_moment), MadeOnce[bytes]()  # each page is read once for all who ask for it
 
     @api.get("/audit", response_model=AuditResponse)
     async def audit(
@@ -86,10 +95,12 @@ def router(read: Callable[[AuditQuery], AuditPage], clock: Clock) -> APIRouter:
         """List who did what, the newest first. A key for some models sees what was done with it."""
         began = since_of(since, clock.now()) or LONG_AGO
         if caller.models and who not in {None, caller.name}:
-            return await json_response(AuditPage((), None).as_json)
+            return response_of(json_bytes(AuditPage((), None).as_json()))
         by = caller.name if caller.models else who or ""
         query = AuditQuery(began, by, act or "", before or "", limit)
 
-        return await json_response(lambda: read(query).as_json())
+        asked = (since, query.who, query.act, query.before, limit)
+        made = await pages.of(await moment(version()), asked, lambda: json_in_thread(lambda: read(query).as_json()))
+        return response_of(made)
 
     return api

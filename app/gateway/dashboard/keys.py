@@ -7,147 +7,38 @@ gets the same. Keys of lines are listed as well; they are changed where the line
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from datetime import timedelta
+from typing import Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from loguru import logger
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from app.gateway.auth.keys import Caller, line_about
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.dashboard.key_entries import (
+    KeyEntry,
+    KeySettingsBody,
+    KeysResponse,
+    MadeKeyResponse,
+    Name,
+    NewKeyBody,
+    RotateBody,
+)
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayChange
-from app.gateway.ops.schemas import Left
+from app.gateway.ops.schemas import Failure
 from app.logs import request_of_lines
 from jobs.access.audit import Audit
-from jobs.access.key_change import KeyChange
-from jobs.access.key_records import LONGEST_OVERLAP, KeyRecord, KeySettings, KeyStore
-from jobs.access.key_words import SCOPES
-from jobs.access.limits import OPTIONS
-from jobs.access.proofs import hash_of, new_key, proof_of
+from jobs.access.keys.key_change import KeyChange
+from jobs.access.keys.key_records import KeyRecord, KeySettings
+from jobs.access.keys.key_store import KeyStore
+from jobs.access.keys.key_words import KeyConflict
+from jobs.access.keys.proofs import hash_of, new_key, proof_of
 from jobs.core.clock import Clock
-from jobs.core.errors import BadRequest, Refused, Trouble
+from jobs.core.errors import Trouble
 from jobs.store.patient_calls import Calls, PatientDict
 from jobs.store.protocols import DictLike
-
-OVERLAP = timedelta(days=1)
-"""For so long old and new are good when nobody says how long."""
-
-_KEY: dict[str, JsonValue] = {
-    "name": "alice",
-    "source": "ledger",
-    "state": "active",
-    "scopes": ["chat"],
-    "models": ["llama*"],
-    "limits": {"rpm": "60", "dollars": "5/month"},
-    "expires": None,
-    "proofs": [{"kind": "key", "fingerprint": "9f86d081", "until": None}],
-    "version": 1,
-    "made_by": "root",
-    "made_at": "2026-09-15T08:00:00.000Z",
-    "changed_by": "root",
-    "changed_at": "2026-09-15T08:00:00.000Z",
-    "revoked_by": "",
-    "revoked_at": None,
-}
-
-NameText = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", examples=["alice"])]
-Name = Annotated[NameText, Path(description="The name of a key")]
-Scopes = Annotated[
-    list[Literal["chat", "admin"]], Field(max_length=len(SCOPES), description="All that it may; `chat` when left out")
-]
-Patterns = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=200)]],
-    Field(max_length=64, description="Of models, like llama* or hf.co/*; none of them is every model"),
-]
-LimitTexts = Annotated[
-    dict[str, Annotated[str, Field(max_length=64)]],
-    Field(max_length=len(OPTIONS), description="By name; an empty one is taken away", examples=[{"rpm": "60"}]),
-]
-ExpiresText = Annotated[str, Field(max_length=64, description="A day, a moment, or `never`", examples=["2027-01-31"])]
-HashText = Annotated[
-    str,
-    Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of a key that the caller made himself and keeps"),
-]
-PublicKeyText = Annotated[
-    str, Field(max_length=400, description="Of whoever signs with it instead: the text of `id_ed25519.pub`")
-]
-
-
-class KeySettingsBody(BaseModel):
-    """What a key may. What is left out stays as it is."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    scopes: Scopes | Left = None
-    models: Patterns | Left = None
-    limits: LimitTexts | Left = None
-    expires: ExpiresText | Left = None
-
-
-class NewKeyBody(KeySettingsBody):
-    """A key to be made, with one proof or none: then the gateway makes the key itself, and tells it once."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "alice", "scopes": ["chat"]}]})
-
-    name: NameText
-    hash: HashText | Left = None
-    public_key: PublicKeyText | Left = None
-
-
-class RotateBody(BaseModel):
-    """How a key is replaced by another one."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    overlap_seconds: Annotated[
-        int,
-        Field(ge=0, le=int(LONGEST_OVERLAP.total_seconds()), description="For so long the old one is good as well"),
-    ] = int(OVERLAP.total_seconds())
-    hash: HashText | Left = None
-    public_key: PublicKeyText | Left = None
-
-
-class ProofEntry(BaseModel):
-    kind: Literal["key", "ssh-ed25519"]
-    fingerprint: Annotated[str, Field(description="Tells it from others; nothing can be tried out by it")]
-    until: Annotated[AwareDatetime | None, Field(description="When it ends, where another one has taken its place")]
-
-
-class KeyEntry(BaseModel):
-    """A key, without what proves it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_KEY]})
-
-    name: str
-    source: Annotated[Literal["ledger", "lines"], Field(description="Where it is kept, and so where it is changed")]
-    state: Literal["active", "expired", "revoked"]
-    scopes: list[str]
-    models: list[str]
-    limits: dict[str, str]
-    expires: AwareDatetime | None
-    proofs: list[ProofEntry]
-    version: Annotated[int, Field(description="Grows with each change; 0 where it stands on a line")]
-    made_by: str
-    made_at: AwareDatetime | None
-    changed_by: str
-    changed_at: AwareDatetime | None
-    revoked_by: str
-    revoked_at: AwareDatetime | None
-
-
-class KeysResponse(BaseModel):
-    keys: list[KeyEntry]
-    problems: Annotated[list[str], Field(description="What is wrong with the keys, in lines for people")]
-
-
-class MadeKeyResponse(BaseModel):
-    """A key that was made. The gateway keeps its hash alone, so it is told this once."""
-
-    key: Annotated[str | None, Field(description="The key itself; null where the caller made it, or signs")]
-    entry: KeyEntry
 
 
 @dataclass(frozen=True)
@@ -218,7 +109,7 @@ class KeyActs:
         self, name: str, hint: str = "change that line; one of a secret counts once it is deployed"
     ) -> None:
         if any(key.caller.name == name for key in self.keys.of_lines):
-            raise Refused(f"key {name!r} stands on a line of the keys file or the secret", hint=hint)
+            raise KeyConflict(f"key {name!r} stands on a line of the keys file or the secret", hint=hint)
 
     def _done(self, caller: Caller, act: str, name: str, request: str, do: Callable[[], KeyRecord]) -> dict[str, Any]:
         with self.audit.act(who=caller.name, request=request, act=act, subject=name):
@@ -234,7 +125,7 @@ class KeyActs:
 def _proof(hash: str | None, public_key: str | None) -> tuple[str | None, str]:  # noqa: A002 - as its field
     """A key that is made here, if none is named; and what proves it."""
     if hash is not None and public_key is not None:
-        raise BadRequest("a key has one proof, and here are two", hint="send `hash` or `public_key`, or neither")
+        raise KeyConflict("a key has one proof, and here are two", hint="send `hash` or `public_key`, or neither")
     if public_key is not None:
         return None, proof_of(public_key)
     if hash is not None:
@@ -251,7 +142,8 @@ def router(acts: KeyActs) -> APIRouter:
     Args:
         acts: what is done.
     """
-    api = APIRouter(tags=["keys"], prefix="/keys")
+    conflict = {"model": Failure, "description": "This does not go with what is there"}
+    api = APIRouter(tags=["keys"], prefix="/keys", responses={409: conflict})
 
     async def made(record: Mapping[str, Any], key: str | None, status: int) -> JSONResponse:
         return JSONResponse({"key": key, "entry": record}, status, _SECRET)
@@ -273,7 +165,7 @@ def router(acts: KeyActs) -> APIRouter:
         """Make a key. It is told this once: only its hash is kept."""
         caller.need_model(None)
         key, proof = _proof(body.hash, body.public_key)
-        change = _change(body, acts.clock.now())
+        change = body.change(acts.clock.now())
         request = request_of_lines.get()
         return await made(await asyncio.to_thread(acts.make, caller, body.name, proof, change, request), key, 201)
 
@@ -281,7 +173,7 @@ def router(acts: KeyActs) -> APIRouter:
     async def change_key(name: Name, body: KeySettingsBody, caller: MayChange) -> Response:
         """Change what a key may, or until when: it counts everywhere within ten seconds."""
         caller.need_model(None)
-        change = _change(body, acts.clock.now())
+        change = body.change(acts.clock.now())
         return await json_response(acts.change, caller, name, change, request_of_lines.get())
 
     @api.post("/{name}/rotate", response_model=MadeKeyResponse)
@@ -300,7 +192,3 @@ def router(acts: KeyActs) -> APIRouter:
         return await json_response(acts.revoke, caller, name, request_of_lines.get())
 
     return api
-
-
-def _change(body: KeySettingsBody, now: datetime) -> KeyChange:
-    return KeyChange.read(now, scopes=body.scopes, models=body.models, limits=body.limits, expires=body.expires)

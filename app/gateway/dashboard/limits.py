@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from app.gateway.auth.keys import Caller
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead
-from jobs.access.key_words import ADMIN
+from jobs.access.keys.key_words import ADMIN
 from jobs.access.limits import Period, Unit
 from jobs.core.errors import NotFound
 

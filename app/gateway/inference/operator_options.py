@@ -11,7 +11,7 @@ from typing import Any
 
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.request import InferenceRequest
-from jobs.access.key_words import ADMIN
+from jobs.access.keys.key_words import ADMIN
 from jobs.core.errors import BadRequest
 
 PLACEMENT: Mapping[str, tuple[Any, ...]] = {

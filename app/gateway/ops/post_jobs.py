@@ -14,7 +14,7 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.logs import request_of_lines
 from jobs.access.acts import act_of
 from jobs.access.audit_line import Act
-from jobs.access.key_words import ADMIN, CHAT
+from jobs.access.keys.key_words import ADMIN, CHAT
 from jobs.cli.job_commands import subject_of
 from jobs.core.errors import Forbidden, NotFound, Refused, StoreTrouble, Trouble
 from jobs.core.model_name import ModelName
@@ -40,7 +40,7 @@ def changer(request: Request) -> Caller:
     try:
         caller.need(ADMIN)
     except Forbidden as refusal:
-        if (act := act_of(request.method, request.scope["route"].path)) is not None:
+        if (act := act_of(request.method, request.url.path)) is not None:
             request.app.state.audit.refused(
                 who=caller.name, request=request_of_lines.get(), act=act, subject="", error=refusal
             )

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from app.model_server.start_failures import CannotStart
 from jobs.access.budgets import BudgetSpent
+from jobs.access.keys.key_words import KeyConflict
 from jobs.core.errors import (
     BadRequest,
     CutShort,
@@ -46,6 +47,7 @@ STATUS: dict[type[Trouble], int] = {
     Forbidden: 403,
     NotFound: 404,
     Refused: 400,
+    KeyConflict: 409,
     BadRequest: 400,
     Unlisted: 403,
     WrongMethod: 405,

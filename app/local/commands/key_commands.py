@@ -5,7 +5,7 @@ printed is for a file or a secret, as the first administrator of a deployment ne
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -19,7 +19,7 @@ from jobs.core.units import human_span, parse_span
 from jobs.home.home import home_of
 
 if TYPE_CHECKING:
-    from jobs.access.key_change import KeyChange
+    from jobs.access.keys.key_change import KeyChange
 
 SECRET = "ollama-api-keys"  # noqa: S105 - the name of one
 
@@ -79,7 +79,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Make a key, for chat unless a scope says otherwise. It is shown this once: only its hash is kept."""
-    from jobs.access.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - every command imports this file
+    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - every command imports this file
 
     change = _change(scope or [], models, _limits(rpm, concurrent, limit), expires)
     made = new_key() if public_key is None else None
@@ -87,10 +87,12 @@ def new(
     if line:
         _put_line(name, made, proof, change, json=json)
         return
-    entry = _keys_at(url, key).make(name, proof, change)
+    at = _keys_at(url, key)
+    before = [] if url or json else at.all()["keys"]
+    entry = at.make(name, proof, change)
     _put_made(made, entry, json=json)
-    if not json and not url:
-        say(f"it counts on this machine, at once: {home_of(os.environ).root}")
+    if not url and not json:
+        _say_who_may([*before, entry], is_first=not before)
 
 
 @keys.command("list")
@@ -149,9 +151,11 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make another key in place of this one. It is shown this once; both are good for as long as they overlap."""
-    from jobs.access.proofs import hash_of, new_key, proof_of  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_store import need_overlap  # noqa: PLC0415 - as above
+    from jobs.access.keys.proofs import hash_of, new_key, proof_of  # noqa: PLC0415
 
     span = timedelta(0) if overlap in {"0", "0s"} else parse_span(overlap, "--overlap")
+    need_overlap(span)
     made = new_key() if public_key is None else None
     proof = hash_of(made) if made is not None else proof_of(public_key or "")
     entry = _keys_at(url, key).rotate(name, proof, span)
@@ -199,7 +203,7 @@ def _keys_at(url: str | None, key: str | None) -> _Keys:
 def _change(
     scope: list[str] | None, models: list[str] | None, limits: Mapping[str, str], expires: str | None
 ) -> "KeyChange":
-    from jobs.access.key_change import NEVER, KeyChange  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_change import NEVER, KeyChange  # noqa: PLC0415 - as above
 
     now = SystemClock().now()
     until = expires if expires in {None, NEVER} else isoformat(expiry_of(str(expires), now))
@@ -221,7 +225,7 @@ def _limits(rpm: int | None, concurrent: int | None, limit: list[str] | None) ->
 
 def scopes_of(asked: Iterable[str]) -> list[str]:
     """The words of a key, which say all that it may: `admin` alone, there, is one that cannot chat."""
-    from jobs.access.key_words import ADMIN, CHAT  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_words import ADMIN, CHAT  # noqa: PLC0415 - as above
 
     words = [word for each in asked for word in each.split(",")] or [CHAT]
     implied = [CHAT] if ADMIN in words else []
@@ -235,7 +239,7 @@ def expiry_of(text: str, now: datetime) -> datetime:
         BadRequest: it is no time, or over already.
 
     """
-    from jobs.access.key_words import parse_expiry  # noqa: PLC0415 - as above
+    from jobs.access.keys.key_words import parse_expiry  # noqa: PLC0415 - as above
 
     moment = now + parse_span(text, "--expires") if text[-1:].isalpha() and text[-1] != "Z" else parse_expiry(text)
     if moment <= now:
@@ -258,6 +262,14 @@ def _put_made(made: str | None, entry: Mapping[str, Any], *, json: bool) -> None
     say(f"hint: `ollama-modal keys show {entry['name']}` tells what it may")
 
 
+def _say_who_may(keys: Sequence[Mapping[str, Any]], *, is_first: bool) -> None:
+    """Whom the gateway of this machine answers from now on."""
+    if is_first:
+        say("from now on the gateway of this machine answers nobody without a key")
+    if not any("admin" in each["scopes"] and each["state"] == "active" for each in keys):
+        say("hint: no key here is an administrator's: `ollama-modal keys new NAME --scope admin` makes one")
+
+
 def _put_entry(entry: Mapping[str, Any], *, json: bool) -> None:
     from app.local.commands.key_list import put_key  # noqa: PLC0415 - as above
 
@@ -269,7 +281,7 @@ def _put_entry(entry: Mapping[str, Any], *, json: bool) -> None:
 
 def _put_line(name: str, made: str | None, proof: str, change: "KeyChange", *, json: bool) -> None:
     from app.gateway.auth.keys import VARIABLE, Key  # noqa: PLC0415 - as above
-    from jobs.access.key_records import KeySettings  # noqa: PLC0415
+    from jobs.access.keys.key_records import KeySettings  # noqa: PLC0415
 
     settings = change.of(KeySettings())
     words = [name, proof, *settings.scopes]

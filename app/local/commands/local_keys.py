@@ -7,10 +7,11 @@ from typing import Any
 from app.gateway.auth.key_lines import KeyFile, texts_of
 from app.gateway.auth.keys import VARIABLE, Key, line_about
 from jobs.access.audit import Audit
-from jobs.access.key_change import KeyChange
-from jobs.access.key_copy import copy_at, keep_keys
-from jobs.access.key_records import KeyRecord, KeySettings, KeyStore, read_keys
-from jobs.access.key_words import parse_name
+from jobs.access.keys.key_change import KeyChange
+from jobs.access.keys.key_copy import copy_at, keep_keys
+from jobs.access.keys.key_records import KeyRecord, KeySettings
+from jobs.access.keys.key_store import KeyStore, read_keys
+from jobs.access.keys.key_words import parse_name
 from jobs.cli.job_commands import who
 from jobs.cli.output import say
 from jobs.core.clock import Clock
@@ -72,7 +73,7 @@ class LocalKeys:
             raise Refused(f"key {name!r} stands on a line of the keys file", hint=f"change it in {self._home.keys}")
         facts = self._home.facts()
         clock, by = self._clock, who()
-        command = f"ollama-modal keys {act.removeprefix('key-')}"
+        command = f"ollama-modal {act.replace('key-', 'keys ')}"
         with Audit(facts, clock).act(who=by, request=command, act=act, subject=name):
             record = do(KeyStore(PatientShrinkingDict(facts, Calls(clock)), clock), by)
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from app.gateway.inference.answer_name import AnswerName
 from app.gateway.protocol.forms import field_of
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock
 from jobs.models.aliases import FLEET
 from jobs.store import keys

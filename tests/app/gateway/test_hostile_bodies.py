@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from app.gateway.protocol.body import BUDGET, MOST
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.support.gateway_process import Process, gateway_process
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE

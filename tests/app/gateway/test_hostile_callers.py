@@ -26,7 +26,7 @@ from app.gateway.inference.metrics import Metrics
 from app.gateway.inference.route_cache import MOST, RouteCache
 from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.store.keys import NIGHT_RAN

@@ -16,7 +16,7 @@ from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.ops.auth import OpsAuth, concurrency_limit
 from app.gateway.protocol.body import bounded
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, caller_of, gateway
 from tests.support.scripted_server import Connection, ScriptedServer

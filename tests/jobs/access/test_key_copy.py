@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.access.key_copy import REWRITTEN_AFTER, KeysCopy, copy_at, keep_keys, read_copy
-from jobs.access.key_records import REVOKED_FOR, SUPERSEDED_FOR, KeySettings, KeyStore, read_keys
-from jobs.access.proofs import hash_of
+from jobs.access.keys.key_copy import REWRITTEN_AFTER, KeysCopy, copy_at, keep_keys, read_copy
+from jobs.access.keys.key_records import REVOKED_FOR, KeySettings
+from jobs.access.keys.key_store import SUPERSEDED_FOR, KeyStore, read_keys
+from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict, TroubledDict

@@ -11,9 +11,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.access.key_copy import copy_at, keep_keys, read_copy
-from jobs.access.key_records import KeySettings, KeyStore, read_keys
-from jobs.access.proofs import hash_of
+from jobs.access.keys.key_copy import copy_at, keep_keys, read_copy
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore, read_keys
+from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import Refused, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict

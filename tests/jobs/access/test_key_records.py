@@ -11,19 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jobs.access.key_copy import copy_at, keep_keys, read_copy
-from jobs.access.key_records import (
-    MOST,
-    SUPERSEDED_FOR,
-    KeyRecord,
-    KeySettings,
-    KeysFound,
-    KeyStore,
-    read_keys,
-    restore,
-)
+from jobs.access.keys.key_copy import copy_at, keep_keys, read_copy
+from jobs.access.keys.key_records import KeyRecord, KeySettings
+from jobs.access.keys.key_store import MOST, SUPERSEDED_FOR, KeysFound, KeyStore, read_keys, restore
+from jobs.access.keys.proofs import hash_of, proof_of
 from jobs.access.limits import Limits
-from jobs.access.proofs import hash_of, proof_of
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict, TroubledDict

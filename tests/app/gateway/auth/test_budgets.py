@@ -13,7 +13,7 @@ import ollama
 import openai
 import pytest
 
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
 from tests.support.dialects import ANTHROPIC, OLLAMA, Dialect, each_dialect, whole_answer

@@ -14,7 +14,7 @@ import pytest
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler.wake_budget import Wakes
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import StoreUnavailable
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import Metered

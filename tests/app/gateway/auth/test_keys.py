@@ -15,9 +15,9 @@ from app.gateway.auth.keys import ANYONE, Caller, Key, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from app.local.commands.key_commands import scopes_of
-from jobs.access.key_words import ADMIN, CHAT
+from jobs.access.keys.key_words import ADMIN, CHAT
+from jobs.access.keys.proofs import PREFIX, hash_of, new_key
 from jobs.access.limits import Limits
-from jobs.access.proofs import PREFIX, hash_of, new_key
 from jobs.core.errors import (
     BadName,
     BadRequest,
@@ -160,7 +160,7 @@ def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
     done = shell.run("up", "--simulate", "--port", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
-    assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
+    assert "hint: make the line anew: `ollama-modal keys new NAME --line`" in done.stderr
     assert KEY not in done.stderr
 
 

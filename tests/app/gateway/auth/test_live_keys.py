@@ -18,10 +18,11 @@ from app.gateway.auth.key_lines import FixedLines, KeyFile
 from app.gateway.auth.keys import ANYONE, Keys
 from app.gateway.auth.live_keys import AGAIN, EVERY, LASTS, TRUSTED, LiveKeys
 from app.gateway.auth.signatures import SignedRequest
-from jobs.access.key_copy import KeysCopy, copy_at, keep_keys, read_copy
-from jobs.access.key_records import KeySettings, KeyStore, read_keys
+from jobs.access.keys.key_copy import KeysCopy, copy_at, keep_keys, read_copy
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore, read_keys
+from jobs.access.keys.proofs import hash_of, proof_of
 from jobs.access.limits import Limits
-from jobs.access.proofs import hash_of, proof_of
 from jobs.core.errors import BadRequest, NotWritable, StoreUnavailable, Unauthorized
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict, TroubledDict, While

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.signatures import SignedRequest, is_signature, signer
-from jobs.access.proofs import parse_public_key, proof_of
+from jobs.access.keys.proofs import parse_public_key, proof_of
 from jobs.core.errors import BadRequest, Unauthorized
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)

@@ -21,7 +21,7 @@ from app.gateway.ops.schemas import (
     TiersResponse,
     UsageResponse,
 )
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName

@@ -19,7 +19,7 @@ from app.gateway.auth.keys import ANYONE
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.ollama_jobs import Frames, Pulls
 from app.gateway.ops.post_jobs import Poster
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Stalled
 from jobs.core.progress import Progress, Reading

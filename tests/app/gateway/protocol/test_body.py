@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from app.gateway.auth.fair_shares import ONE
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
-from jobs.access.proofs import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer

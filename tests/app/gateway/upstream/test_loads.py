@@ -15,7 +15,7 @@ import pytest
 from app.gateway.auth.keys import Caller
 from app.gateway.inference.operator_options import PLACEMENT
 from app.gateway.upstream.loads import LoadLimits, Loads, TooManyLoads
-from jobs.access.proofs import PREFIX, hash_of
+from jobs.access.keys.proofs import PREFIX, hash_of
 from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, whole_answer

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs.access.key_records import SUPERSEDED_FOR, KeysFound, found_in, read_keys, restore
+from jobs.access.keys.key_store import SUPERSEDED_FOR, KeysFound, found_in, read_keys, restore
 from jobs.core import foreign
 from jobs.core.clock import isoformat
 from jobs.core.errors import Corrupt

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from jobs.access.key_records import KeySettings
-from jobs.access.key_words import parse_expiry, parse_patterns, parse_scopes
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_words import KeyConflict, parse_expiry, parse_patterns, parse_scopes
 from jobs.access.limits import OPTIONS, Limits
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadRequest
@@ -44,7 +44,8 @@ class KeyChange:
         """Of words.
 
         Raises:
-            BadRequest: one of them says nothing, or names a moment that is over.
+            BadRequest: one of them says nothing.
+            KeyConflict: the moment is over.
 
         """
         if unknown := sorted(set(limits or ()) - set(OPTIONS)):
@@ -93,5 +94,5 @@ def _expiry(text: str | None, now: datetime) -> datetime | Literal["never"] | No
         return NEVER if text else None
     moment = parse_expiry(text)
     if moment <= now:
-        raise BadRequest(f"{text!r} is over already: it is {isoformat(now)} now", hint="to end a key now, revoke it")
+        raise KeyConflict(f"{text!r} is over already: it is {isoformat(now)} now", hint="to end a key now, revoke it")
     return moment

@@ -12,27 +12,21 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any
 
-from jobs.access.key_words import CHAT, is_name, parse_expiry, parse_patterns, parse_scopes
-from jobs.access.limits import NO_LIMITS, Limits
-from jobs.access.proofs import SIGNER, fingerprint, is_proof
+from jobs.access.keys.key_records import KeyProof, KeyRecord, KeySettings
+from jobs.access.keys.key_words import KeyConflict, is_name
 from jobs.core import foreign
-from jobs.core.clock import Clock, isoformat
-from jobs.core.errors import BadRequest, NotFound, Refused, StoreUnavailable
+from jobs.core.clock import Clock
+from jobs.core.errors import BadRequest, NotFound, StoreUnavailable
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ReadableDict
-
-VERSION = 1
 
 MOST = 1_000
 """Keys that are good for something, at once: each gateway reads all of them every few seconds."""
 
 SUPERSEDED_FOR = timedelta(days=1)
 """For so long a version stays when there is a later one: a change that began before that ended long ago."""
-
-REVOKED_FOR = timedelta(days=90)
-"""For so long a revoked key is remembered. No copy of the keys is behind by as much."""
 
 LONGEST_OVERLAP = timedelta(days=30)
 """For so long at most the old key is good beside the new one."""
@@ -44,160 +38,6 @@ _LASTS = timedelta(minutes=1)
 """A change that took longer from its read to its write reads again."""
 
 _NUMBER = re.compile(r"[1-9]\d{0,9}", re.ASCII)
-
-State = Literal["active", "expired", "revoked"]
-
-
-@dataclass(frozen=True)
-class KeyProof:
-    """What proves a key, and until when: for ever, but where another one has taken its place."""
-
-    text: str
-    until: datetime | None = None
-
-    @property
-    def is_signer(self) -> bool:
-        """Whether it is a public key, which proves a signature, and not a hash of what is sent."""
-        return self.text.startswith(SIGNER)
-
-    def is_good(self, now: datetime) -> bool:
-        return self.until is None or now < self.until
-
-
-@dataclass(frozen=True)
-class KeySettings:
-    """What somebody decides about a key."""
-
-    scopes: tuple[str, ...] = (CHAT,)
-    models: tuple[str, ...] = ()
-    limits: Limits = NO_LIMITS
-    expires: datetime | None = None
-
-
-@dataclass(frozen=True)
-class KeyRecord:
-    """One version of a key.
-
-    Args:
-        name: whose it is.
-        n: which version.
-        token: of whoever wrote it, who knows by that whether it was him.
-        proofs: the newest first.
-        settings: what it may, and until when.
-        made_by: the name of a key, or a user of this machine.
-        changed_by: who wrote this version.
-        revoked_by: who took it back; empty where nobody did.
-
-    """
-
-    name: str
-    n: int
-    token: str = field(compare=False)
-    proofs: tuple[KeyProof, ...]
-    settings: KeySettings
-    made_by: str
-    made_at: datetime
-    changed_by: str
-    changed_at: datetime
-    revoked_by: str = ""
-    revoked_at: datetime | None = None
-
-    @property
-    def is_revoked(self) -> bool:
-        return self.revoked_at is not None
-
-    def state(self, now: datetime) -> State:
-        if self.is_revoked:
-            return "revoked"
-        return "expired" if self.settings.expires is not None and self.settings.expires <= now else "active"
-
-    def is_forgotten(self, now: datetime) -> bool:
-        """Whether it was revoked so long ago that nobody needs to know."""
-        return self.revoked_at is not None and now - self.revoked_at > REVOKED_FOR
-
-    @property
-    def key(self) -> str:
-        return keys.key(self.name, self.n)
-
-    def as_json(self) -> dict[str, Any]:
-        """As it is kept."""
-        told = self.settings
-        return {
-            "v": VERSION,
-            "name": self.name,
-            "token": self.token,
-            "proofs": [{"proof": each.text, "until": _moment(each.until)} for each in self.proofs],
-            "scopes": list(told.scopes),
-            "models": list(told.models),
-            "limits": told.limits.options(),
-            "expires": _moment(told.expires),
-            "made_by": self.made_by,
-            "made_at": isoformat(self.made_at),
-            "changed_by": self.changed_by,
-            "changed_at": isoformat(self.changed_at),
-            "revoked_by": self.revoked_by,
-            "revoked_at": _moment(self.revoked_at),
-        }
-
-    @classmethod
-    def from_json(cls, name: str, n: int, document: Any) -> Self:
-        """Read what is kept. Whatever is not understood makes no key wider: then it is none.
-
-        Raises:
-            BadRequest: it was written by a later version, or by nobody of ours.
-
-        """
-        found = foreign.fields(document)
-        if found.get("v") != VERSION or found.get("name") != name:
-            raise BadRequest(f"key {name!r} was written by a later version, or is damaged")
-        proofs = tuple(
-            KeyProof(text, _parsed(each.get("until")))
-            for each in map(foreign.fields, foreign.items(found.get("proofs")))
-            if is_proof(text := foreign.text(each.get("proof")))
-        )
-        patterns = foreign.texts(found.get("models"))
-        limits = {str(word): foreign.text(value) for word, value in foreign.fields(found.get("limits")).items()}
-        made, changed = (_parsed(found.get(word)) for word in ("made_at", "changed_at"))
-        if made is None or changed is None or len(patterns) != len(foreign.items(found.get("models"))):
-            raise BadRequest(f"key {name!r} is damaged")
-        return cls(
-            name,
-            n,
-            foreign.text(found.get("token")),
-            proofs,
-            KeySettings(
-                parse_scopes(map(str, foreign.items(found.get("scopes")))),
-                parse_patterns(",".join(patterns)) if patterns else (),
-                Limits.parse(limits),
-                _parsed(found.get("expires")),
-            ),
-            foreign.text(found.get("made_by")),
-            made,
-            foreign.text(found.get("changed_by")),
-            changed,
-            foreign.text(found.get("revoked_by")),
-            _parsed(found.get("revoked_at")),
-        )
-
-    def about(self, now: datetime) -> dict[str, Any]:
-        """What people and programs are told of it: nothing that could be tried out."""
-        told = self.as_json()
-        for word in ("v", "token", "proofs"):
-            del told[word]
-        good = [each for each in self.proofs if each.is_good(now) and not self.is_revoked]
-        return {
-            **told,
-            "state": self.state(now),
-            "source": "ledger",
-            "version": self.n,
-            "proofs": [proof_about(each.text, each.until) for each in good],
-        }
-
-
-def proof_about(text: str, until: datetime | None = None) -> dict[str, Any]:
-    """What is told of a proof: which kind, and what tells it from others."""
-    kind = "ssh-ed25519" if text.startswith(SIGNER) else "key"
-    return {"kind": kind, "fingerprint": fingerprint(text), "until": _moment(until)}
 
 
 @dataclass(frozen=True)
@@ -296,7 +136,7 @@ class KeyStore:
 
         Raises:
             NotFound: there is none of this name.
-            Refused: a later version of the product wrote it.
+            KeyConflict: a later version of the product wrote it.
 
         """
         return _need(self.all(), name)
@@ -305,7 +145,7 @@ class KeyStore:
         """Make a key; the one that is there when it is this very one.
 
         Raises:
-            Refused: there is a key of that name, or with that proof, or there are as many as there may be.
+            KeyConflict: there is a key of that name, or with that proof, or there are as many as there may be.
 
         """
 
@@ -314,13 +154,13 @@ class KeyStore:
             if before is not None and not before.is_revoked:
                 if before.proofs[:1] == (KeyProof(proof),) and before.settings == settings:
                     return before
-                raise Refused(
+                raise KeyConflict(
                     f"there is a key {name!r} already",
-                    hint=f"change it: `ollama-modal keys set {name} …`; a new one in its place:"
+                    hint=f"what it may is changed by `ollama-modal keys set`; another one takes its place by"
                     f" `ollama-modal keys rotate {name}`",
                 )
             if sum(not each.is_revoked for each in found.records.values()) >= MOST:
-                raise Refused(f"there are {MOST} keys, and no more than that", hint="revoke some that nobody uses")
+                raise KeyConflict(f"there are {MOST} keys, and no more than that", hint="revoke some that nobody uses")
             _refuse_known(found, name, proof)
             now = self._clock.now()
             n = before.n + 1 if before is not None else 1
@@ -333,7 +173,7 @@ class KeyStore:
 
         Raises:
             NotFound: there is none of this name.
-            Refused: it is revoked.
+            KeyConflict: it is revoked.
 
         """
 
@@ -350,13 +190,10 @@ class KeyStore:
         Raises:
             BadRequest: they would overlap for too long.
             NotFound: there is none of this name.
-            Refused: it is revoked, or the proof is another key's.
+            KeyConflict: it is revoked, or the proof is another key's.
 
         """
-        if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
-            raise BadRequest(
-                "old and new overlap for 0s to 30d", hint="as in --overlap 24h; with 0s the old one ends now"
-            )
+        need_overlap(overlap)
 
         def rotated(found: KeysFound) -> KeyRecord:
             before = _need_active(found, name)
@@ -406,6 +243,17 @@ class KeyStore:
         raise StoreUnavailable(f"key {name!r} is changed by others again and again", hint="ask once more")
 
 
+def need_overlap(overlap: timedelta) -> None:
+    """Insist on a time that two keys may overlap for.
+
+    Raises:
+        BadRequest: it is too long, or none.
+
+    """
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        raise BadRequest("old and new overlap for 0s to 30d", hint="as in --overlap 24h; with 0s the old one ends now")
+
+
 def read_keys(facts: ReadableDict) -> KeysFound:
     """All keys that a store has, by one listing."""
     return found_in(facts.items(keys.KEY))
@@ -421,23 +269,9 @@ def _token() -> str:
     return secrets.token_hex(8)
 
 
-def _moment(at: datetime | None) -> str | None:
-    return None if at is None else isoformat(at)
-
-
-def _parsed(text: Any) -> datetime | None:
-    """The moment that is kept here.
-
-    Raises:
-        BadRequest: it is none, so nobody knows when it would be.
-
-    """
-    return None if text is None else parse_expiry(foreign.text(text))
-
-
 def _readable(found: KeysFound, name: str) -> KeyRecord | None:
     if name in found.unreadable:
-        raise Refused(
+        raise KeyConflict(
             f"key {name!r} cannot be read here: a later version wrote it",
             hint="ask with that version, or use another name",
         )
@@ -454,7 +288,7 @@ def _need(found: KeysFound, name: str) -> KeyRecord:
 def _need_active(found: KeysFound, name: str) -> KeyRecord:
     record = _need(found, name)
     if record.is_revoked:
-        raise Refused(f"key {name!r} is revoked", hint=f"make it anew: `ollama-modal keys new {name}`")
+        raise KeyConflict(f"key {name!r} is revoked", hint=f"make it anew: `ollama-modal keys new {name}`")
     return record
 
 
@@ -462,4 +296,4 @@ def _refuse_known(found: KeysFound, name: str, proof: str) -> None:
     for each in found.records.values():
         if not each.is_revoked and any(known.text == proof for known in each.proofs):
             whose = "this key's already" if each.name == name else f"key {each.name!r}"
-            raise Refused(f"that proof is {whose}", hint="each name has a key of its own")
+            raise KeyConflict(f"that proof is {whose}", hint="each name has a key of its own")

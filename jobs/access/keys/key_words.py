@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from jobs.core.errors import BadRequest
+from jobs.core.errors import BadRequest, Refused
 
 CHAT = "chat"
 ADMIN = "admin"
@@ -13,6 +13,10 @@ SCOPES = (CHAT, ADMIN)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}", re.ASCII)
+
+
+class KeyConflict(Refused):
+    """What is asked of a key does not go with what is there."""
 
 
 def is_name(text: str) -> bool:
