@@ -51,15 +51,13 @@ SAYS: dict[str, str] = {
     "modal deploy --env test -m app.deploy": r"App deployed",
     "modal secret create ollama-webhook OLLAMA_MODAL_WEBHOOK=https://hooks.slack.com/services/…": r"ollama-webhook",
     "ollama-modal keys new alice --scope chat --models 'llama*' --models 'hf.co/*'"
-    " --rpm 60 --concurrent 4 --expires 90d": (
-        r"(?m)^omk_[\w-]{43}$"
-    ),
-    'modal secret create --force ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
-    "modal app rollover ollama-service": r"Rollover completed",
+    " --rpm 60 --concurrent 4 --expires 90d": (r"(?m)^omk_[\w-]{43}$"),
     "ollama-modal keys list": r"(?m)^alice +active +chat +llama\*,hf\.co/\* +rpm=60 concurrent=4 ",
     "ollama-modal keys set alice --rpm 120 --limit dollars=5/month": r"(?m)^key alice: active, version 2$",
     "ollama-modal keys rotate alice --overlap 24h": r"(?m)^omk_[\w-]{43}$",
     "ollama-modal keys revoke alice": r"(?m)^key alice is revoked$",
+    'modal secret create --force ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
+    "modal app rollover ollama-service": r"Rollover completed",
     'ollama-modal keys new signer --scope admin --public-key "$(cat ~/.ollama/id_ed25519.pub)"': r"OLLAMA_AUTH=1",
     'curl -N -H "x-api-key: $OLLAMA_MODAL_KEY" $OLLAMA_MODAL_URL/ops/v1/jobs/ID/events': r'"state": ?"succeeded"',
     "ollama-modal keys new prometheus --scope admin-only": r"(?m)^omk_[\w-]{43}$",

@@ -8,6 +8,7 @@ import { Following } from "./following.js";
 import { groupTitle } from "./groups.js";
 import { JobList, partsOf } from "./job_list.js";
 import { hasEnded, titleOf } from "./jobs.js";
+import { NewKey, showKeys, wanted } from "./keys.js";
 import { Polling } from "./polling.js";
 import { showModels } from "./models.js";
 import { headline } from "./now.js";
@@ -26,7 +27,7 @@ const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 
 const known = {
-  board: null, night: null, tiers: null, health: null, models: null, aliases: [], complaints: [], summary: null,
+  board: null, night: null, keys: null, tiers: null, health: null, models: null, aliases: [], complaints: [], summary: null,
 };
 let afterAsking = null; // done once the list has come that somebody asked for
 
@@ -39,6 +40,12 @@ const jobList = new JobList(partsOf(at), (after = null) => {
 });
 const following = new Following((job) => tellEnds(jobList.takeJob(job) ? [job] : []));
 
+const newKey = new NewKey({
+  section: at("new-key"), title: at("new-key-title"), words: at("new-key-words"), text: at("new-key-text"),
+  lines: at("new-key-lines"), done: at("new-key-done"),
+});
+const HERE = new URL("..", import.meta.url).href.replace(/\/$/, ""); // where the gateway answers
+
 const polling = new Polling(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
@@ -48,6 +55,7 @@ const polling = new Polling(
     { path: () => jobList.path(), every: pace, take: takeList },
     { path: () => "models", every: () => SLOW, take: takeModels },
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
+    { path: () => "keys", every: () => SLOW, isWanted: managesKeys, take: (answer) => (known.keys = answer) },
     { ...weeks.poll, every: () => RARE },
   ],
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
@@ -64,6 +72,12 @@ const parts = [
 
 function hasTried(path) {
   return polling.hasTried(path);
+}
+
+/** Whether the key that is signed in may change keys: an administrator's of all models, where there are keys. */
+function managesKeys() {
+  const { scopes = [], keyless = true, models = [] } = known.board?.caller ?? {};
+  return scopes.includes("admin") && !keyless && models.length === 0;
 }
 
 function pace() {
@@ -125,6 +139,7 @@ function show() {
   setText(at("tiers-note"), tiersNote());
   jobList.show({ remedies: known.board?.remedies, mayChange, act, actAll, seek }, known.summary?.counts);
   showModelList(mayChange);
+  showKeyList();
   setHidden(at("pull-form"), !mayChange);
   setHidden(at("read-only"), mayChange || known.board === null);
   if (known.board && !mayChange) {
@@ -185,6 +200,18 @@ function showModelList(mayChange) {
   });
 }
 
+function showKeyList() {
+  const isShown = managesKeys() && known.keys !== null && !at("models").hidden;
+  setHidden(at("keys"), !isShown);
+  setHidden(at("keys-link"), !isShown);
+  if (!isShown) return;
+  showKeys(at("key-list"), known.keys.keys, askAboutKey);
+  keep(at("key-problems"), known.keys.problems, (line) => line, () => {
+    const node = el("li");
+    return { node, show: (line) => setText(node, line) };
+  });
+}
+
 // -- doing ------------------------------------------------------------------------------------------------------------
 
 async function act(verb, job) {
@@ -226,6 +253,41 @@ function ask({ kind, model, ...question }) {
   asking.ask({ ...question, work });
 }
 
+/** Ask whether a key is to be rotated or revoked, and do it. */
+function askAboutKey(verb, { name }, question) {
+  const path = `keys/${encodeURIComponent(name)}`;
+  const work = async () => {
+    if (verb === "revoke") await api.remove(path).catch(refused);
+    else {
+      const { document: made } = await api.post(`${path}/rotate`, {}).catch(refused);
+      newKey.show(name, made.key, HERE);
+    }
+    announce(verb === "revoke" ? `The key of ${name} is revoked` : `${name} has another key`);
+    polling.again("keys");
+  };
+  asking.ask({ ...question, work });
+}
+
+at("make-key").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const button = form.querySelector("button");
+  button.disabled = true;
+  setText(at("make-key-trouble"), "");
+  try {
+    const body = wanted(form.elements);
+    const { document: made } = await api.post("keys", body).catch(refused);
+    announce(`A key for ${body.name} is made`);
+    newKey.show(body.name, made.key, HERE);
+    polling.again("keys");
+    form.reset();
+  } catch (error) {
+    setText(at("make-key-trouble"), error.message);
+  } finally {
+    button.disabled = false;
+  }
+});
+
 function refused(error) {
   if (error.status === 401) signIn(error);
   if (error.status === 0) polling.wake(); // the polls will say the same, and when it is over
@@ -259,6 +321,7 @@ function signIn(error) {
   const wasRefused = api.key.get() !== null;
   api.key.forget();
   following.stop();
+  newKey.hide();
   setHidden(at("board"), true);
   setHidden(at("nav"), true);
   setHidden(at("forget"), true);
