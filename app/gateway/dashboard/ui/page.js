@@ -1,5 +1,6 @@
 // The page: signs in, polls the ops API while somebody looks at the page, and shows what it learns.
 
+import { SHOWN, showActs } from "./acts.js";
 import * as api from "./api.js";
 import { Asking } from "./asking.js";
 import { el, keep, setHidden, setText } from "./dom.js";
@@ -27,7 +28,8 @@ const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 
 const known = {
-  board: null, night: null, keys: null, tiers: null, health: null, models: null, aliases: [], complaints: [], summary: null,
+  board: null, night: null, keys: null, tiers: null, health: null, models: null, aliases: [], complaints: [],
+  summary: null, acts: null,
 };
 let afterAsking = null; // done once the list has come that somebody asked for
 
@@ -57,6 +59,7 @@ const polling = new Polling(
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
     { path: () => "keys", every: () => SLOW, isWanted: managesKeys, take: (answer) => (known.keys = answer) },
     { ...weeks.poll, every: () => RARE },
+    { path: () => `audit?limit=${SHOWN}`, every: () => SLOW, isWanted: mayChange, take: takeActs },
   ],
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
 );
@@ -76,8 +79,12 @@ function hasTried(path) {
 
 /** Whether the key that is signed in may change keys: an administrator's of all models, where there are keys. */
 function managesKeys() {
-  const { scopes = [], keyless = true, models = [] } = known.board?.caller ?? {};
-  return scopes.includes("admin") && !keyless && models.length === 0;
+  const { keyless = true, models = [] } = known.board?.caller ?? {};
+  return mayChange() && !keyless && models.length === 0;
+}
+
+function mayChange() {
+  return known.board?.caller.scopes.includes("admin") ?? false;
 }
 
 function pace() {
@@ -103,6 +110,10 @@ function takeModels(answer) {
   known.complaints = answer.complaints;
 }
 
+function takeActs(answer) {
+  known.acts = answer.lines;
+}
+
 function takeList(answer) {
   tellEnds(jobList.take(answer));
   afterAsking?.();
@@ -121,7 +132,7 @@ function tellEnds(moved) {
 /** One that was posted or changed by us: in its place, or as the newest. */
 function takeJob(job) {
   jobList.takeJob(job, { isNew: true });
-  polling.again("jobs");
+  polling.again("jobs", "audit");
   show();
 }
 
@@ -132,23 +143,24 @@ function announce(text) {
 // -- showing ----------------------------------------------------------------------------------------------------------
 
 function show() {
-  const mayChange = known.board?.caller.scopes.includes("admin") ?? false;
   showConnection();
   headline({ section: at("now"), title: at("now-title"), list: at("problems"), summary: at("standing") }, known, seek);
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
-  jobList.show({ remedies: known.board?.remedies, mayChange, act, actAll, seek }, known.summary?.counts);
-  showModelList(mayChange);
+  jobList.show({ remedies: known.board?.remedies, mayChange: mayChange(), act, actAll, seek }, known.summary?.counts);
+  showModelList(mayChange());
   showKeyList();
-  setHidden(at("pull-form"), !mayChange);
-  setHidden(at("read-only"), mayChange || known.board === null);
-  if (known.board && !mayChange) {
+  setHidden(at("pull-form"), !mayChange());
+  setHidden(at("read-only"), mayChange() || known.board === null);
+  if (known.board && !mayChange()) {
     const { name, scopes } = known.board.caller;
     const why = `Key ${name} has the scope ${scopes.join(" and ")}: it may look.`;
     setText(at("read-only"), `${why} To pull, cancel or try again, sign in with a key of scope admin.`);
   }
   if (known.board) showRuns(at("run-list"), at("next-note"), known.board);
   if (known.night) showLastNight(at("last-night"), known.night);
+  if (known.acts) showActs(at("act-list"), at("acts-note"), known.acts);
+  setHidden(at("acts"), !known.acts || !mayChange());
   setText(at("prices"), pricesNote());
   if (!at("board").hidden) setHidden(at("footer"), !reveal(parts));
   keepFocus();
@@ -178,7 +190,7 @@ function pricesNote() {
   return `Prices are of ${prices.as_of}, from ${prices.source}; ${use}.`;
 }
 
-function showModelList(mayChange) {
+function showModelList(isAdmin) {
   if (known.models === null) return;
   const declared = known.board?.models ?? {};
   const used = known.board?.last_used ?? {};
@@ -187,7 +199,7 @@ function showModelList(mayChange) {
     const aliases = known.aliases.filter((each) => each.model.toLowerCase() === folded).map((each) => each.alias);
     return { ...model, ...declared[folded], last_used: used[folded], aliases };
   });
-  showModels(at("model-list"), models, { mayChange, ask });
+  showModels(at("model-list"), models, { mayChange: isAdmin, ask });
   setHidden(at("model-table"), models.length === 0);
   const total = known.models.reduce((sum, { size }) => sum + size, 0);
   const quota = known.board?.quota_bytes;
