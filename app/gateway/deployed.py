@@ -119,7 +119,8 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     if keys.is_empty:
         raise BadRequest(
             "no keys are configured, and a gateway that lets everybody in does not start",
-            hint=f"`ollama-modal keys new NAME --line` prints a line for {VARIABLE} of secret `ollama-api-keys`; then deploy",
+            hint=f"`ollama-modal keys new NAME --line` prints a line for {VARIABLE} of secret `ollama-api-keys`;"
+            " then deploy",
         )
     return keys
 

@@ -22,6 +22,10 @@ _GIVES_WAY = (
     GiveWay("JOB", "left out"),
     GiveWay("WHAT", 12, "middle"),
     GiveWay("WHEN", lambda moment: moment[:5]),
+    GiveWay("WHO", 10, "middle"),
+    GiveWay("WHEN", "left out"),
+    GiveWay("WHAT", 8, "middle"),
+    GiveWay("OUTCOME", 10),
 )
 """Who did what to what comes last to give way; the request is for whoever reads logs as well."""
 

@@ -68,7 +68,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.put(key, value, skip_if_exists=skip_if_exists)
-        if self._has_moved():
+        if self._has_moved(key):
             return own.put(key, value, skip_if_exists=skip_if_exists)
         if skip_if_exists and self._jobs.get(key, _ABSENT) is not _ABSENT:
             return False
@@ -81,7 +81,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.get(key, default)
-        if not self._has_moved() and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
+        if not self._has_moved(key) and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
             return old
         return own.get(key, default)
 
@@ -90,7 +90,7 @@ class DictBySort:
         if own is None:
             return self._jobs.pop(key, default)
         value = own.pop(key, default)
-        return value if self._has_moved() else self._jobs.pop(key, value)
+        return value if self._has_moved(key) else self._jobs.pop(key, value)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         """One round trip for each dict that any of them belongs to; as long as not all is moved, one more for each."""
@@ -102,7 +102,7 @@ class DictBySort:
                 self._jobs.update(entries)
             else:
                 self._sorts[sort].update(entries)
-                for key in () if self._has_moved() else entries:
+                for key in () if sort in keys.NEVER_AMONG_JOBS or self._has_moved() else entries:
                     self._jobs.pop(key, None)  # what was there is older now
 
     def remove_all(self, keys: Iterable[str], /) -> int:
@@ -153,10 +153,14 @@ class DictBySort:
         asked = [sort for sort in sorts if sort in self._sorts]
         for sort in asked:
             yield self._sorts[sort], prefixes
-        if has_rest or len(asked) < len(sorts) or not self._has_moved():
+        is_elsewhere = set(sorts) <= keys.NEVER_AMONG_JOBS
+        if has_rest or len(asked) < len(sorts) or not (is_elsewhere or self._has_moved()):
             yield self._jobs, prefixes
 
-    def _has_moved(self) -> bool:
+    def _has_moved(self, key: Any = "") -> bool:
+        """Whether the old dict needs no look any more, for this key or for any."""
+        if key and sort_of(key) in keys.NEVER_AMONG_JOBS:
+            return True
         with self._lock:
             if self._is_moved or self._clock.monotonic() < self._ask_at:
                 return self._is_moved

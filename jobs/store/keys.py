@@ -275,6 +275,9 @@ SORTS: Mapping[str, tuple[str, ...]] = {
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
 
+NEVER_AMONG_JOBS = frozenset({"access", "audit"})
+"""Sorts that no version kept with the jobs, so that nobody looks for them there."""
+
 
 # -- all of them -------------------------------------------------------------------------------------------------------
 

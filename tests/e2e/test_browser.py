@@ -161,6 +161,8 @@ def test_a_chat_key_looks_and_is_told_why_it_may_not_touch(page: Browser) -> Non
     page.until_text("#read-only", "scope admin")
     assert "alice has the scope chat" in page.text("#read-only")
     assert not page.is_shown("#pull-form")
+    assert not page.is_shown("#acts")
+    assert "/ops/v1/audit" not in asked(page)
     assert not page.run(
         "return [...document.querySelectorAll('.job button, #models button')].some((each) => each.checkVisibility())"
     )
@@ -188,6 +190,7 @@ def test_a_pull_from_the_form_ends(board: Browser) -> None:
     assert "10.0 MB" in board.text("#model-list")
     assert board.text("#news") == "pull steady:latest: succeeded"
     assert board.run("return document.activeElement.id") == "pull-model"  # ready for the next
+    board.until_text("#act-list", "pull steady:latest posted")
     assert board.complaints() == []
 
 

@@ -113,6 +113,7 @@ FLAT: dict[str, Work] = {
 """What costs the same, however many jobs have ended, whether `up` runs or has ended days ago."""
 
 LINEAR: dict[str, tuple[Work, str]] = {
+    "audit --limit 0": (typed("audit", "--limit", "0"), "it shows each"),
     "jobs --limit 0": (typed("jobs", "--limit", "0"), "it shows each"),
     "jobs --since --limit 0": (typed("jobs", "--since", "30d", "--limit", "0"), "it shows each"),
     "jobs --state failed": (

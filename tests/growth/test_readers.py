@@ -30,7 +30,17 @@ from tests.support.gateways import ModelList
 N = 40
 LEASE = timedelta(minutes=5)
 FLEET = load()
-PAGE = ("board", "night", "tiers", "jobs/summary", "jobs?limit=20&folded=true", "models", "health", "days")
+PAGE = (
+    "board",
+    "night",
+    "tiers",
+    "jobs/summary",
+    "jobs?limit=20&folded=true",
+    "models",
+    "health",
+    "days",
+    "audit?limit=8",
+)
 """All that the page asks, as it asks it when somebody comes back to it."""
 
 
@@ -178,7 +188,7 @@ def asking(path: str) -> Work:
 LISTS = ("jobs/summary", "jobs?limit=20", "jobs?limit=20&q=m1&state=failed", "jobs?dead=true&folded=true")
 
 READERS: dict[str, tuple[Work, int]] = {
-    "the page": (look, 6),
+    "the page": (look, 7),
     **{path: (asking(path), 2) for path in LISTS},
     **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
     **{path: (asking(path), 1) for path in ("audit?since=1d", "cost?since=7d", "usage", "cold?since=7d", "windows")},

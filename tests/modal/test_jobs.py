@@ -218,6 +218,9 @@ def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -
     assert bare.running_apps() == []
     [job] = ask(bare, "jobs")
     assert (job["kind"], job["subject"], job["state"]) == ("pull", "llama3.2:latest", "succeeded")
+    [line] = ask(bare, "audit")
+    assert (line["act"], line["subject"], line["outcome"]) == ("pull", "llama3.2:latest", "posted")
+    assert (line["request"], line["job"]) == ("modal run ::pull", job["id"])
     [model] = ask(bare, "models")
     assert (model["name"], model["digest"]) == ("llama3.2:latest", simulated("llama3.2").digest)
 

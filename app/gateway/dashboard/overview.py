@@ -30,6 +30,7 @@ MayName = Callable[[str], bool]
 class CallerEntry(BaseModel):
     name: str
     scopes: list[str]
+    models: Annotated[list[str], Field(description="Patterns of those that it may use; none of them is every model")]
     keyless: Annotated[bool, Field(description="No keys are configured here, so everybody may do everything")]
 
 
@@ -133,7 +134,12 @@ class Overview:
         used = {name: isoformat(at) for name, at in last_used.items() if may_name(name)}
         return {
             "simulated": self.simulated,
-            "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless()},
+            "caller": {
+                "name": caller.name,
+                "scopes": sorted(caller.scopes, reverse=True),
+                "models": list(caller.models),
+                "keyless": self.keyless(),
+            },
             "rented": self.rented,
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,

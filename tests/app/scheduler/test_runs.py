@@ -13,6 +13,7 @@ from app.fleet.schema import declared, parse
 from app.scheduler import night_plan as desired
 from app.scheduler.night_plan import Actual, UpstreamTag
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
+from jobs.access.acts import ACTS
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
@@ -92,6 +93,10 @@ def test_nightly_posts_what_should_be(store: Store) -> None:
 
     posted = {(job.kind, job.subject) for job in store.ledger().reader.jobs()}
     assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
+    acts = [fact for _, fact in store.facts.items(keys.AUDIT)]
+    assert {(each["act"], each["subject"]) for each in acts} == posted
+    assert {(each["who"], each["outcome"]) for each in acts} == {("nightly", "posted")}
+    assert {each["act"] for each in acts} <= {act for act, recorded in ACTS.items() if "nightly" in recorded.by}
 
 
 def test_nightly_twice_is_nightly_once(store: Store) -> None:
@@ -135,6 +140,11 @@ def test_a_window_keeps_its_tier_awake(store: Store) -> None:
     assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
     [job] = store.ledger().reader.jobs()
     assert (job.kind, job.subject, job.request["tier"]) == ("warm", "llama3.2:latest", "a10g")
+    acts = [fact for _, fact in sorted(store.facts.items(keys.AUDIT))]
+    assert {each["who"] for each in acts} == {"window"}
+    told = sorted((each["act"], each["subject"], each["job"]) for each in acts)
+    assert told == [("warm", "llama3.2:latest", job.id), ("window-close", "a10g", ""), ("window-open", "a10g", "")]
+    assert {each["act"] for each in acts} == {act for act, recorded in ACTS.items() if "window" in recorded.by}
 
 
 def test_a_silent_server_is_marked_once(store: Store) -> None:

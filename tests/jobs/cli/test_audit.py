@@ -1,6 +1,8 @@
 """Who did what by commands: each that changes something leaves a line, and `audit` lists them, here and elsewhere."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from jobs.home.home import VARIABLE, Home
 from jobs.ledger.job import Ending
 from jobs.ledger.kinds import KINDS
 from tests.support.gateways import gateway
+from tests.support.local_stack import COMMAND
 from tests.support.stores import claimed
+from tests.support.waiting import PATIENCE
 
 CLOCK = SystemClock()
 
@@ -126,6 +130,15 @@ def test_the_list_is_chosen(home: Home) -> None:
     assert "--limit 0 lists all" in shown.output
     assert len(json.loads(typed("audit", "--json", "--limit", "0", "--since", "1h"))) == 3
     assert CliRunner().invoke(command_line, ["audit", "--act", "pulls"]).exit_code != 0
+
+
+def test_the_kinds_of_acts_are_completed(tmp_path: Path) -> None:
+    """The shell offers the acts that begin as what is typed."""
+    words = "ollama-modal audit --act win"
+    asking = {"_OLLAMA_MODAL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
+    environ = {**os.environ, "HOME": str(tmp_path), **asking}
+    done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout.split() == ["window-open", "window-close"], done.stderr
 
 
 def test_nothing_is_made_by_a_look(home: Home) -> None:
