@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_cycle import CALLER
@@ -84,7 +85,7 @@ class Past:
                 upstreams={},
                 known_state=known_state,
                 router=Router(known_state, FLEET.catalog_tiers()),
-                keys=Keys.parse(""),
+                keys=LiveKeys.fixed(Keys.parse("")),
                 facts=self.store.facts,
                 open_ledger=self.ledger,
                 clock=SystemClock(),

@@ -134,7 +134,7 @@ def test_what_a_key_may_is_changed_while_it_runs(world: World) -> None:
     world.store.change("alice", lambda _: changed, by="root")
     gateway.keys.refresh()
     caller = asyncio.run(gateway.keys.identify(bearer(ALICE), world.clock.now()))
-    assert (caller.scopes, caller.models, caller.limits.rpm) == ({"admin"}, ("llama*",), 3)
+    assert (caller.scopes, caller.models, caller.limits.rpm) == (frozenset({"admin"}), ("llama*",), 3)
     world.clock.tick(60)
     assert "expired" in gateway.asks(ALICE)
 
