@@ -7,7 +7,7 @@ is not said is not limited.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, get_args
+from typing import Literal, Self, cast, get_args
 
 from jobs.core.errors import BadRequest
 
@@ -63,10 +63,13 @@ class Limits:
         if unknown := sorted(set(options) - set(OPTIONS)):
             raise BadRequest(f"{unknown[0]!r} is no limit", hint=f"limits are {', '.join(OPTIONS)}")
         return cls(
-            *(_count(name, options.get(name)) for name in COUNTS),
-            tuple(sorted(each for unit in UNITS if unit in options for each in _budgets(unit, options[unit]))),
-            _tiers(options["tiers"]) if "tiers" in options else (),
-            *(_switch(name, options.get(name)) for name in SWITCHES),
+            rpm=_count("rpm", options.get("rpm")),
+            tpm=_count("tpm", options.get("tpm")),
+            concurrent=_count("concurrent", options.get("concurrent")),
+            budgets=tuple(sorted(each for unit in UNITS if unit in options for each in _budgets(unit, options[unit]))),
+            tiers=_tiers(options["tiers"]) if "tiers" in options else (),
+            may_wake=_switch("wake", options.get("wake")),
+            may_hold=_switch("hold", options.get("hold")),
         )
 
     def options(self) -> dict[str, str]:
@@ -82,7 +85,7 @@ class Limits:
     def or_else(self, defaults: "Limits") -> "Limits":
         """These, and where they say nothing, the defaults: budgets by unit."""
         said = {each.unit for each in self.budgets}
-        mine, theirs = (cast("dict[str, Any]", vars(each)) for each in (self, defaults))
+        mine, theirs = (vars(each) for each in (self, defaults))
         both = {name: theirs[name] if value in (None, ()) else value for name, value in mine.items()}
         rest = tuple(each for each in defaults.budgets if each.unit not in said)
         return Limits(**{**both, "budgets": tuple(sorted((*self.budgets, *rest)))})
