@@ -104,6 +104,7 @@ FLAT: dict[str, Work] = {
     "cost": typed("cost"),
     "audit": typed("audit"),
     "audit --act": typed("audit", "--act", "pull"),
+    "keys list": typed("keys", "list"),
     "cold": typed("cold"),
     "windows --suggest": typed("windows", "--suggest"),
     "completion": lambda _: job_ids("x"),

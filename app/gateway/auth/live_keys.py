@@ -22,7 +22,7 @@ from jobs.access.keys.key_records import KeyRecord
 from jobs.access.keys.key_store import KeysFound, read_keys, restore
 from jobs.access.limits import NO_LIMITS, Limits
 from jobs.core.clock import Clock, SystemClock
-from jobs.core.errors import StoreUnavailable, Unauthorized
+from jobs.core.errors import StoreTrouble, StoreUnavailable, Unauthorized
 from jobs.core.units import human_span
 from jobs.store.protocols import DictLike
 
@@ -224,12 +224,12 @@ class LiveKeys:
             if self._facts is not None:
                 try:
                     found = read_keys(self._facts)
-                    self._put_back(self._facts, found)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the gateway goes on with what it knows
                     is_read = False
                     self._failed(error)
                 else:
                     self._worked()
+                    self._put_back(self._facts, found)
                     self._is_read = True
                     self._found = found.joined(self._found).remembered(self._clock.now())
                     self.trusted_until = began + TRUSTED.total_seconds()
@@ -267,11 +267,17 @@ class LiveKeys:
                 self.refresh()
 
     def _put_back(self, facts: DictLike, found: KeysFound) -> None:
+        """Give the store what it has lost, as it was known here; where it takes nothing now, the next time."""
         lost = self._found.beyond(found, self._clock.now())
-        if lost and (names := restore(facts, lost)):
-            logger.error(
-                "the ledger had lost keys, and they are put back as they were known here: {}", ", ".join(names)
-            )
+        if not lost:
+            return
+        try:
+            names = ", ".join(restore(facts, lost))
+        except StoreTrouble as trouble:
+            logger.warning("the ledger has lost keys, and cannot be given them back now: {}", trouble)
+            return
+        if names:
+            logger.error("the ledger had lost keys, and they are put back as they were known here: {}", names)
 
     def _failed(self, error: Exception) -> None:
         why = f"the keys of the ledger cannot be read: {type(error).__name__}: {error}"

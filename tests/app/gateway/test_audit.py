@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of, new_key
 from app.gateway.protocol.routes import TABLE
 from jobs.access.acts import ACTS
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
@@ -81,6 +83,15 @@ def of_failed(what: str) -> Do:
     return lambda ask: ask("POST", f"/ops/v1/jobs/{ask.failed()}/{what}", SECRETS)
 
 
+def of_key(method: str, below: str, body: Any) -> Do:
+    def do(ask: Asker) -> httpx.Response:
+        found = KeyStore(ask.running.facts, CLOCK)
+        found.make("ann", hash_of("omk_ann"), KeySettings(), by="test")
+        return ask(method, f"/ops/v1/keys/ann{below}", body)
+
+    return do
+
+
 def post_job(ask: Asker) -> httpx.Response:
     return ask("POST", "/ops/v1/jobs", {"kind": "pull", "model": "llama3.2"})
 
@@ -117,6 +128,10 @@ DONE: dict[str, tuple[Do, str]] = {
         lambda ask: ask("POST", "/ops/v1/jobs/dismiss?kind=pull&class=network", SECRETS),
         "done",
     ),
+    "POST /ops/v1/keys": (lambda ask: ask("POST", "/ops/v1/keys", {"name": "ann"}), "done"),
+    "PATCH /ops/v1/keys/{name}": (of_key("PATCH", "", {"limits": {"rpm": "5"}}), "done"),
+    "POST /ops/v1/keys/{name}/rotate": (of_key("POST", "/rotate", {}), "done"),
+    "DELETE /ops/v1/keys/{name}": (of_key("DELETE", "", None), "done"),
     "POST /api/pull": (pull, "posted"),
     "DELETE /api/delete": (delete, "done"),
     "POST /api/copy": (copy, "done"),

@@ -162,7 +162,8 @@ def test_what_makes_no_sense_is_refused(
     shared: RunningGateway, method: str, path: str, body: dict[str, Any] | None, refusal: tuple[int, str]
 ) -> None:
     """In words that name it; nothing is changed."""
-    answer = ask(shared, method, path, **({} if body is None else {"json": body}))
+    more: dict[str, Any] = {} if body is None else {"json": body}
+    answer = ask(shared, method, path, **more)
     status, words = refusal
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
     assert "omk_secret" not in answer.text

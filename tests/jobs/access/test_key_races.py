@@ -6,6 +6,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,10 @@ from jobs.core.errors import Refused, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict
 from tests.support.interleaving import Actor, TurnDict
+
+
+def limited(now: KeySettings, **limits: int) -> KeySettings:
+    return replace(now, limits=replace(now.limits, **limits))  # type: ignore[arg-type]  # these two are numbers
 
 
 class World:
@@ -47,17 +52,13 @@ class World:
     def change_rpm(self) -> None:
         for number in (1, 2, 3):
             with suppress(Refused):
-                self.store().change(
-                    "alice", lambda now, n=number: replace(now, limits=replace(now.limits, rpm=n)), by="ann"
-                )
+                self.store().change("alice", partial(limited, rpm=number), by="ann")
                 self.rpm = number
 
     def change_concurrent(self) -> None:
         for number in (1, 2, 3):
             with suppress(Refused):
-                self.store().change(
-                    "alice", lambda now, n=number: replace(now, limits=replace(now.limits, concurrent=n)), by="bob"
-                )
+                self.store().change("alice", partial(limited, concurrent=number), by="bob")
                 self.concurrent = number
 
     def rotate(self) -> None:

@@ -87,12 +87,10 @@ def test_what_is_revoked_cannot_be_changed() -> None:
     """Neither changed nor rotated: it is made anew, with another key."""
     store, _, _ = made("alice")
     store.revoke("alice", by="root")
-    for act in (
-        lambda: store.change("alice", lambda now: replace(now, scopes=("admin",)), by="root"),
-        lambda: store.rotate("alice", OTHER, timedelta(0), by="root"),
-    ):
-        with pytest.raises(Refused, match="is revoked"):
-            act()
+    with pytest.raises(Refused, match="is revoked"):
+        store.change("alice", lambda now: replace(now, scopes=("admin",)), by="root")
+    with pytest.raises(Refused, match="is revoked"):
+        store.rotate("alice", OTHER, timedelta(0), by="root")
     with pytest.raises(NotFound, match="there is no key 'bob'"):
         store.revoke("bob", by="root")
 
@@ -207,7 +205,7 @@ def test_who_slept_between_read_and_write_reads_again() -> None:
     clock, facts = HandClock(), MemoryDict()
     store = KeyStore(facts, clock)
     store.make("alice", PROOF, KeySettings(), by="root")
-    slept = []
+    slept: list[bool] = []
 
     def change(now: KeySettings) -> KeySettings:
         if not slept:

@@ -14,6 +14,9 @@ from app.deployment.modal_cli import ENTRY_POINTS
 from app.local.stack import note_settings
 from jobs.access.acts import ACTS
 from jobs.access.audit import Audit
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore
+from jobs.access.keys.proofs import hash_of
 from jobs.cli.job_commands import who
 from jobs.cli.main import app as command_line
 from jobs.core.clock import SystemClock
@@ -32,7 +35,7 @@ CHANGES_NOTHING = {
     **dict.fromkeys(("jobs", "job", "models", "show", "ps", "route", "status"), "reads"),
     **dict.fromkeys(("plan", "night", "windows", "cost", "cold", "audit", "help"), "reads"),
     "run": "asks a model, as any caller may",
-    "keys": "prints a key and its line, and writes nothing",
+    **dict.fromkeys(("keys list", "keys show"), "reads"),
 }
 """Commands that leave no line, and why not."""
 
@@ -72,19 +75,47 @@ TYPED: dict[str, tuple[Callable[[Home], tuple[str, ...]], str, str]] = {
 """How each is typed, to what it is done, and with what outcome."""
 
 
+OF_KEYS: dict[str, tuple[str, ...]] = {
+    "keys new": (),
+    "keys set": ("--rpm", "5"),
+    "keys rotate": (),
+    "keys revoke": (),
+}
+"""What follows the name of a key."""
+
+
 def test_every_command_that_changes_something_has_its_act() -> None:
     """Each command is in the table of acts, or has its reason why not; so has each of `modal run`."""
     commands = {
         each.name or (each.callback and each.callback.__name__) or ""
         for each in command_line.registered_commands
         if not each.hidden
-    } | {each.name or "" for each in command_line.registered_groups}
+    }
+    commands |= {
+        f"{group.name} {each.name or (each.callback and each.callback.__name__)}"
+        for group in command_line.registered_groups
+        if group.typer_instance is not None
+        for each in group.typer_instance.registered_commands
+    }
     changing = {command for recorded in ACTS.values() for command in recorded.commands}
     assert commands == changing | CHANGES_NOTHING.keys()
-    assert changing - {"up"} == TYPED.keys()
+    assert changing - {"up"} == TYPED.keys() | OF_KEYS.keys()
     assert TYPED.keys() <= ENTRY_POINTS
     assert ENTRY_POINTS - TYPED.keys() <= CHANGES_NOTHING.keys()
     assert KINDS.keys() <= ACTS.keys()
+
+
+@pytest.mark.parametrize("command", OF_KEYS)
+def test_each_act_on_a_key_is_a_line(home: Home, command: str) -> None:
+    """With the name of the key, and nothing that lets anybody in."""
+    words = command.split()
+    if command != "keys new":
+        KeyStore(home.facts(), CLOCK).make("ann", hash_of("omk_ann"), KeySettings(), by="test")
+    typed(*words, "ann", *OF_KEYS[command])
+    (line,) = json.loads(typed("audit", "--json"))
+    assert (line["who"], line["request"]) == (who(), f"ollama-modal {command}")
+    assert (line["act"], line["subject"], line["outcome"]) == (f"key-{words[1]}", "ann", "done")
+    assert not any(part in json.dumps(line) for part in ("omk_", "sha256"))
 
 
 @pytest.mark.parametrize("command", TYPED)

@@ -134,7 +134,7 @@ def test_what_a_key_may_is_changed_while_it_runs(world: World) -> None:
     world.store.change("alice", lambda _: changed, by="root")
     gateway.keys.refresh()
     caller = asyncio.run(gateway.keys.identify(bearer(ALICE), world.clock.now()))
-    assert (caller.scopes, caller.models, caller.limits.rpm) == ({"admin"}, ("llama*",), 3)
+    assert (caller.scopes, caller.models, caller.limits.rpm) == (frozenset({"admin"}), ("llama*",), 3)
     world.clock.tick(60)
     assert "expired" in gateway.asks(ALICE)
 
@@ -248,6 +248,23 @@ def test_an_empty_store_is_filled_from_the_copy_at_the_start(world: World, tmp_p
     assert gateway.asks(ALICE) == "alice"
     assert "was revoked" in gateway.asks(BOB)
     assert gateway.asks(ROOT) == "root"
+
+
+def test_a_store_that_takes_nothing_back_is_read_all_the_same(world: World) -> None:
+    """What it has lost counts as it was known, and is put back once it takes it."""
+    world.make("alice", ALICE)
+    gateway = Gateway(world)
+    gateway.asks(ALICE)
+    world.facts.pop("key/alice/1")
+    refusing = While(lambda doing: doing.startswith("put"), StoreUnavailable("the disk is full"))
+    gateway.keys._facts = TroubledDict(world.facts, refusing)
+    refusing.begin()
+    for _ in range(100):
+        world.clock.tick(TRUSTED.total_seconds())
+        assert gateway.asks(ALICE) == "alice"
+    refusing.end()
+    gateway.keys.refresh()
+    assert list(world.facts.keys()) == ["key/alice/1"]
 
 
 def test_an_empty_store_opens_no_door(world: World) -> None:
