@@ -193,7 +193,7 @@ READERS: dict[str, tuple[Work, int]] = {
     **{path: (asking(path), 2) for path in LISTS},
     **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
     **{path: (asking(path), 1) for path in ("audit?since=1d", "cost?since=7d", "usage", "cold?since=7d", "windows")},
-    **{path: (asking(path), 0) for path in ("tiers", "models")},
+    **{path: (asking(path), 0) for path in ("tiers", "models", "limits")},
 }
 """What somebody looks at, and the most round trips of it."""
 

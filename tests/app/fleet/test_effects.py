@@ -462,3 +462,13 @@ def test_what_a_deployment_can_make_nothing_of_is_named() -> None:
         "alerts.webhook_secret has no effect: alerts.kinds is empty, so there is nothing to tell",
         "alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
     ]
+
+
+def test_a_stop_without_a_budget_is_named() -> None:
+    """What is to happen when a budget is spent that is not there never does, and that is said."""
+    found = document()
+    del found["alerts"]["monthly_budget_dollars"]
+    said = 'alerts.on_budget = "no_wakes" has no effect: alerts.monthly_budget_dollars says no budget'
+
+    assert said in list(in_a_deployment(parse(found, "test")))
+    assert said not in list(in_a_deployment(fleet_with()))

@@ -179,6 +179,22 @@ def test_requests_inside_a_slice_ask_nothing() -> None:
     assert asyncio.run(play()) == [4, 0, 0, 0, 0]  # of a day's budget and of a month's
 
 
+def test_to_tell_how_a_key_stands_costs_one_listing() -> None:
+    """With what was taken since written down before: a write for each of its spans."""
+
+    async def play() -> Counter[str]:
+        world = World()
+        for _ in range(3):
+            await world.ask(0)
+            world.end(0)
+        world.store.asked.clear()
+        told = await world.gateways[0].standings("bob", BOB.limits)
+        assert [(each.budget.unit, each.used) for each in told] == [("requests", 3), ("tokens", 60)]
+        return world.store.asked
+
+    assert asyncio.run(play()) == {"put": 2, "items": 1}
+
+
 def test_what_is_kept_does_not_grow() -> None:
     """A hundred bursts of requests leave as many entries as ten."""
 
