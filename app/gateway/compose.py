@@ -403,7 +403,10 @@ class Composed:
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
-            keys.router(keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys)),
+            keys.router(
+                keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
+                self._ledger_pool.changed_elsewhere,
+            ),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
