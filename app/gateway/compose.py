@@ -418,7 +418,10 @@ class Composed:
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
             limits.router(self.admission.as_json, parts.keys.named),
-            keys.router(keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys)),
+            keys.router(
+                keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
+                self._ledger_pool.changed_elsewhere,
+            ),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )

@@ -192,7 +192,10 @@ READERS: dict[str, tuple[Work, int]] = {
     "the page": (look, 7),
     **{path: (asking(path), 2) for path in LISTS},
     **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
-    **{path: (asking(path), 1) for path in ("audit?since=1d", "cost?since=7d", "usage", "cold?since=7d", "windows")},
+    **{
+        path: (asking(path), 1)
+        for path in ("audit?since=1d", "keys", "cost?since=7d", "usage", "cold?since=7d", "windows")
+    },
     **{path: (asking(path), 0) for path in ("tiers", "models", "limits")},
 }
 """What somebody looks at, and the most round trips of it."""
@@ -200,6 +203,9 @@ READERS: dict[str, tuple[Work, int]] = {
 ELSEWHERE = {
     "GET /jobs/{id}": "one job by its keys: `job ID` in test_commands.py",
     "GET /jobs/{id}/events": "`look` in test_round_trips.py, shared by all who follow it",
+    "GET /keys/{name}": "as `keys`; what is done with one: test_round_trips.py",
+    **dict.fromkeys(("POST /keys", "PATCH /keys/{name}", "DELETE /keys/{name}"), "`make`, `set`, `revoke` there"),
+    "POST /keys/{name}/rotate": "`rotate` in test_round_trips.py",
     "GET /plan": "what a night does before it posts: test_round_trips.py",
     "GET /plan/prune": "as a night's",
     "GET /route": "from memory, as `models`: test_gateway_models.py",

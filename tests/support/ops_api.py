@@ -181,7 +181,8 @@ class OpsApi:
             nights.router(entries, staff),
             plans.router(plans.Plans(pruning, pruning), SoMany(1)),
             keys.router(
-                keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None)
+                keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None),
+                object,
             ),
             audit.router(
                 lambda query: page(self.store().facts, no_archive, query, self.clock.now()), self.clock, object

@@ -16,6 +16,7 @@ from loguru import logger
 
 from app.gateway.auth.keys import Caller, line_about
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.catalog.shared_answer import SharedAnswer
 from app.gateway.dashboard.key_entries import (
     KeyEntry,
     KeySettingsBody,
@@ -25,7 +26,7 @@ from app.gateway.dashboard.key_entries import (
     NewKeyBody,
     RotateBody,
 )
-from app.gateway.event_loop.long_answers import json_response
+from app.gateway.event_loop.long_answers import json_in_thread, json_response, response_of
 from app.gateway.ops.post_jobs import MayChange
 from app.gateway.ops.schemas import Failure
 from app.logs import request_of_lines
@@ -137,22 +138,34 @@ def _proof(hash: str | None, public_key: str | None) -> tuple[str | None, str]: 
 _SECRET = {"cache-control": "no-store"}
 
 
-def router(acts: KeyActs) -> APIRouter:
+def router(acts: KeyActs, changed: Callable[[], object]) -> APIRouter:
     """
     Args:
         acts: what is done.
+        changed: called in the event loop when something was.
     """
     conflict = {"model": Failure, "description": "This does not go with what is there"}
     api = APIRouter(tags=["keys"], prefix="/keys", responses={409: conflict})
 
-    async def made(record: Mapping[str, Any], key: str | None, status: int) -> JSONResponse:
+    listed = SharedAnswer(lambda: json_in_thread(acts.all))  # one for all who look, as the page does
+    count = 0
+
+    async def done(act: Callable[..., Mapping[str, Any]], *args: object) -> Mapping[str, Any]:
+        nonlocal count
+        try:
+            return await asyncio.to_thread(act, *args)
+        finally:
+            count += 1  # who did it is shown it
+            changed()
+
+    def made(record: Mapping[str, Any], key: str | None, status: int) -> JSONResponse:
         return JSONResponse({"key": key, "entry": record}, status, _SECRET)
 
     @api.get("", response_model=KeysResponse)
     async def list_keys(caller: MayChange) -> Response:
         """List all keys: what each may, until when, who made it. None of them is shown itself."""
         caller.need_model(None)
-        return await json_response(acts.all)
+        return response_of(await listed(count))
 
     @api.get("/{name}", response_model=KeyEntry)
     async def show_key(name: Name, caller: MayChange) -> Response:
@@ -167,14 +180,14 @@ def router(acts: KeyActs) -> APIRouter:
         key, proof = _proof(body.hash, body.public_key)
         change = body.change(acts.clock.now())
         request = request_of_lines.get()
-        return await made(await asyncio.to_thread(acts.make, caller, body.name, proof, change, request), key, 201)
+        return made(await done(acts.make, caller, body.name, proof, change, request), key, 201)
 
     @api.patch("/{name}", response_model=KeyEntry)
     async def change_key(name: Name, body: KeySettingsBody, caller: MayChange) -> Response:
         """Change what a key may, or until when: it counts everywhere within ten seconds."""
         caller.need_model(None)
         change = body.change(acts.clock.now())
-        return await json_response(acts.change, caller, name, change, request_of_lines.get())
+        return JSONResponse(await done(acts.change, caller, name, change, request_of_lines.get()))
 
     @api.post("/{name}/rotate", response_model=MadeKeyResponse)
     async def rotate_key(name: Name, body: RotateBody, caller: MayChange) -> Response:
@@ -183,12 +196,12 @@ def router(acts: KeyActs) -> APIRouter:
         key, proof = _proof(body.hash, body.public_key)
         overlap = timedelta(seconds=body.overlap_seconds)
         request = request_of_lines.get()
-        return await made(await asyncio.to_thread(acts.rotate, caller, name, proof, overlap, request), key, 200)
+        return made(await done(acts.rotate, caller, name, proof, overlap, request), key, 200)
 
     @api.delete("/{name}", response_model=KeyEntry)
     async def revoke_key(name: Name, caller: MayChange) -> Response:
         """Take a key back: refused everywhere within ten seconds, and what it has under way ends within thirty."""
         caller.need_model(None)
-        return await json_response(acts.revoke, caller, name, request_of_lines.get())
+        return JSONResponse(await done(acts.revoke, caller, name, request_of_lines.get()))
 
     return api
