@@ -19,8 +19,23 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import modal  # noqa: E402
 
+from app.model_server.starting.asked_ahead import AskedAhead  # noqa: E402
+from app.resources import (  # noqa: E402
+    MODELS,
+    OLLAMA_IMAGE,
+    PORT,
+    app,
+    gpu_image,
+    ledger,
+    server_class,
+    weights,
+    with_file,
+)
+
+AHEAD = AskedAhead.beside(ENGINE, ledger) if ENGINE else None
+"""What such a container has to know of the ledger, asked for while what follows is imported."""
+
 from app.deployment.server_container import checked_tier, deployed_tiers, serve  # noqa: E402
-from app.resources import MODELS, OLLAMA_IMAGE, PORT, app, gpu_image, server_class, weights, with_file  # noqa: E402
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -71,7 +86,7 @@ def _server(tier: str, options: Mapping[str, Any]) -> modal.Server:
     class Server:
         @modal.enter()
         def start(self) -> None:
-            self.server = serve(tier, started=ENGINE)
+            self.server = serve(tier, started=ENGINE, ahead=AHEAD)
 
         @modal.exit()
         def stop(self) -> None:

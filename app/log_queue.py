@@ -95,7 +95,10 @@ class LineQueue:
     def write_later(self, make: Callable[[], str]) -> None:
         """Take a line that the thread makes when it writes it, in a moment; behind what came before, as any other."""
         with self._lock:
-            if self._has_room(LATE_CHARACTERS):
+            if self.is_stopping or self._waiting + LATE_CHARACTERS > self._limit:
+                self._drop(1)
+            else:
+                self._waiting += LATE_CHARACTERS
                 self._lines.append(make)
                 if len(self._lines) == 1:
                     self._changed.notify()
@@ -116,7 +119,8 @@ class LineQueue:
         self._thread.join(self._drain_seconds)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while (taken := self._next_batch())[0]:
+            batch, size = taken
             try:
                 self._write("".join([each if isinstance(each, str) else each() for each in batch]))
             except OSError:
@@ -126,11 +130,11 @@ class LineQueue:
                 self._report_dropped()
             finally:
                 with self._changed:
-                    self._waiting -= sum(map(_size, batch))
+                    self._waiting -= size
         self._close()  # here: while a write hangs in it, a descriptor must not become another file's
 
-    def _next_batch(self) -> list[str | Callable[[], str]]:
-        """Some of the next lines; none when it is time to stop."""
+    def _next_batch(self) -> tuple[list[str | Callable[[], str]], int]:
+        """Some of the next lines, and what they count for; none when it is time to stop."""
         with self._changed:
             while not self._lines and not self.is_stopping:
                 self._is_urgent = False
@@ -139,12 +143,14 @@ class LineQueue:
                     self._changed.wait_for(lambda: self._is_urgent or self.is_stopping, GATHER_SECONDS)
             batch: list[str | Callable[[], str]] = []
             size = 0
-            while self._lines and (
-                not batch or (size + _size(self._lines[0]) <= BATCH_CHARACTERS and len(batch) < MADE_AT_ONCE)
-            ):
-                batch.append(self._lines.popleft())
-                size += _size(batch[-1])
-            return batch
+            lines = self._lines
+            while lines and len(batch) < MADE_AT_ONCE:
+                more = len(lines[0]) if isinstance(lines[0], str) else LATE_CHARACTERS
+                if batch and size + more > BATCH_CHARACTERS:
+                    break
+                batch.append(lines.popleft())
+                size += more
+            return batch, size
 
     def _report_dropped(self) -> None:
         with self._changed:
@@ -160,10 +166,6 @@ class LineQueue:
     def _drop(self, count: int) -> None:
         self._dropped += count
         self._unreported += count
-
-
-def _size(line: str | Callable[[], str]) -> int:
-    return len(line) if isinstance(line, str) else LATE_CHARACTERS
 
 
 def to_descriptor(descriptor: int) -> Callable[[str], object]:

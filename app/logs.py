@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+About = tuple[tuple[str, object], ...]
+"""What a line belongs to: names and values."""
+
 request_of_lines: ContextVar[str] = ContextVar("request_of_lines", default="")
 """The id of the request that lines belong to, for whatever is done for it; set by whoever answers it."""
 
@@ -83,16 +86,16 @@ class Line:
 
     __slots__ = ("_told", "_values", "_words", "at", "request", "where")
 
-    def __init__(self, values: T, words: "Callable[[T], tuple[str, Mapping[str, object]]]", where: str) -> None:
+    def __init__(self, values: T, words: "Callable[[T], tuple[str, About]]", where: str) -> None:
         self.at = time.time()
         self.request = request_of_lines.get()
         self.where = where
         self._values = values
         self._words = words
         #: Put here by the first thread that writes it; another one may put the same.
-        self._told: tuple[str, Mapping[str, object]] | None = None
+        self._told: tuple[str, About] | None = None
 
-    def told(self) -> tuple[str, Mapping[str, object]]:
+    def told(self) -> tuple[str, About]:
         """The message, and what it belongs to."""
         if self._told is None:
             self._told = self._words(self._values)
@@ -108,7 +111,7 @@ def tell_later(line: Line) -> None:
             queue.write_later(partial(form, line))
     if not has_queue:  # nobody has set the log up, or somebody otherwise
         message, about = line.told()
-        logger.opt(depth=1).bind(**about).info("{}", message)
+        logger.opt(depth=1).bind(**dict(about)).info("{}", message)
 
 
 def dropped_lines() -> int:
@@ -129,6 +132,7 @@ def _start(about: Mapping[str, str]) -> None:
     _queues.clear()
     _about.clear()
     _about.update(about)
+    _inside_json.cache_clear()
     logger.configure(extra=dict(about))
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
@@ -227,14 +231,15 @@ def late_json(line: Line) -> str:
     message, about = line.told()
     at = f"{_second_in_utc(int(line.at))}.{int(line.at * 1000) % 1000:03d}Z"
     request = f', "request": {_quoted(line.request)}' if line.request else ""
-    more = _inside_json(tuple({**_about, **about}.items()))
+    more = _inside_json(about)
     return f'{{"at": "{at}", "level": "INFO", "message": {_quoted(message)}, "where": "{line.where}"{request}{more}}}\n'
 
 
 @lru_cache(256)
-def _inside_json(about: tuple[tuple[str, object], ...]) -> str:
+def _inside_json(about: About) -> str:
     """What a line belongs to, as it stands in its object; nearly all lines belong to what others did."""
-    return "".join(f", {_quoted(name)}: {json.dumps(value)}" for name, value in about if name not in _FIELDS)
+    every = {**_about, **dict(about)}
+    return "".join(f", {_quoted(name)}: {json.dumps(value)}" for name, value in every.items() if name not in _FIELDS)
 
 
 _FIELDS = frozenset({"at", "level", "message", "where", "request"})

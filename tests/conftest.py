@@ -1,11 +1,17 @@
 """Fixtures that more than one file asks for."""
 
 import gc
+import os
 import signal
+import ssl
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from httpx import create_ssl_context
+from httpx._transports import default as transports
 from hypothesis import settings
 
 from jobs.core.clock import SystemClock
@@ -20,6 +26,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # half as many examples as usual look as far, over two runs.
 settings.register_profile("house", deadline=None, max_examples=50)
 settings.load_profile("house")
+
+
+@cache
+def _trusted(trust_env: bool, *_: str | None) -> ssl.SSLContext:
+    return create_ssl_context(trust_env=trust_env)
+
+
+def _shared_certificates(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    """Those whom httpx trusts, read once from where they lie: tests make thousands of clients, and each would take a
+    fortieth of a second of processor to read them again."""
+    if verify is not True or cert is not None:
+        return create_ssl_context(verify, cert, trust_env)
+    return _trusted(trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+pytest.MonkeyPatch().setattr(transports, "create_ssl_context", _shared_certificates)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

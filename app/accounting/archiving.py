@@ -16,14 +16,17 @@ from jobs.access.keys.key_copy import NAME, keep_keys
 from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, archive_at
-from jobs.core.clock import Clock
+from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import Trouble
 from jobs.core.units import counted
 from jobs.home.home import Home
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.open_jobs import CHANGES_KEPT
+from jobs.listing.dead_memory import look_and_remember
+from jobs.store import keys
 from jobs.store.files import translated
-from jobs.store.protocols import ShrinkingDict
+from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.weights.history import recall, remember
 
 if TYPE_CHECKING:
@@ -54,17 +57,30 @@ def archiving(
     First the keys are copied there, and what they have lost is put back: that cannot wait.
 
     Before a job or a day of usage leaves, what the upkeep of the weights has to know of it is written down: no night
-    need have seen it, and without a fleet none comes.
+    need have seen it, and without a fleet none comes. So is how the jobs stand, before any change is forgotten: without
+    a fleet no check writes that. Where nobody has, all jobs are read for it, once those have left that are to leave.
     """
     if lost := keep_keys(facts, archive.folder / NAME, now, commit, lock=lock):
         logger.error("the ledger had lost keys, and they are put back from their copy: {}", ", ".join(lost))
     remember(facts, recall(facts, ()))
+    was_looked_at = facts.get(keys.DEAD_LETTERS) is not None
+    if was_looked_at:
+        look_and_remember(ledger.reader, facts, now)
 
     def learn(jobs: Sequence[Job]) -> None:
         remember(facts, recall(facts, jobs))
 
     yield from archiving_jobs(ledger, facts, archive, now, commit, learn=learn, since=since)
+    if not was_looked_at:
+        look_and_remember(ledger.reader, facts, now)
     yield archive_facts(facts, archive, now, commit)
+
+
+def is_archived(facts: DictLike, now: datetime) -> bool:
+    """Whether what is old was archived less than `EVERY` ago, as what was forgotten then tells. On a clock that was set
+    back nobody knows."""
+    forgotten = facts.get(keys.CHANGES_FORGOTTEN)
+    return forgotten is not None and timedelta(0) <= now - parse_moment(forgotten["at"]) - CHANGES_KEPT < EVERY
 
 
 def nothing_to_commit() -> None:

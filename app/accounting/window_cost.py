@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
-from statistics import median
 from typing import Any
 
+from app.accounting.window_suggestions import USUAL
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from jobs.core.clock import isoformat
 from jobs.core.units import counted
-from jobs.telemetry.container_time import metered
+from jobs.telemetry.cold_starts import start_seconds
 
 MONTH = timedelta(days=30)
 
@@ -97,8 +97,9 @@ class Offer:
 
 
 def offers(fleet: Fleet, entries: Mapping[str, Any], now: datetime) -> list[Offer]:
-    """The declared windows, priced by the fleet's prices and by the starts that containers have recorded."""
-    colds = _colds(entries)
+    """The declared windows, priced by the fleet's prices and by the starts recorded in the last weeks, as suggestions
+    are."""
+    colds = start_seconds(entries, now - USUAL)
     return [_offer(fleet, window, colds, now) for window in fleet.windows]
 
 
@@ -130,12 +131,3 @@ def _open_hours(starts: list[datetime], length: timedelta, since: datetime, unti
         begin, end = max(start, end), max(end, min(start + length, until))
         total += max(timedelta(0), end - begin)
     return total.total_seconds() / 3600
-
-
-def _colds(entries: Mapping[str, Any]) -> dict[str, float]:
-    """How long a start takes on each tier: the middle of those recorded."""
-    seconds: dict[str, list[float]] = {}
-    for each in metered(entries):
-        if each.seconds["cold"] > 0:
-            seconds.setdefault(each.tier, []).append(each.seconds["cold"])
-    return {tier: median(values) for tier, values in seconds.items()}

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
-from statistics import median
 from typing import Any, Self
 
 from app.accounting.window_proposals import LEAST_DAYS, Asked, Outcome, Proposal, Span, Tier, outcome, propose
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet
 from jobs.core.units import counted
-from jobs.telemetry.cold_starts import cold_starts
+from jobs.telemetry.cold_starts import start_seconds
 from jobs.telemetry.usage import asked
 
 MONTH = timedelta(days=30)
@@ -141,23 +140,19 @@ class Recorded:
 
     Args:
         asked: when callers asked, tier by tier.
-        starts: seconds that starts of each tier took.
+        starts: seconds that a start of each tier takes, where one is recorded.
         span: what is looked at; of a tier only from its first caller on.
 
     """
 
     asked: Mapping[str, Asked]
-    starts: Mapping[str, Sequence[float]]
+    starts: Mapping[str, float]
     span: Span
 
     @classmethod
     def of(cls, entries: Mapping[str, Any], since: datetime, now: datetime) -> Self:
         """From entries of the ledger and its archive."""
-        starts: dict[str, list[float]] = {}
-        for each in cold_starts(entries, since):
-            if each.kind == "start":
-                starts.setdefault(each.tier, []).append(each.total)
-        return cls(asked(entries), starts, (since, now))
+        return cls(asked(entries), start_seconds(entries, since), (since, now))
 
 
 def suggestions(fleet: Fleet, recorded: Recorded, worth: timedelta) -> list[Suggestion]:
@@ -178,10 +173,10 @@ def _since(asked: Asked, since: datetime) -> Asked:
 
 
 def _suggestion(fleet: Fleet, name: str, asked: Asked, recorded: Recorded, worth: timedelta) -> Suggestion:
-    config, starts = fleet.tier(name), recorded.starts.get(name, ())
+    config = fleet.tier(name)
     tier = Tier(
         tail=timedelta(seconds=config.scaledown_window_seconds),
-        cold=timedelta(seconds=median(starts) if starts else 0.0),
+        cold=timedelta(seconds=recorded.starts.get(name, 0.0)),
         dollars_per_hour=fleet.dollars_per_hour(name),
         most_models=config.ollama.max_loaded_models,
         most_openings=config.own_wakes_per_day,

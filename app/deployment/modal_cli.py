@@ -6,10 +6,10 @@ as the command follows the job.
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,13 @@ from jobs.core.errors import BadRequest, Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
+from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import KnownJobs, known_jobs, of_last_night
+from jobs.listing.looks import JobLooks, listed
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import USUAL
 from jobs.store import keys
@@ -283,25 +285,33 @@ def show_audit_lines(
     return show_audit(found.lines, commands.now, more=found.next is not None, json=json)
 
 
-def _known(commands: JobCommands) -> tuple[KnownJobs, list[Job]]:
-    """What is known of the jobs without reading all of them, and those of the last night."""
+def _known(commands: JobCommands, posted: Iterable[str] = ()) -> tuple[KnownJobs, list[Job]]:
+    """What is known of the jobs without reading all of them, and those of the last night, which told of these ids."""
     reader = LedgerReader.of(ledger, commands.clock)
     known = known_jobs(reader, commands.clock.now())
-    return known, of_last_night(reader, known)
+    return known, of_last_night(reader, known, posted)
 
 
 def show_night(commands: JobCommands, *, json: bool) -> int:
-    from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - a pull needs none of it
+    from jobs.telemetry.nightly_report import (  # noqa: PLC0415 - a pull needs none of it
+        OF_NIGHTS,
+        ids_of_night,
+        lines,
+        report,
+    )
 
-    entries, (_, of_night) = dict(ledger.items(*OF_NIGHTS)), _known(commands)
+    entries = dict(ledger.items(*OF_NIGHTS))
+    _, of_night = _known(commands, ids_of_night(entries))
     night = report(entries, of_night)
     show(night, map(worded, lines(night, commands.now, screen_width())), json=json)
     return 0
 
 
 def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
+    from jobs.telemetry.nightly_report import ids_of_night  # noqa: PLC0415 - as above
+
     url = deployment.url(GATEWAY) if launcher.deployed else None
-    known, of_night = _known(commands)
+    known, of_night = _known(commands, ids_of_night(ledger))
     status = reports.status(
         ledger,
         commands.now,
@@ -313,6 +323,23 @@ def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) 
     )
     show(status.as_json(), status.lines(), json=json)
     return 0
+
+
+def list_jobs_of(
+    reader: LedgerReader,
+    clock: Clock,
+    archived: Callable[[datetime], Iterable[Job]],
+    fitting: JobFilter,
+    limit: int | None,
+) -> tuple[Sequence[Job], int | None]:
+    """The newest jobs that fit. Only with a beginning archived ones are among them: that starts a container."""
+    now = clock.now()
+    found = listed(JobLooks(clock).look(reader), reader, fitting, None if fitting.since else limit, now)
+    if fitting.since is None:
+        return found
+    known = {job.id: job for job in (*filter(fitting.fits, archived(fitting.since)), *found[0])}
+    jobs = sorted(known.values(), key=lambda job: job.age, reverse=True)
+    return jobs[:limit], len(jobs)
 
 
 def modal_commands(
@@ -351,6 +378,10 @@ def modal_commands(
         return written.act(who=who(), request=f"modal run ::{act}", act=act, subject=subject)
 
     jobs = Ledger(queue, ledger, clock)
+
+    def archived(since: datetime) -> Iterable[Job]:
+        return map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since)))
+
     commands = JobCommands(
         jobs,
         clock,
@@ -359,7 +390,8 @@ def modal_commands(
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         poll_every=POLL_EVERY,
         posted=launcher.send,
-        archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
+        archived=archived,
+        listed=partial(list_jobs_of, jobs.reader, clock, archived),
         dead=lambda: known_jobs(jobs.reader, clock.now()).dead,
         worded=worded,
         refusal=refusal,

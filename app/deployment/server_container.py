@@ -18,6 +18,7 @@ from loguru import logger
 from app.fleet.file import read
 from app.logs import in_container
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.asked_ahead import AskedAhead
 from app.model_server.starting.engine import CHECKED, StartedEngine, address
 from app.model_server.supervisor import ServerSupervisor
 from app.resources import MODELS, ledger, volume
@@ -35,7 +36,12 @@ _LONGEST_IMPORTS = 120.0
 """Seconds. A process that has run for longer than this before it comes to us was restored, or is no container's."""
 
 
-def serve(tier: str, environ: Mapping[str, str] = os.environ, started: StartedEngine | None = None) -> ServerSupervisor:
+def serve(
+    tier: str,
+    environ: Mapping[str, str] = os.environ,
+    started: StartedEngine | None = None,
+    ahead: AskedAhead | None = None,
+) -> ServerSupervisor:
     """A started server of that tier.
 
     Args:
@@ -43,11 +49,12 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ, started: StartedEn
         environ: the container's; OLLAMA_HOST and OLLAMA_MODAL_PROBE_SECONDS are read, so that a trial run can have a
             port of its own and probe more often.
         started: its engine, where that was started before.
+        ahead: what was asked of the ledger before.
 
     """
     in_container(environ, tier=tier)
     import_httpx_alone()
-    server = ServerSupervisor(_settings(tier, environ), _server_host(environ, started))
+    server = ServerSupervisor(_settings(tier, environ), _server_host(environ, started, ahead))
     server.start()
     return server
 
@@ -95,7 +102,7 @@ def tier_settings(fleet: "Fleet", name: str) -> TierSettings:
     )
 
 
-def _server_host(environ: Mapping[str, str], started: StartedEngine | None) -> ServerHost:
+def _server_host(environ: Mapping[str, str], started: StartedEngine | None, ahead: AskedAhead | None) -> ServerHost:
     return ServerHost(
         volume=Path(MODELS),
         disk=started.disk if started else Path(tempfile.mkdtemp(prefix="ollama-")),
@@ -108,6 +115,7 @@ def _server_host(environ: Mapping[str, str], started: StartedEngine | None) -> S
         clock=SystemClock(),
         began_ago=process_age(),
         started=started,
+        ahead=ahead,
     )
 
 

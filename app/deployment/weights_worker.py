@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from app.accounting.archiving import archiving
+from app.accounting.archiving import archiving, is_archived
 from app.accounting.spending import note_month
 from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
@@ -391,8 +391,11 @@ def _publish_models(mounted: MountedWeights) -> None:
 
 
 def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, fleet: Fleet, clock: Clock) -> None:
-    """Take what is old out of the Dict. It can wait for the next call, and no pull should wait for it."""
+    """Take what is old out of the Dict. It can wait for the next call, and no pull should wait for it. It lists all
+    jobs, which is not done again for an hour."""
     archive = archive_at(mounted.root)
+    if is_archived(facts, clock.now()):
+        return
     try:
         note_old_archive(facts, archive, clock.now())
         sum(archiving(ledger, facts, archive, clock.now(), mounted.commit, lock=KEYS_LOCK))

@@ -5,15 +5,16 @@ it is enough.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PROMPT = (b'"prompt_eval_count":', b'"prompt_tokens":', b'"input_tokens":')
 _OUTPUT = (b'"eval_count":', b'"completion_tokens":', b'"output_tokens":')
 _NUMBER = re.compile(rb"\s*(\d+)")
+_NEAR = 512
+"""Bytes before the end in which a count nearly always is: to look through all that is kept takes as long as a write."""
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """As the engine counted them; None where it did not say."""
 
     prompt: int | None = None
@@ -24,7 +25,7 @@ def as_ollama_counts(_head: bytes, tail: bytes) -> Tokens:
     """Its last frame, or the last event with a usage, has both."""
     counted = Tokens(last_count(tail, _PROMPT), last_count(tail, _OUTPUT))
     # Of a stream that was left early, /v1/completions has said nothing yet but zeros.
-    return Tokens() if counted == Tokens(0, 0) else counted
+    return Tokens() if counted == (0, 0) else counted
 
 
 def as_llama_server_counts(head: bytes, tail: bytes) -> Tokens:
@@ -45,10 +46,15 @@ def as_llama_server_counts(head: bytes, tail: bytes) -> Tokens:
 def last_count(text: bytes, names: tuple[bytes, ...]) -> int | None:
     """The number behind the last of these names that has one. Looked for from the end, where it is."""
     end = len(text)
+    start = max(0, end - _NEAR)
     while end >= 0:
         at = -1
         for name in names:
-            at = max(at, text.rfind(name, 0, end))
+            if (found := text.rfind(name, start, end)) > at:
+                at = found
+        if at < 0 and start:  # all of it, from the end again: a name may lie across
+            start, end = 0, len(text)
+            continue
         if at >= 0 and (number := _NUMBER.match(text, text.index(b":", at) + 1)) is not None:
             return int(number[1])
         end = at

@@ -58,7 +58,6 @@ class Engine:
             (OLLAMA_HOST, OLLAMA_MODELS and those of a tier's settings), whatever it is.
         routes: the paths that it speaks, of those in `app.gateway.protocol.routes` that are passed on.
         instead: for some of those that it does not speak, what a caller may do.
-        holds_many: it has several models in memory at once; else a load puts out what was there.
         refuses_as_ollama: what Ollama refuses of a body, it refuses as well, in the same words.
         errors_in: the dialect of its errors on every route; None where each route has them in its own.
         cuts_prompts: it shortens a prompt that does not fit, without a word; else it refuses that.
@@ -87,7 +86,6 @@ class Engine:
     log: LogWords
     instead: Mapping[str, str]
     code: str = ""
-    holds_many: bool = True
     not_yet: frozenset[int] = frozenset({503})
     no_model: int = 404
 

@@ -26,6 +26,7 @@ from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
+from app.gateway.protocol.headers import to_server, written
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from app.logs import request_of_lines
 from jobs.access.acts import act_of
@@ -62,6 +63,9 @@ class _Decided:
     key: Key
     known: Keys
     """Among which that key was: of others it has to be found anew."""
+    id: str
+    """That the head gives to each request; empty where it gives none."""
+    to_server: bytes
 
 
 class GatewayApp:
@@ -139,15 +143,13 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decided: _Decided | None = scope["extensions"][CALLER].decided
-        if decided is not None:
-            exchange = self._exchange(scope, decided.found, send)
-            request_of_lines.set(exchange.id)
-            await self._respond(scope, decided.path, exchange, receive, is_known=True)
+        if scope["extensions"][CALLER].decided is not None:
+            await self._again(scope, receive, send)
             return
         path = clean(scope["path"])
         found = find(path)
-        exchange = self._exchange(scope, found or (RouteEntry((), path, "refused"), ""), send)
+        own = found or (RouteEntry((), path, "refused"), "")
+        exchange = self._exchange(scope, own, send, _id_in(scope), written(to_server(scope["headers"])))
         request_of_lines.set(exchange.id)  # each request has a task, and with it a context, of its own
         if found is not None:
             await self._respond(scope, path, exchange, receive, is_known=True)
@@ -158,6 +160,13 @@ class GatewayApp:
             await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
         else:
             await self._respond(scope, path, exchange, receive, is_known=False)
+
+    async def _again(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose head was let in before."""
+        decided: _Decided = scope["extensions"][CALLER].decided
+        exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
+        request_of_lines.set(exchange.id)
+        await self._respond(scope, decided.path, exchange, receive, is_known=True)
 
     async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         """Answer, whatever happens, and record a request to a model that is refused here."""
@@ -182,12 +191,12 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         decided: _Decided | None = exchange.connection.decided
-        keys = self._keys
+        keys, known = self._keys, self._keys.known  # a thread may replace what is known at any moment
         keys.is_used = True
         try:
             if (
                 decided is not None
-                and decided.known is keys.known
+                and decided.known is known
                 and (not decided.key.is_of_ledger or exchange.began <= keys.trusted_until)
             ):
                 key = decided.key
@@ -199,21 +208,30 @@ class GatewayApp:
                 raise
             await self._handlers[path](exchange)
             return
-        stop = _stopping(exchange)
+        task = asyncio.current_task()
+        assert task is not None
+
+        def stop(why: Unauthorized) -> None:
+            """End this request: its key is good no more."""
+            exchange.ended_for = why
+            task.cancel()
+
         if exchange.caller.limits is not NO_LIMITS:
             exchange.told = self._admission.told(exchange.caller, exchange.entry.speech)
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         keys.under_way[stop] = key
         try:
             entry = exchange.entry
-            if decided is None or decided.known is not keys.known:
+            if decided is None or decided.known is not known:
                 try:
                     _refuse_wrong(exchange, path, is_known=is_known)
                 except Forbidden as refusal:
                     self._note_refusal(exchange, refusal)
                     raise
                 if key.is_shown_again:
-                    exchange.connection.decide(_Decided(path, (entry, exchange.below), key, keys.known))
+                    said = _id_in(scope), exchange.to_server
+                    decided = _Decided(path, (entry, exchange.below), key, known, *said)
+                    exchange.connection.decide(decided, self._again if exchange.is_direct else None)
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
@@ -221,7 +239,7 @@ class GatewayApp:
                 return
             if exchange.method in _WITH_BODY:
                 await self._read(exchange, receive)
-            exchange.connection.when_gone(stop)
+            exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
             del keys.under_way[stop]
@@ -252,14 +270,11 @@ class GatewayApp:
         length = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
         exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds)
 
-    def _exchange(self, scope: Scope, found: tuple[RouteEntry, str], send: Send) -> Exchange:
-        given = b""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                given = value
-                break
+    def _exchange(
+        self, scope: Scope, found: tuple[RouteEntry, str], send: Send, given_id: str, to_server: bytes
+    ) -> Exchange:
         return Exchange(
-            id=given.decode() if given and _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
+            id=given_id or f"{_PROCESS}{next(self._count):08x}",
             entry=found[0],
             below=found[1],
             method=scope["method"],
@@ -270,7 +285,14 @@ class GatewayApp:
             began=self._clock.monotonic(),
             send=send,
             connection=scope["extensions"][CALLER],
+            to_server=to_server,
         )
+
+
+def _id_in(scope: Scope) -> str:
+    """The id that a caller gives a request; empty where it gives none, or something else."""
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _ID.fullmatch(given) else ""
 
 
 def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
@@ -317,18 +339,6 @@ async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send
             await send({"type": "http.response.body", "body": b""})
 
     await inside({**scope, "method": "GET"}, receive, send_head)
-
-
-def _stopping(exchange: Exchange) -> Callable[..., None]:
-    """What ends the task that answers, which is this one, when its caller leaves, or when his key is good no more."""
-    task = asyncio.current_task()
-    assert task is not None
-
-    def stop(why: Unauthorized | None = None) -> None:
-        exchange.ended_for, exchange.is_gone = why, why is None
-        task.cancel()
-
-    return stop
 
 
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:

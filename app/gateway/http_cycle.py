@@ -5,7 +5,6 @@ said: a short answer is written at once with its head, and so is the beginning o
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,19 +37,23 @@ class HttpCycle(RequestResponseCycle):
             is_old: the request is of HTTP/1.0, which has no chunks: what has no length ends with the connection.
 
         """
-        super().__init__(
-            scope,
-            protocol.transport,
-            protocol.flow,
-            protocol.logger,
-            protocol.access_logger,
-            False,  # nothing is logged here
-            protocol.server_state.default_headers,
-            asyncio.Event(),
-            protocol.expect_100_continue,
-            keep_alive,
-            protocol.on_response_complete,
-        )
+        # All that uvicorn's own has, without its steps.
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = protocol.on_response_complete
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.chunked_encoding = None
+        self.expected_content_length = 0
         self.task: asyncio.Task[None] | None = None
         self.read_head: ReadHead | None = None
         """The head, where it is one that may come again."""
@@ -60,7 +63,7 @@ class HttpCycle(RequestResponseCycle):
         self._is_unframed = False
         self._has_no_body = scope["method"] == "HEAD"
         self._head = b""
-        self._call_when_gone: Callable[[], None] | None = None
+        self._is_cancelled_when_gone = False
 
     # What the application may ask beside ASGI
 
@@ -69,10 +72,11 @@ class HttpCycle(RequestResponseCycle):
         """What the application has made of the same head before, on this connection; None where nothing."""
         return self.read_head and self.read_head.decided
 
-    def decide(self, decided: object) -> None:
-        """Keep this for the next request with the same head."""
+    def decide(self, decided: object, app: Any = None) -> None:
+        """Keep this for the next request with the same head, which this application answers, if it is given."""
         if self.read_head is not None:
             self.read_head.decided = decided
+            self.read_head.app = app
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -82,17 +86,27 @@ class HttpCycle(RequestResponseCycle):
         self.message_event.clear()
         return body
 
-    def when_gone(self, call: Callable[[], None]) -> None:
-        """Have this called, once, if the caller leaves before the end of the answer."""
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left before the end of the answer."""
+        return self.disconnected
+
+    def cancel_when_gone(self) -> None:
+        """Have the task that answers cancelled, once, if the caller leaves before the end of the answer."""
+        self._is_cancelled_when_gone = True
         if self.disconnected:
-            self._loop.call_soon(call)
-            return
-        self._call_when_gone = call
-        self.flow.resume_reading()  # else nothing would be heard of it
+            assert self.task is not None
+            self._loop.call_soon(self.task.cancel)
+        elif self.flow.read_paused:
+            self.flow.resume_reading()  # else nothing would be heard of it
 
     def write(self, piece: bytes, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where `is_full`, wait for room before."""
-        if not self.disconnected:
+        if self.disconnected:
+            return
+        if self.chunked_encoding and piece and not is_last and not self._head and not self._has_no_body:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))  # as nearly all of a stream
+        else:
             self._write(piece, is_last=is_last)
 
     @property
@@ -108,6 +122,8 @@ class HttpCycle(RequestResponseCycle):
 
     async def run(self, app: Any) -> None:
         """Have it answered. An answer that was begun and not ended takes its connection with it."""
+        if self.read_head is not None and self.read_head.app is not None:
+            app = self.read_head.app
         try:
             await app(self.scope, self.receive, self.send)
         except BaseException:
@@ -120,7 +136,7 @@ class HttpCycle(RequestResponseCycle):
                 self.transport.close()
         finally:
             self.on_response = _nothing
-            self._call_when_gone = None  # the request and its scope refer to this: that were a circle
+            self._is_cancelled_when_gone = False
             self.scope = {}  # type: ignore[typeddict-item] # of nobody
             if self.task is not None:
                 self._tasks.discard(self.task)
@@ -130,14 +146,22 @@ class HttpCycle(RequestResponseCycle):
         if self.response_complete:
             return
         self.disconnected = True
-        if self._call_when_gone is not None:
-            self._call_when_gone()
+        if self._is_cancelled_when_gone and self.task is not None:
+            self._is_cancelled_when_gone = False
+            self.task.cancel()
 
     @property
     def is_answer_sent(self) -> bool:
         """Whether a client has all of the answer already, by its length, though its end was not noted here yet."""
         is_all = not self.chunked_encoding and not self._is_unframed and self.expected_content_length == 0
         return self.response_started and is_all and not self._head
+
+    def begin(self, status: int, headers: Any) -> None:
+        """The head of an answer; where `is_full`, wait for room before."""
+        if not self.disconnected:
+            if self.response_started:
+                raise RuntimeError("an answer was begun twice")
+            self._begin(status, headers)
 
     # ASGI
 
@@ -162,6 +186,8 @@ class HttpCycle(RequestResponseCycle):
         for said, value in headers:
             name = said.lower()
             lines.append(_remembered_line(name, value) if name in _REMEMBERED else _line(name, value))
+            if name not in _ABOUT_THE_REST:
+                continue
             if name == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
@@ -233,6 +259,7 @@ def _line(name: bytes, value: bytes) -> bytes:
 
 
 _remembered_line = lru_cache(256)(_line)
+_ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
 """Beside our own, those that are the same again and again."""
 

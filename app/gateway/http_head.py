@@ -25,7 +25,7 @@ class ReadHead:
 
     """
 
-    __slots__ = ("_after", "_before", "_length_at", "_size", "decided", "scope")
+    __slots__ = ("_after", "_before", "_length_at", "_size", "app", "decided", "scope")
 
     def __init__(self, before: bytes, after: bytes | None, scope: dict[str, Any], length_at: int) -> None:
         self._before = before
@@ -35,6 +35,8 @@ class ReadHead:
         self.scope = scope
         self.decided: Any = None
         """What the application made of the head: for itself, with the next request."""
+        self.app: Any = None
+        """Answers the next request in place of the whole application, where that has said so."""
 
     @classmethod
     def of(cls, data: bytes, scope: dict[str, Any]) -> "ReadHead | None":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
 from app.engines.table import ENGINES
+from app.model_server.starting.asked_ahead import AskedAhead
 from app.model_server.starting.engine import StartedEngine
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
@@ -43,6 +44,7 @@ class ServerHost:
         command: starts the server, where that is not its engine's own.
         began_ago: seconds that the container had run before it came to this: its imports.
         started: its engine, where that was started before, on this very disk; else the server has to start it.
+        ahead: what was asked of the ledger before; else the server has to ask.
 
     """
 
@@ -58,6 +60,7 @@ class ServerHost:
     command: tuple[str, ...] | None = None
     began_ago: float = 0.0
     started: StartedEngine | None = None
+    ahead: AskedAhead | None = None
 
     def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again. Whatever the engine, it answers what

@@ -21,12 +21,12 @@ from app.model_server.process import Daemon
 from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.asked_ahead import AskedAhead
 from app.model_server.starting.blob_readers import BlobReaders
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.engine import engine_environ, models_and_home
 from app.model_server.starting.phases import Phases
 from app.model_server.starting.start_reports import StartReports, Weights
-from app.model_server.starting.wanted import wanted
 from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
 from jobs.core.errors import CpuFallback, Trouble
@@ -61,8 +61,10 @@ class ServerSupervisor:
         self._stopping = threading.Event()
         models, home = models_and_home(host.disk)
         self._models_view = ModelsView(host.volume, models, settings.models)
-        self._readers = BlobReaders(
-            host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes
+        self._readers = (
+            host.ahead.readers
+            if host.ahead
+            else BlobReaders(host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes)
         )
         self._start_reports = StartReports(
             host.facts,
@@ -128,21 +130,23 @@ class ServerSupervisor:
 
         """
         phases = self._start_reports.begin_start(self._host.began_ago)
-        # What holds nothing up goes on beside it: the ledger is far away, and a driver may think for a second.
+        ahead = self._host.ahead or self._ask_ahead()
+        # What holds nothing up goes on beside it: the ledger is far away, a driver may think for a second, and what
+        # asks the engine is a quarter of all that is imported.
         beside = ThreadPoolExecutor(3, thread_name_prefix="start")
-        waited_for = beside.submit(self._waited_for)
         said = beside.submit(self._report, state="waking")
         found = beside.submit(self._find_gpu)
+        beside.submit(lambda: self._host.ollama().close())
         names: list[ModelName] = []
 
         def visible() -> None:
-            names.extend([*waited_for.result(), *self._settings.warmed])
+            names.extend([*self._waited_for(ahead), *self._settings.warmed])
             self._readers.begin(names)
 
         try:
             if self._host.started is not None:  # it has been looking for its GPU since the first line
                 self._daemon.start()
-            self._weights_reload.prepare(visible)
+            self._weights_reload.prepare(ahead.generation, visible, before_reload=self._readers.release)
             phases.ended("weights")
             if self._host.started is None:
                 self._daemon.start()
@@ -196,10 +200,14 @@ class ServerSupervisor:
             if not self._weights_reload.load([name]):
                 phases.over()
 
-    def _waited_for(self) -> list[ModelName]:
+    def _ask_ahead(self) -> AskedAhead:
+        host, settings = self._host, self._settings
+        return AskedAhead(host.facts, host.clock, settings.tier, readers=self._readers, warmed=settings.warmed)
+
+    def _waited_for(self, ahead: AskedAhead) -> list[ModelName]:
         """What callers wait for. A ledger that cannot be asked stops no start: they ask for it themselves as well."""
         try:
-            return wanted(self._host.facts, self._settings.tier, self._host.clock.now())
+            return ahead.waited_for()
         except Exception as error:  # noqa: BLE001 - whatever it is, the warmed models are there
             logger.warning("the ledger does not tell which model is waited for: {}: {}", type(error).__name__, error)
             return []

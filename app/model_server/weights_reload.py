@@ -26,6 +26,8 @@ from jobs.core.model_name import ModelName
 from jobs.store import keys
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from jobs.ollama.client import OllamaClient
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
@@ -85,26 +87,36 @@ class WeightsReload:
     def wanted_generation(self) -> Any:
         return self._host.facts.get(keys.WEIGHTS_GENERATION)
 
-    def prepare(self, visible: Callable[[], None]) -> None:
-        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them.
+    def prepare(
+        self,
+        generation: "Future[Any]",
+        visible: Callable[[], None],
+        before_reload: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Before anything is loaded: the newest weights.
 
-        `visible` is called as soon as they can be read.
+        Args:
+            generation: that is wanted; it is read first, so that it is never ahead of them.
+            visible: called as soon as they can be read.
+            before_reload: called where the volume has to be reloaded, which fails while a file of it is open.
+
         """
         try:
-            wanted = self.wanted_generation()
+            wanted = generation.result()
         except Exception as error:  # noqa: BLE001 - it serves what it has; the thread asks again
             logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
             wanted = _UNKNOWN
-        generation = None if wanted is _UNKNOWN else wanted
-        found = self._view.current(generation)
+        known = None if wanted is _UNKNOWN else wanted
+        found = self._view.current(known)
         try:
             if found is None:  # a volume is mounted as it was committed last, so most often there is nothing to reload
+                before_reload()
                 self._host.reload(None)
             self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
         visible()
-        self._view.copy(generation, found)
+        self._view.copy(known, found)
 
     def refresh(self, wanted: Any, view: ServerView) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""

@@ -184,6 +184,8 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
     with parts.part("the index of open jobs"):
         context.ledger.index_all(jobs)
         context.ledger.keep_open(jobs)
+    with parts.part("what is known of the jobs"):  # begun anew: what no change told of is known again
+        look_and_remember(context.ledger.reader, context.facts, context.clock.now(), every=jobs)
     with parts.part("a look at what is only listed"):
         alert_check.keep(context.facts, context.clock.now())
         usage.keep(context.facts, context.clock.now())

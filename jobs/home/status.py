@@ -21,12 +21,12 @@ from jobs.home.gateway_client import GatewayClient, client_for
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import JobState
-from jobs.listing.dead_memory import known_jobs
+from jobs.listing.dead_memory import known_jobs, of_last_night
 from jobs.models.aliases import Alias, Aliases
 from jobs.models.aliases import complaints as complaints_of
 from jobs.ollama.responses import Listed, Running, listed_in
 from jobs.store import keys
-from jobs.telemetry.nightly_report import OF_NIGHTS, jobs_of_night, line, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, ids_of_night, line, ran_last, report
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.survey import Broken, Survey, SurveyedModel, survey
@@ -315,8 +315,10 @@ def local_status(home: Home, clock: Clock, key: str | None = None) -> LocalStatu
 
 def local_night(home: Home, clock: Clock) -> dict[str, Any]:
     """What the last night did on this machine."""
-    entries = dict(home.read_facts().items(*OF_NIGHTS))
-    return report(entries, jobs_of_night(entries, home.reader(clock).newest_first()))
+    entries, reader = dict(home.read_facts().items(*OF_NIGHTS)), home.reader(clock)
+    if ran_last(entries) is None:
+        return report(entries, ())
+    return report(entries, of_last_night(reader, known_jobs(reader, clock.now()), ids_of_night(entries)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a job is, the only writer of its facts, and how its story is told.
 
-all_jobs      all jobs of one reading: which fit, page by page, and what only all of them together tell
+all_jobs      all jobs of one reading, page by page; which jobs fit, and what waits for which
 attempts      writes what becomes of attempts: claims and ends, and with them the index and the pointer
 dead_letters  dead letters: the jobs that failed for good, by the class of their failure
 expiry        removes what the ledger holds of archived jobs: the only place where a fact is taken away

@@ -1,10 +1,9 @@
-"""All jobs of one reading, and what only all of them together tell: what is superseded, what waits for which, how many.
+"""All jobs of one reading, what fits among jobs, and what waits for which.
 
 Pure. Whoever shows jobs to many asks the ledger once and chooses from this for each.
 """
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import Self
 
 from jobs.core.errors import BadRequest
 from jobs.ledger import dead_letters
-from jobs.ledger.dead_letters import DeadGroup
 from jobs.ledger.job import Job, JobState, Place, generation_of
 from jobs.ledger.kinds import KINDS, Kinds
 
@@ -90,32 +88,16 @@ class AllJobs:
     Args:
         jobs: newest first.
         current: the ids of those that nothing later supersedes.
-        dead: the dead letters in groups, the largest first.
-        waits_for: by the id of a job that may not begin yet, the job about the same subject that has to end first.
-        counts: how many there are by kind and state.
-        going_on: those that have not ended, newest first.
 
     """
 
     jobs: tuple[Job, ...]
     current: AbstractSet[str]
-    dead: tuple[DeadGroup, ...]
-    waits_for: Mapping[str, Job]
-    counts: Mapping[tuple[str, str], int]
-    going_on: tuple[Job, ...]
 
     @classmethod
     def of(cls, jobs: Iterable[Job], kinds: Kinds = KINDS) -> Self:
         every = sorted(jobs, key=lambda job: job.age, reverse=True)
-        current = dead_letters.current(every, kinds)
-        return cls(
-            jobs=tuple(every),
-            current=frozenset(job.id for job in current),
-            dead=dead_letters.groups(job for job in current if dead_letters.is_dead(job)),
-            waits_for=waits_for(every, kinds),
-            counts=Counter((job.kind, str(job.state)) for job in every),
-            going_on=tuple(job for job in every if not job.has_ended),
-        )
+        return cls(tuple(every), frozenset(job.id for job in dead_letters.current(every, kinds)))
 
     def window(self, before: Place | None, most: int) -> Window:
         """So many of the jobs that come after this place in a list of all."""

@@ -112,24 +112,18 @@ def groups(dead: Iterable[Job]) -> tuple[DeadGroup, ...]:
     return tuple(DeadGroup(kind, name, tuple(jobs)) for (kind, name), jobs in ordered)
 
 
-def superseding(job: Job, jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
-    """Those jobs that supersede this one, newest first."""
-    later = (other for other in jobs if other.id != job.id and other.age[:2] >= job.age[:2])
-    found = [
-        other
-        for other in later
-        if (other.kind, other.subject) == (job.kind, job.subject) or job.subject in changed(other, kinds)
-    ]
-    return sorted(found, key=lambda job: job.age, reverse=True)
-
-
 def takes_away(job: Job, kinds: Kinds = KINDS) -> bool:
     """Whether it takes weights away; of a kind that is not known here, nobody can say that it does not."""
     return job.kind not in kinds or kinds[job.kind].takes_away
 
 
-def need_current(job: Job, jobs: Sequence[Job], kinds: Kinds = KINDS) -> None:
+def need_current(job: Job, later: Sequence[Job], *, is_listed: bool) -> None:
     """Insist that nothing was done since with the weights that this job takes away (`takes_away`).
+
+    Args:
+        job: it.
+        later: what supersedes it.
+        is_listed: the ledger has it still.
 
     Raises:
         Refused: something was, or the job is archived, and what came after it may be so as well.
@@ -137,10 +131,11 @@ def need_current(job: Job, jobs: Sequence[Job], kinds: Kinds = KINDS) -> None:
     """
     what = f"the {job.kind} of {job.subject}, job {job.id},"
     anyway = f"if it is still wanted: `ollama-modal retry {job.id} --anyway`"
-    if all(other.id != job.id for other in jobs):
+    if not is_listed:
         raise Refused(f"{what} is archived, and what was done since is not known for certain", hint=anyway)
-    if later := superseding(job, jobs, kinds):
-        done = ", ".join(f"{other.kind} {other.subject} ({other.state}, job {other.id})" for other in later[:3])
+    if later:
+        newest_first = sorted(later, key=lambda job: job.age, reverse=True)
+        done = ", ".join(f"{other.kind} {other.subject} ({other.state}, job {other.id})" for other in newest_first[:3])
         more = f" and {len(later) - 3:,} more" if len(later) > 3 else ""
         raise Refused(f"{what} is superseded: since then came {done}{more}", hint=anyway)
 

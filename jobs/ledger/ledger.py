@@ -182,8 +182,10 @@ class Ledger:
             Refused: it takes weights away that something else changed since. With `anyway` it is posted all the same.
 
         """
-        if not anyway and dead_letters.takes_away(job, self._kinds):  # only then are all jobs read
-            dead_letters.need_current(job, self.reader.jobs(), self._kinds)
+        if not anyway and dead_letters.takes_away(job, self._kinds):
+            is_listed = self._facts.get(keys.job(job.id)) is not None and self._facts.get(keys.gone(job.id)) is None
+            later = list(self.reader.superseding(job, self._kinds)) if is_listed else []
+            dead_letters.need_current(job, later, is_listed=is_listed)
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
 
     def dismiss(self, id: str, *, by: str) -> Job:
@@ -361,7 +363,7 @@ class Ledger:
                 raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
         mark = {"v": VERSION, "at": isoformat(self._clock.now())}
         self._facts.update({keys.gone(job.id): mark for job in jobs})
-        self._changes.say_retired([job.id for job in jobs])
+        self._changes.say_retired(jobs)
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

@@ -9,6 +9,7 @@ Who leaves the index is told of among the changes, for an hour: so whoever knew 
 again by two listings, of the open ones and of the changes.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -218,9 +219,15 @@ class OpenJobs:
 
 @dataclass(frozen=True)
 class JobChange:
-    """How a job stands since it ended, was dismissed or retired, as that is written down."""
+    """How a job stands since it ended, was dismissed or retired, as that is written down under its id."""
 
+    id: str
     document: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Tells it from others. A job that is dismissed had ended before, and is retired after that."""
+        return self.id if self.document["job"] is not None else f"-{self.id}"
 
     @property
     def retired_with(self) -> Sequence[str]:
@@ -229,9 +236,13 @@ class JobChange:
         return found
 
     @property
-    def at(self) -> datetime:
-        """When that was."""
-        return parse_moment(self.document["at"])
+    def retired(self) -> Mapping[tuple[str, str, str], int] | None:
+        """How many were retired in the same step of a kind, about a subject, in a state; None where an older version
+        did that, which does not say."""
+        if self.document["job"] is not None:
+            return {}
+        told = self.document.get("retired")
+        return None if told is None else {(kind, subject, state): int(n) for kind, subject, state, n in told}
 
     @property
     def job(self) -> Job | None:
@@ -254,12 +265,16 @@ class JobChanges:
     def say(self, job: Job) -> None:
         self._facts.put(keys.changed(job.id), self._said({"job": job.as_json(), "lane": job.lane}))
 
-    def say_retired(self, ids: Sequence[str]) -> None:
+    def say_retired(self, jobs: Sequence[Job]) -> None:
         """One entry for all of them: a home that an older version filled retires a hundred thousand within minutes, and
         who looks at the changes reads each entry.
         """
-        if ids:
-            self._facts.put(keys.changed(ids[0]), self._said({"job": None, "with": ids[1:]}))
+        if not jobs:
+            return
+        first, *others = (job.id for job in jobs)
+        counts = Counter((job.kind, job.subject, str(job.state)) for job in jobs)
+        retired = [[*about, count] for about, count in sorted(counts.items())]
+        self._facts.put(keys.changed(first), self._said({"job": None, "with": others, "retired": retired}))
 
     def _said(self, what: Mapping[str, Any]) -> dict[str, Any]:
         return {"v": 1, "at": isoformat(self._clock.now()), **what}

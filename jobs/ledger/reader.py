@@ -10,6 +10,7 @@ from typing import Any, Self
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.all_jobs import Window
+from jobs.ledger.dead_letters import changed
 from jobs.ledger.job import (
     ENDED,
     Attempt,
@@ -24,6 +25,7 @@ from jobs.ledger.job import (
     milliseconds,
     moment_at,
 )
+from jobs.ledger.kinds import ALL, Kinds
 from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
 from jobs.store import keys
 from jobs.store.in_order import Moment, in_order
@@ -85,12 +87,16 @@ class LedgerReader:
 
     def as_said(self, said: OpenJob, known: Job | None) -> Job | None:
         """A job that is said to be open, for who `known` it a moment ago: nothing is read of one that waits, and of one
-        that runs as it did its beat. None when there is none."""
+        that runs as it did, or for the first time, its beat. None when there is none."""
         if known is not None and not known.has_ended and said.is_like(known):
             return self._as_heard(known)
-        if said.is_posted and said.running is None and not said.ended and not said.cancel_asked:
-            return fold(JobFacts(job=said.fact))
-        return self.find(said.id)
+        if not said.is_posted or said.ended or said.cancel_asked:
+            return self.find(said.id)
+        facts, running = JobFacts(job=said.fact), said.running
+        if running is not None:
+            seconds = running.lease.total_seconds()
+            facts.claims[1] = {"at": isoformat(running.at), "worker": running.worker, "lease_seconds": seconds}
+        return self._as_heard(fold(facts))
 
     def _as_heard(self, job: Job) -> Job:
         if job.state is not JobState.RUNNING:
@@ -119,6 +125,34 @@ class LedgerReader:
         while (job := self.find(f"{line}-{generation}")) is not None:
             newest, generation = job, generation + 1
         return newest or (self.find(f"{line}-{first - 1}") if first > 1 else None)
+
+    def superseding(self, job: Job, kinds: Kinds) -> Iterator[Job]:
+        """The later jobs of the ledger that are of its kind and subject, or changed the weights that it is about.
+
+        Asked of the lines that such a job may be in: a read or two of each, and more of each job that is found.
+        """
+        changing = [name for name, kind in kinds.items() if kind.changes_weights]
+        for kind in dict.fromkeys((job.kind, *changing)):
+            yield from (other for other in self._later(kind, job.subject, job) if other.id != job.id)
+        if job.subject != ALL:  # one that is about all models changes those that it tells of, as a prune does
+            for kind in changing:
+                yield from (each for each in self._later(kind, ALL, job) if job.subject in changed(each, kinds))
+
+    def _later(self, kind: str, subject: str, job: Job) -> Iterator[Job]:
+        """The jobs of a line that were posted after a job, or in the same moment; the newest first."""
+        pointer = self._facts.get(keys.live(kind, subject))
+        if pointer is None:
+            return
+        line, generation = pointer["line"], int(pointer["generation"])
+        while self._facts.get(keys.job(f"{line}-{generation}")) is not None:  # it may point to an older one
+            generation += 1
+        while generation > 1:
+            generation -= 1
+            request = self._facts.get(keys.job(f"{line}-{generation}"))
+            if request is None or (parse_moment(request["posted_at"]), generation) < job.age[:2]:
+                return
+            if (found := self.find(request["id"])) is not None:
+                yield found
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""
@@ -232,7 +266,8 @@ class LedgerReader:
         return self._changes_in(entries), beside
 
     def _changes_in(self, entries: Mapping[str, Any]) -> dict[str, JobChange]:
-        changes = {key.removeprefix(keys.CHANGED): JobChange(told) for key, told in entries.items()}
+        told = {key.removeprefix(keys.CHANGED): document for key, document in entries.items()}
+        changes = {id: JobChange(id, document) for id, document in told.items()}
         together = [(each.retired_with, each) for each in changes.values() if each.retired_with]
         for ids, change in together:  # last: what else was told of them was before
             changes |= dict.fromkeys(ids, change)

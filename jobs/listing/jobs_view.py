@@ -1,4 +1,4 @@
-"""All jobs of a ledger, remembered by who shows them again and again.
+"""All jobs of a ledger, remembered for whoever reads on after the newest, again and again.
 
 They are all read once. From then on a look is two listings, of the jobs that are open and of what has become of others
 within the hour, and one read for each job that runs; what has changed is brought in, and costs as much as has changed.
@@ -7,7 +7,6 @@ Who has not looked for so long that changes may be forgotten reads all of them a
 
 import threading
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TypeVar
 
 from jobs.core.clock import Clock
 from jobs.ledger import dead_letters
-from jobs.ledger.all_jobs import AllJobs, waits_for
+from jobs.ledger.all_jobs import AllJobs
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.open_jobs import CHANGES_KEPT, JobChange
@@ -37,7 +36,7 @@ class JobsView:
 
     Args:
         clock: the time.
-        kinds: of jobs, by which it is told what supersedes what, and what waits for what.
+        kinds: of jobs, by which it is told what supersedes what.
 
     """
 
@@ -118,8 +117,6 @@ class _Known:
         self._ages: list[Age] = []
         self._in_order: list[Job] = []
         self._open: set[str] = set()
-        self._failed: set[str] = set()
-        self._counts: Counter[tuple[str, str]] = Counter()
         self._last: dict[tuple[str, str], Age] = {}
         self._changed: dict[str, Age] = {}
         self._told: Mapping[str, JobChange] = {}
@@ -157,12 +154,12 @@ class _Known:
             self._ages.insert(place, age)
             self._in_order.insert(place, job)
         else:
-            self._counts[before.kind, str(before.state)] -= 1
             self._in_order[place] = job
         self._jobs[job.id] = job
-        self._counts[job.kind, str(job.state)] += 1
-        _keep(self._open, job.id, is_in=not job.has_ended)
-        _keep(self._failed, job.id, is_in=dead_letters.is_dead(job))
+        if job.has_ended:
+            self._open.discard(job.id)
+        else:
+            self._open.add(job.id)
         self._supersede(job)
         self._shown = None
 
@@ -172,9 +169,7 @@ class _Known:
             return
         place = bisect_left(self._ages, job.age)
         del self._ages[place], self._in_order[place]
-        self._counts[job.kind, str(job.state)] -= 1
         self._open.discard(id)
-        self._failed.discard(id)
         self._shown = None
         superseded = {job.subject, *dead_letters.changed(job, self._kinds)}
         if self._last.get((job.kind, job.subject)) == job.age or any(
@@ -201,23 +196,7 @@ class _Known:
         jobs = self._in_order.copy()
         jobs.reverse()
         superseding = _Superseding(self._last.copy(), self._changed.copy())
-        failed = (self._jobs[id] for id in self._failed)
-        going_on = sorted((self._jobs[id] for id in self._open), key=lambda job: job.age, reverse=True)
-        return AllJobs(
-            jobs=tuple(jobs),
-            current=_CurrentIds(self._jobs.copy(), superseding),
-            dead=dead_letters.groups(filter(superseding.is_current, failed)),
-            waits_for=waits_for(going_on, self._kinds),
-            counts=+self._counts,
-            going_on=tuple(going_on),
-        )
-
-
-def _keep(ids: set[str], id: str, *, is_in: bool) -> None:
-    if is_in:
-        ids.add(id)
-    else:
-        ids.discard(id)
+        return AllJobs(tuple(jobs), _CurrentIds(self._jobs.copy(), superseding))
 
 
 def _advance(ages: dict[Key, Age], key: Key, age: Age) -> None:

@@ -16,6 +16,18 @@ _PICTURES = ("data:;base64,", *(f"data:image/{kind};base64," for kind in ("jpeg"
 _MOST_SHOWN = 200
 
 
+def is_plain_talk(messages: Any) -> bool:
+    """Whether these are messages, and each of them a role and a text and nothing else: then all is right with them."""
+    if type(messages) is not list or not messages:
+        return False
+    for message in messages:
+        if type(message) is not dict or len(message) != 2:
+            return False
+        if type(message.get("role")) is not str or type(message.get("content")) is not str:
+            return False
+    return True
+
+
 def check_chat_completion(messages: Iterable[Any]) -> None:
     """The messages of `/v1/chat/completions`."""
     count = 0

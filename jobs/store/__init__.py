@@ -1,7 +1,7 @@
 """Where facts and queued ids are kept: the shapes of a dict and a queue, SQLite, private files.
 
 by_sort        one dict of several: each sort of entries in one of its own, on a platform that lists a dict only whole
-files          what is asked of files and folders: that a rename lasts, and the system's refusals in our words
+files          what is asked of files and folders: that a rename lasts, whether anybody wrote, the system's refusals
 in_order       entries by their time and requests by their posting, which one machine's file finds
 keys           every key of the dict, once: who writes it, what it says, how long it lives
 listed         a dict that lists some sorts of entries once, for whoever asks for many of them in one breath

@@ -3,7 +3,7 @@
 `jobs.store.keys` says which sorts there are. The oldest of the dicts is the jobs', and holds whatever belongs to no
 sort; a version before this one kept everything there. So until `move` has found nothing there for a day, what a sort's
 own dict does not hold is looked for in the old one as well, and what the old one holds counts: only a process of the
-older version can have written it since.
+older version can have written it since. What counts for minutes alone (`keys.OF_MINUTES`) is one round trip always.
 """
 
 import threading
@@ -27,6 +27,8 @@ MOVED_AFTER = timedelta(days=1)
 _ABSENT = object()
 
 _BEGINS = tuple((begin, sort) for sort, begins in keys.SORTS.items() for begin in begins)
+_NEWER = tuple(begin for sort in sorted(keys.NEVER_AMONG_JOBS) for begin in keys.SORTS[sort])
+_NEVER_THERE = (*keys.OF_MINUTES, *_NEWER)
 _ONCE = tuple(entry.pattern.partition("<")[0] for entry in keys.TABLE if entry.is_once)
 
 
@@ -68,7 +70,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.put(key, value, skip_if_exists=skip_if_exists)
-        if self._has_moved(key):
+        if self._is_where_it_belongs(key):
             return own.put(key, value, skip_if_exists=skip_if_exists)
         if skip_if_exists and self._jobs.get(key, _ABSENT) is not _ABSENT:
             return False
@@ -81,7 +83,7 @@ class DictBySort:
         own = self._own(key)
         if own is None:
             return self._jobs.get(key, default)
-        if not self._has_moved(key) and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
+        if not self._is_where_it_belongs(key) and (old := self._jobs.get(key, _ABSENT)) is not _ABSENT:
             return old
         return own.get(key, default)
 
@@ -90,7 +92,7 @@ class DictBySort:
         if own is None:
             return self._jobs.pop(key, default)
         value = own.pop(key, default)
-        return value if self._has_moved(key) else self._jobs.pop(key, value)
+        return value if key.startswith(_NEWER) or self._has_moved() else self._jobs.pop(key, value)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         """One round trip for each dict that any of them belongs to; as long as not all is moved, one more for each."""
@@ -147,20 +149,20 @@ class DictBySort:
         sort = sort_of(key)
         return self._sorts.get(sort) if sort else None
 
+    def _is_where_it_belongs(self, key: Any) -> bool:
+        return key.startswith(_NEVER_THERE) or self._has_moved()
+
     def _listed(self, prefixes: tuple[str, ...]) -> Iterator[tuple[ShrinkingDict, tuple[str, ...]]]:
         """The dicts to list for these prefixes, each with the prefixes to ask of it; the one that counts comes last."""
         sorts, has_rest = _sorts_of(prefixes)
         asked = [sort for sort in sorts if sort in self._sorts]
         for sort in asked:
             yield self._sorts[sort], prefixes
-        is_elsewhere = set(sorts) <= keys.NEVER_AMONG_JOBS
-        if has_rest or len(asked) < len(sorts) or not (is_elsewhere or self._has_moved()):
+        is_newer = set(sorts) <= keys.NEVER_AMONG_JOBS
+        if has_rest or len(asked) < len(sorts) or not (is_newer or self._has_moved()):
             yield self._jobs, prefixes
 
-    def _has_moved(self, key: Any = "") -> bool:
-        """Whether the old dict needs no look any more, for this key or for any."""
-        if key and sort_of(key) in keys.NEVER_AMONG_JOBS:
-            return True
+    def _has_moved(self) -> bool:
         with self._lock:
             if self._is_moved or self._clock.monotonic() < self._ask_at:
                 return self._is_moved

@@ -263,6 +263,9 @@ BY_TIME = (END, GONE, CHANGED)
 FOR_SERVERS = (WARMING, WANTED)
 """What the containers of a tier are told."""
 
+OF_MINUTES = (WANTED,)
+"""What somebody waits for, and counts for minutes: nobody looks where an older version wrote it."""
+
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
@@ -306,8 +309,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (changed("<id>"), "how it stands since it ended or was dismissed; or that it was archived, and which with it",
      "whoever did that", False, "removed an hour later, when next something is archived"),
     (CHANGES_FORGOTTEN, "what changed until then may be told of no more", "the archive", False, _STAYS),
-    (DEAD_LETTERS, "what failed for good when that was last looked at, the jobs of the last nights, who was heard of",
-     "the check for alerts", False, _STAYS),
+    (DEAD_LETTERS, "by the last look: dead letters, the last nights' and the newest jobs, how many; who was heard of",
+     "the check for alerts, the night, the archive", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),

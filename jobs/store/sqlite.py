@@ -19,6 +19,7 @@ from typing import Any
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
 from jobs.store import keys as names
+from jobs.store.files import FileWatch
 from jobs.store.in_order import Moment
 from jobs.store.prefixes import shortest
 
@@ -28,13 +29,7 @@ stuck disk. It is shorter than the shortest lease, so that a holder hears of it 
 
 POLL_SECONDS = 0.025
 """How often a waiting `get` looks, so that claims come within 50 ms: at first whether anybody has written to the file,
-which costs two microseconds, and into it only then."""
-
-_LOOKS_AFTER_A_CHANGE = 10
-"""The file's time is as coarse as the system's ticks, so another change right after one need not show."""
-
-_LOOKS_WITHOUT = 20
-"""After so many looks that saw no change the file is asked all the same, twice a second."""
+which costs two microseconds, and into it only then. Of several in a process one looks."""
 
 PARTITION_ITEMS = 5_000
 FADES_AFTER = 86_400
@@ -437,26 +432,6 @@ def _key(key: Any) -> str:
     return key
 
 
-class _Changes:
-    """Whether others may have written to a file since somebody looked into it, by the log that every change goes to."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._mark: tuple[int, int] | None = None
-        self._looks = 0
-        """Since the last change."""
-
-    def may_be(self) -> bool:
-        try:
-            found = os.stat(self._log)  # noqa: PTH116 - many times a second, and a path takes three times as long
-            mark: tuple[int, int] | None = (found.st_mtime_ns, found.st_size)
-        except FileNotFoundError:
-            mark = None
-        self._looks = 0 if mark != self._mark or mark is None else self._looks + 1
-        self._mark = mark
-        return self._looks < _LOOKS_AFTER_A_CHANGE or self._looks % _LOOKS_WITHOUT == 0
-
-
 class SqliteQueue:
     """A `QueueLike` on SQLite."""
 
@@ -464,7 +439,7 @@ class SqliteQueue:
         self, path: Path, name: str = "ollama-jobs", clock: Clock | None = None, *, busy_seconds: float = BUSY_SECONDS
     ) -> None:
         self._file = _File(path, "NORMAL", busy_seconds)
-        self._log = path.with_name(f"{path.name}-wal")
+        self._watch = FileWatch.of(path.absolute().with_name(f"{path.name}-wal"))
         self._name = name
         self._clock = clock or SystemClock()
 
@@ -481,13 +456,13 @@ class SqliteQueue:
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         lane = _partition(partition)
         until = self._deadline(block, timeout)
-        changes = _Changes(self._log)
         while (text := self._try_get(lane)) is None:
             if not block:
                 return None
-            self._wait(until, queue.Empty())
-            while not changes.may_be():
-                self._wait(until, queue.Empty())
+            left = None if until is None else until - self._clock.monotonic()
+            if left is not None and left <= 0:
+                raise queue.Empty
+            self._watch.wait(lambda: self._wait(until, queue.Empty()), left)
         return json.loads(text)
 
     def len(self, *, partition: str | None = None) -> int:

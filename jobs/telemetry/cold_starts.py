@@ -249,6 +249,16 @@ def read_cold_starts(facts: ReadableDict, since: datetime | None = None) -> list
     return cold_starts(dict(facts.items(keys.COLD)), since)
 
 
+def start_seconds(entries: Mapping[str, Any], since: datetime | None = None) -> dict[str, float]:
+    """How long a start of each tier takes: the middle of those among these entries, from being asked for to the first
+    token. Loads in servers that ran are none."""
+    took: dict[str, list[float]] = {}
+    for each in cold_starts(entries, since):
+        if each.kind == "start":
+            took.setdefault(each.tier, []).append(each.total)
+    return {tier: median(seconds) for tier, seconds in took.items()}
+
+
 def medians(starts: Iterable[ColdStart]) -> dict[Phase, float]:
     """How long each phase took in the median, of those that had it."""
     had: dict[Phase, list[float]] = {}

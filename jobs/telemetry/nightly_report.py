@@ -160,20 +160,10 @@ def report(entries: Mapping[str, Any], jobs: Iterable[Job]) -> dict[str, Any]:
     return {**night, "summary": _summary(night)}
 
 
-def jobs_of_night(entries: Mapping[str, Any], newest_first: Iterable[Job]) -> list[Job]:
-    """Of these jobs those that `report` may be about: not more are looked at than were posted since the night."""
+def ids_of_night(entries: ReadableDict | Mapping[str, Any]) -> Sequence[str]:
+    """The jobs that the night which ran last tells of, its own and those that it found under way."""
     ran = ran_last(entries)
-    if ran is None:
-        return []
-    missing = {each.id for each in ran.posted}
-    found = []
-    for job in newest_first:
-        if not missing and job.posted_at < ran.due:
-            break
-        if job.id in missing or job.posted_at >= ran.due:
-            missing.discard(job.id)
-            found.append(job)
-    return found
+    return () if ran is None else [each.id for each in ran.posted]
 
 
 def _failing(entries: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
@@ -34,16 +34,41 @@ READ_DAYS = 90
 """What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
 
 
+class Used(Protocol):
+    """What is counted of one request that was answered, or was not. `model` is empty when it named none that is here;
+    tokens of which nobody told are None.
+    """
+
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def ending(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int | None: ...
+    @property
+    def output_tokens(self) -> int | None: ...
+    @property
+    def first_byte_seconds(self) -> float | None: ...
+    @property
+    def seconds(self) -> float: ...
+
+
 class Use(NamedTuple):
-    """One request that was answered, or was not. `model` is empty when it named none that is here."""
+    """One use, by itself."""
 
     at: datetime
     model: str
     key: str
     tier: str
     ending: str
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: int | None = 0
+    output_tokens: int | None = 0
     first_byte_seconds: float | None = None
     seconds: float = 0.0
 
@@ -131,10 +156,10 @@ class _Running:
         self._first_byte_seconds = self._seconds = 0.0
         self._last_at: datetime | None = None
 
-    def add(self, use: Use) -> None:
+    def add(self, use: Used) -> None:
         self._count += 1
-        self._prompt += use.prompt_tokens
-        self._output += use.output_tokens
+        self._prompt += use.prompt_tokens or 0
+        self._output += use.output_tokens or 0
         self._seconds += use.seconds
         if use.first_byte_seconds is not None:
             self._first_bytes += 1
@@ -206,7 +231,7 @@ class UsageRecorder:
         self.trouble: str | None = None
         """Why the last flush failed, if it did."""
 
-    def add(self, use: Use) -> None:
+    def add(self, use: Used) -> None:
         """Count a use; at once, and whatever happens."""
         with self._counting:
             day = self._day_of(use.at)

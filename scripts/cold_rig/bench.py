@@ -1,6 +1,7 @@
 """What a cold start takes: by how the bytes of a model come in, and what of it is our own share.
 
     scripts/bench_cold [--gb 1.34] [--runs 2] [--background 12,256]     all, on this machine
+    scripts/bench_cold --only ways --runs 3                             how the bytes come in, each way three times
     scripts/bench_cold --only wakes [--wakes 200]                       our own share alone
     scripts/bench_cold --only other [--others 5]                        another model than the warmed one, before, after
     scripts/bench_cold --url https://… --key …                          the cold starts of a real deployment
@@ -18,22 +19,23 @@ bytes / rate.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.model_server.starting.bytes_read import taken_in
+from app.model_server.starting.death_signal import with_death_signal
 from app.model_server.starting.memory_limit import memory_limit
 from app.model_server.starting.read_ahead import ReadAhead, most_ahead
 from cold_rig import deployment, other_model, wakes
 from cold_rig.needs import NoRig
 from cold_rig.processor import busy
-from cold_rig.slow_volume import VolumeSpeed, build, mounted
+from cold_rig.slow_volume import VolumeSpeed, build, mounted, remove_left_over, scratch
 from jobs.cli.terminal.table import table as terminal_table
 from jobs.core.clock import SystemClock
 from jobs.telemetry.cold_table import SPEED_HEAD, speed_cells
@@ -99,7 +101,8 @@ def start(python: Path, model: Path, way: Way) -> Start:
         RuntimeError: it did not come to a token.
 
     """
-    words = [str(python), str(Path(__file__).with_name("engine.py")), str(model), way.mode]
+    dies_with_us = with_death_signal(os.getpid(), signal.SIGKILL)
+    words = [*dies_with_us, str(python), str(Path(__file__).with_name("engine.py")), str(model), way.mode]
     clock = SystemClock()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as engine:
         ahead = ReadAhead(
@@ -133,9 +136,9 @@ class Rig:
     def starts(self, speed: VolumeSpeed, runs: int) -> dict[Way, list[Start]]:
         """Each way as often, in turn, each on a volume of its own."""
         starts: dict[Way, list[Start]] = {way: [] for way in WAYS}
-        with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
+        with scratch() as folder:
             for way in WAYS * runs:
-                with mounted(self.program, self.model.parent, Path(scratch, "volume"), speed) as volume:
+                with mounted(self.program, self.model.parent, folder / "volume", speed) as volume:
                     starts[way].append(start(self.python, volume / self.model.name, way))
                 print(f"  {way.name}: {starts[way][-1].first_token:.2f} s", file=sys.stderr, flush=True)
         return starts
@@ -154,8 +157,9 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
     for way, each in starts.items():
         ready = statistics.median(one.ready for one in each)
         first = statistics.median(one.first_token for one in each)
-        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}"))
-    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP"), rows)
+        runs = " ".join(f"{one.first_token:.2f}" for one in each)
+        rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}", runs))
+    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP", "EACH RUN'S FIRST TOKEN"), rows)
     yield from busy()
 
 
@@ -166,6 +170,7 @@ def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, 
             "ready": round(statistics.median(one.ready for one in each), 3),
             "first_token": round(statistics.median(one.first_token for one in each), 3),
             "read_ahead": round(statistics.median(one.read_ahead for one in each)),
+            "first_tokens": [round(one.first_token, 3) for one in each],
         }
         for way, each in starts.items()
     }
@@ -188,8 +193,9 @@ def ways(options: argparse.Namespace) -> list[dict[str, Any]]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     program, python = build(FOLDER), environment()
     found = []
-    with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
-        model = Path(scratch, "models", "model.gguf")
+    remove_left_over()
+    with scratch() as folder:
+        model = folder / "models" / "model.gguf"
         model.parent.mkdir()
         maker = str(Path(__file__).with_name("make_model.py"))
         subprocess.run([str(python), maker, str(model), str(int(options.gb * 1e9))], check=True)
@@ -252,7 +258,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     here = parser.add_argument_group("how the bytes come in")
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    here.add_argument("--runs", type=int, default=2, help="of each way; one of all ways takes two to three minutes")
+    here.add_argument(
+        "--runs", type=int, default=2, help="of each way; one of all ways on both volumes takes two to three minutes"
+    )
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
     here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")
@@ -275,6 +283,7 @@ def main() -> None:
     real.add_argument("--key", default=os.environ.get("OLLAMA_MODAL_KEY", ""), help="or OLLAMA_MODAL_KEY")
     real.add_argument("--since", default="7d", help="how far back")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it leaves as by Ctrl-C
     found = parts(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")

@@ -13,10 +13,12 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -254,14 +256,15 @@ static void *answer_all(void *unused) {
 
 /* -- the mount ----------------------------------------------------------------------------------------------------- */
 
-/* The kernel's side of the mount, which fusermount3 hands over a socket. */
+/* The kernel's side of the mount, which fusermount3 hands over a socket. It stays, and unmounts when that is closed: so
+ * nothing is left of a program that was killed. */
 static int mounted(const char *mount) {
     int pair[2];
-    char number[16], options[64];
+    char number[16], options[96];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
         return -1;
     snprintf(number, sizeof number, "%d", pair[0]);
-    snprintf(options, sizeof options, "ro,nosuid,nodev,fsname=slow_volume,max_read=%d", MOST_READ);
+    snprintf(options, sizeof options, "ro,nosuid,nodev,auto_unmount,fsname=slow_volume,max_read=%d", MOST_READ);
     pid_t child = fork();
     if (child == 0) {
         close(pair[1]);
@@ -278,7 +281,8 @@ static int mounted(const char *mount) {
     int file = -1;
     if (sent)
         memcpy(&file, CMSG_DATA(sent), sizeof file);
-    waitpid(child, NULL, 0);
+    else
+        waitpid(child, NULL, 0);
     return file;
 }
 
@@ -291,6 +295,7 @@ int main(int argc, char **argv) {
     stream_rate = atof(argv[4]) * 1e6;
     total_rate = atof(argv[5]) * 1e6;
     background = atoi(argv[6]);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody is left who would unmount it */
     node_of(argv[1]);
     device = mounted(argv[2]);
     if (device < 0) {

@@ -1,8 +1,15 @@
-"""The slow volume: built where a C compiler is, mounted where FUSE is, and gone when it is left."""
+"""The slow volume: built where a C compiler is, mounted where FUSE is, and gone when it is left, by whatever.
 
+Who is killed leaves no mount: the program ends with who started it, and `fusermount3` unmounts when it has ended. What
+lies in a scratch folder is removed by the next run.
+"""
+
+import errno
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +63,48 @@ def build(folder: Path) -> Path:
     return program
 
 
+_SCRATCH = re.compile(r"ollama-modal-cold-(?:(\d+)-)?\w+")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of this process, for a model and for where volumes are mounted."""
+    with tempfile.TemporaryDirectory(prefix=f"ollama-modal-cold-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def remove_left_over(root: Path | None = None) -> list[Path]:
+    """Remove the scratch folders of runs that were killed; those that were. Where a volume is mounted there whose
+    program has ended, it is unmounted before."""
+    removed = []
+    for folder in (root or Path(tempfile.gettempdir())).iterdir():
+        found = _SCRATCH.fullmatch(folder.name)
+        if found is None or (found[1] and Path("/proc", found[1]).exists()):
+            continue
+        if not found[1] and not any(map(_is_dead, folder.iterdir())):
+            continue  # of whom it is nobody knows
+        for each in folder.iterdir():
+            if _is_dead(each):
+                _unmount(each)
+        shutil.rmtree(folder, ignore_errors=True)
+        removed.append(folder)
+    return removed
+
+
+def _is_dead(mount: Path) -> bool:
+    """Whether a volume is mounted there that nobody answers for."""
+    try:
+        mount.stat()
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def _unmount(mount: Path) -> None:
+    """Lazily: a reader at its last block still has its file open."""
+    subprocess.run(["fusermount3", "-u", "-z", str(mount)], check=False, capture_output=True)
+
+
 @contextmanager
 def mounted(program: Path, source: Path, mount: Path, speed: VolumeSpeed) -> Iterator[Path]:
     """The volume, with nothing of it in the page cache.
@@ -76,10 +125,8 @@ def mounted(program: Path, source: Path, mount: Path, speed: VolumeSpeed) -> Ite
             raise NoRig(process.stderr.read().decode(errors="replace").strip())
         yield mount
     finally:
-        # Lazily: a reader at its last block still has its file open. The program's end is the end of the volume, also
-        # where another process has taken a copy of the table of mounts.
-        subprocess.run(["fusermount3", "-u", "-z", str(mount)], check=False, capture_output=True)
-        process.kill()
+        _unmount(mount)
+        process.kill()  # the end of the volume, also where another process has taken a copy of the table of mounts
         process.wait()
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:

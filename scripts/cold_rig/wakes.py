@@ -4,15 +4,16 @@ All of it is real but for two: Modal is the control plane of `tests/modal/platfo
 Modal's own entrypoint, and the engine is `scripted_engine`, which says when it did what. What a caller waited, less
 what the platform took until the container's first line and what the engine's script takes, is our own share:
 
-    asked      from the caller's request until the platform begins to start a container
+    asked      from the caller's request until the platform begins to start a container; what the ledger has of that,
+               which is told first, is told by itself
     started    from the first line of our code there until the engine is started
     prepared   from the engine's first answer until it is asked to load the model, less the volume's reload
     serves     from the model's being in memory until the platform knows that the server is ready
     notice     from then until the caller's own request reaches the engine
     answered   from then until the caller has the first byte
 
-What went on in the first three says what held them up: imports, the ledger, the copy of the view. What of these goes on
-while the engine starts is in nobody's way, and in no part.
+Imports, the ledger and the copy of the view go on while the engine starts; as long as that takes longer they are in
+nobody's way, and in no part.
 """
 
 import asyncio
@@ -53,8 +54,6 @@ from tests.support.waiting import until
 SERVER, TIER, MODEL = "OllamaA10G", "a10g", "tiny"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
-PARTS = ("imports", "ledger", "view", "gateway notice", "rest")
-PROCESSOR = ("imports", "ledger, view, engine", "gateway")
 WITHIN = 120.0
 Interval = tuple[float, float]
 
@@ -89,7 +88,8 @@ class Wake:
     processor: dict[str, float]
     """Seconds of processor of our own processes, by what they went to."""
     beside: dict[str, float]
-    """What imports, the ledger and the view took in all, most of it while the engine starts."""
+    """Seconds from the container's first line until the engine answered, and until it could see its models, whichever
+    is later holds the load up; and what of a start went by while the ledger was asked."""
     trips: int
     """To the ledger, by the container until it was ready."""
 
@@ -231,31 +231,30 @@ class Plane:
         asked, started = (whole[0], server.enqueued_at), (first_line, at["began"])
         waits = (at["answers"], at["load"])
         reload = seconds_in(heard.reloads, waits)
-        before_view = [trip for trip in heard.trips if trip[1] <= at["view"]]
-        imports = (first_line, min((begin for begin, _ in heard.trips), default=at["load"]))
-        view = (max((end for _, end in [*before_view, *heard.reloads]), default=imports[1]), at["view"])
+        ledger = seconds_in(gateway.wanted, asked)
         parts = {
-            "imports": seconds_in([imports], started) + seconds_in([imports], waits),
-            "ledger": seconds_in(gateway.wanted, asked) + seconds_in(before_view, waits),
-            "view": seconds_in([view], waits),
-            "gateway notice": at["asked"] - heard.ready_at,
+            "ledger, before": ledger,
+            "asked": asked[1] - asked[0] - ledger,
+            "started": started[1] - started[0],
+            "prepared": waits[1] - waits[0] - reload,
+            "serves": heard.ready_at - at["loaded"],
+            "notice": at["asked"] - heard.ready_at,
+            "answered": whole[1] - at["asked"],
         }
-        alone = (asked[1] - asked[0]) + (started[1] - started[0]) + (waits[1] - waits[0]) - reload
-        own = alone + (heard.ready_at - at["loaded"]) + parts["gateway notice"] + (whole[1] - at["asked"])
         return Wake(
             waited=whole[1] - whole[0],
             platform=first_line - server.enqueued_at + reload,
             script=at["answers"] - at["began"] + at["loaded"] - at["load"],
-            parts={**parts, "rest": own - sum(parts.values())},
+            parts=parts,
             processor={
-                "imports": heard.first_trip_processor - before,
-                "ledger, view, engine": heard.ready_processor - heard.first_trip_processor,
-                "gateway": gateway_processor,
+                "until it asks the ledger": heard.first_trip_processor - before,
+                "until it is ready": heard.ready_processor - before,
+                "the gateway's": gateway_processor,
             },
             beside={
-                "imports": imports[1] - imports[0],
-                "ledger": seconds_in(before_view, whole),
-                "view": view[1] - view[0],
+                "the engine answers": at["answers"] - first_line,
+                "the view is whole": at["view"] - first_line,
+                "ledger": seconds_in(heard.trips, (first_line, heard.ready_at)),
             },
             trips=sum(end <= heard.ready_at for _, end in heard.trips),
         )
@@ -288,7 +287,7 @@ def deployed(script: Script, *models: str) -> Iterator[Plane]:
             "COLD_RIG_SCRIPT": f"{steps},{script.engine},{script.load}",
             "COLD_RIG_LOADS": json.dumps(dict(script.loads)),
         }
-        settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5)
+        settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=5, warm=False)
         with (
             RegistryDouble(LIBRARY) as registry,
             Platform(settings=settings) as platform,
@@ -338,8 +337,8 @@ def figures(wakes: Sequence[Wake], script: Script) -> dict[str, Any]:
         "wakes": len(wakes),
         "script": {"engine": script.engine, "load": script.load, "store": script.store},
         "own_share": spread([wake.own for wake in wakes]),
-        "parts": {part: spread([wake.parts[part] for wake in wakes]) for part in PARTS},
-        "processor": {part: spread([wake.processor[part] for wake in wakes]) for part in PROCESSOR},
+        "parts": {part: spread([wake.parts[part] for wake in wakes]) for part in wakes[0].parts},
+        "processor": {part: spread([wake.processor[part] for wake in wakes]) for part in wakes[0].processor},
         "beside": {part: spread([wake.beside[part] for wake in wakes]) for part in wakes[0].beside},
         "waited": spread([wake.waited for wake in wakes]),
         "platform": spread([wake.platform for wake in wakes]),
@@ -372,9 +371,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield from (row(f"  {part}", each) for part, each in found["parts"].items())
     yield row("what the caller waited", found["waited"])
     yield row("the platform's part", found["platform"])
-    yield "in all, most of it while the engine starts:"
+    yield "from the first line of the container, beside one another:"
     yield from (row(f"  {part}", each) for part, each in found["beside"].items())
-    yield "processor time of our own processes:"
+    yield "processor time of a container, and of the gateway:"
     yield from (row(f"  {part}", each) for part, each in found["processor"].items())
     yield (
         f"a container's own imports: {found['imports_processor_seconds']:.3f} s of processor, and"

@@ -36,7 +36,7 @@ def registry() -> Iterator[RegistryDouble]:
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
     """`up` prints `ready URL` on stdout when all of it answers, then where its page is; SIGTERM leaves no process."""
-    with up(shell, "--simulate") as running:
+    with up(shell, "--simulate", afresh=True) as running:
         assert httpx.get(f"{running.url}/api/version", timeout=PATIENCE).status_code == 200
         assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True, timeout=PATIENCE).text
         assert httpx.get(f"{running.url}/ops/v1/board", timeout=PATIENCE).json()["simulated"] is True
@@ -215,7 +215,7 @@ def test_no_engine_is_told(tmp_path: Path) -> None:
     without = tmp_path / "without"
     without.mkdir()
     (without / "sitecustomize.py").write_text("import sys\nsys.modules['xllamacpp'] = None\n")
-    process = Shell(tmp_path, {"PATH": "/nowhere", "PYTHONPATH": str(without)}).start("up", "--port", "0")
+    process = Shell(tmp_path, {"PATH": "/nowhere", "PYTHONPATH": str(without)}).start_afresh("up", "--port", "0")
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "no Ollama answers at http://127.0.0.1:9, and none is on PATH; nor is the built-in engine installed" in said

@@ -7,11 +7,17 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import modal
 import pytest
 from typer.testing import CliRunner
 
-import app.local.main  # noqa: F401 - brings the commands of one machine
+import app.jobs
+import app.local.main  # brings the commands of one machine
+from app.accounting.archiving import ArchiveThread
 from app.accounting.spending import estimate
+from app.accounting.window_cost import offers
+from app.deployment import functions_with_secrets
+from app.deployment.modal_cli import list_jobs_of
 from app.deployment.status import status
 from app.fleet.schema import load
 from jobs.access.audit import PostedAct, record_posted
@@ -25,10 +31,12 @@ from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home
 from jobs.ledger.expiry import clearing
 from jobs.ledger.job import Ending
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember, of_last_night
+from jobs.listing.recent_jobs import RECENT
 from jobs.store import keys
-from jobs.telemetry.nightly_report import OF_NIGHTS, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, NightJob, Ran, report
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.counting_sqlite import Steps
@@ -56,6 +64,8 @@ class PastHome:
         write_past(path, ended, now - AFTER, models="old", failed_each=0)
         write_past(path, 5, now - timedelta(minutes=20), models="broken", failed_each=1)
         self.ids = write_past(path, ended, now - timedelta(minutes=5), failed_each=0)
+        night = Ran(now - timedelta(days=1), now - timedelta(days=1), (NightJob(self.ids[0], "pull", "m", "why"),))
+        self.home.facts().put(keys.NIGHT_RAN, night.as_json())
         ledger = self.home.ledger(SystemClock())
         ledger.index_all(ledger.reader.jobs())
         acts = [PostedAct("pull", f"m{number}:latest", id, attached=False) for number, id in enumerate(self.ids)]
@@ -127,7 +137,7 @@ LINEAR: dict[str, tuple[Work, str]] = {
 ELSEWHERE = {
     **dict.fromkeys(("pull", "verify", "delete", "prune", "rollback", "warm"), "posts: `post` in test_round_trips.py"),
     **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
-    "retry": "`job ID` and a post; `--all`: `jobs --dead`, and a post for each; a delete: all jobs",
+    "retry": "`retry` and `retry_delete` in test_round_trips.py; `--all`: `jobs --dead`, and a post for each",
     **dict.fromkeys(("models", "show", "ps", "run", "route"), "read no jobs, but models: test_model_files.py"),
     "plan": "asks the gateway; else it is what a night does",
     **dict.fromkeys(("keys", "help"), "reads no ledger"),
@@ -181,6 +191,20 @@ def test_a_command_costs_the_same_whatever_the_past(
     assert 0 < twice <= SPARE * once, (once, twice)
 
 
+@pytest.mark.parametrize("what", ["status", "jobs --dead"])
+def test_what_needs_somebody_is_known_without_a_fleet(what: str, tmp_path: Path, steps: Steps) -> None:
+    """Where no check for alerts ever came, since `up` had no fleet, who archives has left how the jobs stand."""
+    counts = []
+    for ended in (N, 2 * N):
+        past = PastHome(tmp_path / str(ended), ended)
+        ArchiveThread(past.home, HandClock(datetime.now(UTC))).run_once()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, str(past.home.root))
+            counts.append(steps.of(partial(FLAT[what], past)))
+    once, twice = counts
+    assert 0 < twice <= SPARE * once, (once, twice)
+
+
 @pytest.mark.parametrize("what", LINEAR)
 def test_a_command_about_all_jobs_grows_as_they_do(
     what: str, counted: Callable[[Work, timedelta | None], list[int]]
@@ -224,6 +248,7 @@ class Deployed:
             idle=("", ""),
             log="",
             dead=lambda: known_jobs(fresh.reader, self.clock.now()).dead,
+            listed=partial(list_jobs_of, fresh.reader, self.clock, lambda _: ()),
         )
 
     def _ended(self, ledger: Ledger, number: int) -> str:
@@ -269,10 +294,20 @@ def look_at_cost(at: Deployed) -> None:
     assert estimate(dict(at.store.facts.items(*keys.SORTS["usage"])), FLEET, began, at.clock.now()).as_json()
 
 
+def look_at_windows(at: Deployed) -> None:
+    assert not offers(FLEET, dict(at.store.facts.items(*keys.SORTS["usage"])), at.clock.now())
+
+
 LOOKS: dict[str, tuple[Look, int, str]] = {
-    "jobs": (listing(), 1, "Modal lists a Dict whole"),
-    "jobs --state running": (listing(state="running"), 1, ""),
-    "jobs --state failed": (listing(state="failed"), 1, "as `jobs`"),
+    "jobs": (listing(), 2, ""),
+    "jobs --state running": (listing(state="running"), 2, ""),
+    "jobs --state failed": (
+        listing(state="failed"),
+        3,
+        "fewer than a page among the newest: for others all are listed, and Modal lists a Dict whole",
+    ),
+    "jobs --limit 0": (listing(limit=0), 3, "it shows each"),
+    "jobs --since": (listing(since="90d"), 3, "it shows each"),
     "jobs --dead": (listing(dead=True), 3, ""),
     "job ID": (lambda at: at.commands.show_job(at.ids[0], follow=False, json=True), 8, ""),
     "job ID, cut short": (
@@ -284,8 +319,39 @@ LOOKS: dict[str, tuple[Look, int, str]] = {
     "audit": (look_at_audit, 1, "Modal lists a Dict whole; of this one some days' lines"),
     "status": (look_at_status, 6, ""),
     "cost": (look_at_cost, 1, "it is the sum of what each gateway wrote down on each day"),
+    "windows": (look_at_windows, 1, "as `cost`: the starts that containers wrote down"),
 }
 """The round trips of each, at most; where what they stream grows with the jobs of the last days, why."""
+
+_ONE_LISTING = "all jobs of five days once, by a container that somebody asks for:"
+ELSEWHERE_DEPLOYED = {
+    **dict.fromkeys(KINDS, "posts: `post` in test_round_trips.py"),
+    "retry": "`retry` and `retry_delete` in test_round_trips.py; with `--all` after a look at the dead letters",
+    **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
+    **dict.fromkeys(("models", "list_models"), "read no jobs, but models: test_model_files.py"),
+    **dict.fromkeys(("plan", "plan_night"), f"{_ONE_LISTING} a night in test_round_trips.py, which posts nothing"),
+    "plan_prune": f"{_ONE_LISTING} `recall` in test_folds.py",
+    "names_here": "reads no jobs, but names: test_known_names.py",
+    "archived_jobs": "what `--since` asks for, of the archive: tests/jobs/archive",
+    "archived_usage": "the archive of usage is folded once for `cost` and `windows`: test_folds.py",
+    "read_fleet": "reads a file",
+    "tick": "`tick` in test_round_trips.py",
+    "nightly": "`nights` in test_round_trips.py",
+    "weights_worker": "claims, beats and ends in test_round_trips.py, publishing in test_file_operations.py; after its "
+    "work two listings of all jobs, which finds what is to be archived",
+    "servers_worker": "claims, beats and ends in test_round_trips.py",
+    "deliver_alerts": "lists the incidents, none of the jobs",
+}
+"""Of the entry points and Functions, what is counted in another file, or follows from what is."""
+
+
+def test_each_entry_point_is_counted() -> None:
+    """Whatever `modal run` or a schedule can call has a row above, or a line that says where it is counted."""
+    rows = {what.split()[0] for what in LOOKS}
+    places = [*vars(app.jobs).items(), *vars(functions_with_secrets).items()]
+    told = {name for name, value in places if isinstance(value, (modal.app.LocalEntrypoint, modal.Function))}
+    assert told == rows | ELSEWHERE_DEPLOYED.keys()
+    assert not rows & ELSEWHERE_DEPLOYED.keys()
 
 
 @pytest.mark.parametrize("what", LOOKS)
@@ -294,7 +360,8 @@ def test_a_command_of_a_deployment_keeps_to_its_budget(what: str) -> None:
     before, or grows as the jobs do for the reason that is given."""
     work, most, why = LOOKS[what]
     (few, streamed), (many, streamed_more) = (
-        (len(trips.asked), trips.listed) for trips in (Deployed(size).counted(work) for size in (40, 80))
+        (len(trips.asked), trips.listed)
+        for trips in (Deployed(size).counted(work) for size in (RECENT + 20, 2 * (RECENT + 20)))
     )
     assert few == many <= most, (few, many)
     assert streamed < streamed_more <= 2 * SPARE * streamed if why else streamed == streamed_more

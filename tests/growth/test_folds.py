@@ -15,7 +15,7 @@ from jobs.archive.archived import archive_at
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.all_jobs import AllJobs
-from jobs.ledger.dead_letters import dead, groups, lines, superseding
+from jobs.ledger.dead_letters import dead, groups, lines
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
@@ -129,7 +129,6 @@ FOLDS: dict[str, Callable[[World], object]] = {
     ),
     "the dead letters in groups": lambda world: groups(dead(world.jobs)),
     "the dead letters in words": lambda world: list(lines(dead(world.jobs), world.clock.now())),
-    "what supersedes a job": lambda world: superseding(world.jobs[-1], world.jobs),
     "the page of all jobs": lambda world: page_of(AllJobs.of(world.jobs).jobs, limit=20),
     "the names that stand for a model": lambda world: Aliases(made=world.aliases).by_target,
     "what is wrong with them": lambda world: notes(Aliases(made=world.aliases), lambda _: False),

@@ -30,10 +30,10 @@ KEYS = "".join(f"k{number} sha256:{number:064x} chat\n" for number in range(20))
 
 OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 
-CALLS_OF_A_REQUEST = 260
+CALLS_OF_A_REQUEST = 200
 """Functions of Python that a whole request may call, from its first byte to its record."""
 
-CALLS_OF_A_PIECE = 11
+CALLS_OF_A_PIECE = 8
 """The same for a piece of a stream."""
 
 ANSWER = json.dumps(
@@ -344,7 +344,7 @@ in_container({"MODAL_TASK_ID": "ta-1"}, tier="a10g")
 threads = set()
 def words(number):
     threads.add(threading.current_thread().name)
-    return f"late {number}", {"model": "m"}
+    return f"late {number}", (("model", "m"),)
 request_of_lines.set("r-1")
 for number in range(300):
     tell_later(Line(number, words, "here:1"))

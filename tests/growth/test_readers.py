@@ -5,7 +5,7 @@ stores, at N jobs that have ended and at 2N, and for one viewer and for fifty.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
@@ -18,10 +18,12 @@ from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_cycle import CALLER
 from app.gateway.inference.routing import Router
-from jobs.core.clock import SystemClock
+from jobs.core.clock import Clock, SystemClock
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending
+from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import look_and_remember
+from jobs.listing.recent_jobs import RECENT
 from jobs.store import keys
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
@@ -43,6 +45,16 @@ PAGE = (
     "audit?limit=8",
 )
 """All that the page asks, as it asks it when somebody comes back to it."""
+
+
+class SameMoment(SystemClock):
+    """Waits as any clock does, and always tells the same time."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
 
 
 class Past:
@@ -77,7 +89,11 @@ class Past:
         self.store.queue.lanes["weights"].clear()
         return id
 
-    def composed(self) -> Composed:
+    def check(self) -> None:
+        """As a tick does."""
+        look_and_remember(self.ledger().reader, self.store.facts, self.clock.now())
+
+    def composed(self, clock: Clock | None = None) -> Composed:
         known_state = KnownState(self.store.facts, ModelList(), SystemClock())
         known_state.refresh()
         return Composed(
@@ -88,7 +104,7 @@ class Past:
                 keys=LiveKeys.fixed(Keys.parse("")),
                 facts=self.store.facts,
                 open_ledger=self.ledger,
-                clock=SystemClock(),
+                clock=clock or SystemClock(),
                 writer="test",
                 version="0.0.1",
                 fleet=FLEET,
@@ -182,6 +198,19 @@ async def look(ask: Ask) -> None:
         await ask(path)
 
 
+def counted_first(past: Past, work: Work) -> Trips:
+    """What is asked of the stores by a gateway that has only begun."""
+
+    async def run() -> None:
+        async with serving(past.composed(SameMoment(past.clock.now())).app) as ask:
+            past.store.trips.begin()
+            await work(ask)
+
+    with asyncio.Runner(loop_factory=HandLoop) as runner:
+        runner.run(run())
+    return past.store.trips
+
+
 def asking(path: str) -> Work:
     return lambda ask: ask(path)
 
@@ -212,7 +241,7 @@ ELSEWHERE = {
     "POST /jobs": "`post_new` and others in test_round_trips.py",
     "POST /jobs/{id}/cancel": "`cancel_queued` and `cancel_running` in test_round_trips.py",
     "POST /jobs/{id}/dismiss": "a read and two writes of one job",
-    "POST /jobs/{id}/retry": "a read of one job, and a post; of what takes weights away a listing of all jobs",
+    "POST /jobs/{id}/retry": "`retry` and `retry_delete` in test_round_trips.py",
     "POST /jobs/retry": "a look at the dead letters, and a post for each of fifty",
     "POST /jobs/dismiss": "a look at the dead letters, and two writes for each of fifty",
 }
@@ -239,6 +268,87 @@ def test_a_look_keeps_to_its_budget(reader: str) -> None:
     few, many = (counted(Past(size), work) for size in (N, 2 * N))
     assert len(few) <= most, few.asked
     assert (len(few), few.listed) == (len(many), many.listed)
+
+
+LONG = 2 * RECENT
+RUNNING, QUEUED = 3, 2
+FIRST: dict[str, tuple[Work, int]] = {
+    "the page": (look, 7 + RUNNING),
+    **{path: (asking(path), 2 + RUNNING) for path in (*LISTS[:2], LISTS[3], "jobs?state=open", "../../metrics")},
+    **{path: (asking(path), most + RUNNING) for path, most in (("health", 3), ("night", 4))},
+}
+"""What a gateway is asked first, of the jobs: a read for each that runs. A search that finds less than a page among the
+newest reads on, as does who turns pages: below."""
+
+
+class Checked(Past):
+    """The same with some jobs under way, and a tick some minutes ago."""
+
+    def __init__(self, ended: int) -> None:
+        super().__init__(ended)
+        ledger = self.ledger()
+        for number in range(RUNNING + QUEUED):
+            id = ledger.post("pull", f"open{number}:latest", {"model": f"open{number}"}, by="test").job.id
+            assert number >= RUNNING or ledger.claim(id, worker="w", lease=LEASE)
+        self.check()
+        self.clock.tick(200)
+        self.ended(ledger)
+        self.ended(ledger, "failed")
+
+
+@pytest.mark.parametrize("reader", FIRST)
+def test_a_first_look_streams_no_job_that_has_ended(reader: str) -> None:
+    """A gateway that has only begun shows the newest jobs, counts all and tells of failures by what goes on, what has
+    changed and what the last tick remembered, however many have ended."""
+    work, most = FIRST[reader]
+    few, many = (counted_first(Checked(size), work) for size in (LONG, 2 * LONG))
+    assert len(few) <= most, few.asked
+    assert "items of jobs" not in few.asked
+    assert (len(few), few.listed) == (len(many), many.listed)
+
+
+def test_who_reads_on_has_all_jobs_listed_once() -> None:
+    """Pages follow one another through the newest jobs without a listing of all; the first one after these makes one,
+    and none comes twice or is left out."""
+    past = Checked(LONG)
+    ids: list[str] = []
+    listings: list[int] = []
+
+    async def read_on(ask: Ask) -> None:
+        path = "jobs?limit=30"
+        while path:
+            page = (await ask(path)).json()
+            ids.extend(job["id"] for job in page["jobs"])
+            listings.append(past.store.trips.asked.count("items of jobs"))
+            path = page["next"] and f"jobs?limit=30&cursor={page['next']}"
+
+    counted_first(past, read_on)
+    assert ids == [job.id for job in past.ledger().reader.jobs()]
+    assert listings[:3] == [0, 0, 0]
+    assert listings[-1] == 1
+
+
+def test_what_an_older_version_left_is_read_once() -> None:
+    """Where no tick has left the newest jobs and their number, all are read by the first look, and by no other."""
+    past = Checked(N)
+    noted = dict(past.store.facts.get(keys.DEAD_LETTERS))
+    del noted["ended"]
+    past.store.facts.put(keys.DEAD_LETTERS, noted)
+    jobs = past.ledger().reader.jobs()
+    told = []
+
+    async def look_twice(ask: Ask) -> None:
+        for _ in range(2):
+            told.append((await ask("jobs/summary")).json()["counts"])
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, HandLoop)
+            loop.ahead += 10
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    trips = counted_first(past, look_twice)
+    assert trips.asked.count("items of jobs") == 1
+    assert told == 2 * [{state: sum(job.state is state for job in jobs) for state in JobState}]
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -30,6 +30,7 @@ from jobs.access.keys.proofs import hash_of
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job
+from jobs.ledger.kinds import ALL
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -189,6 +190,32 @@ def look_queued(scene: Scene) -> Callable[[], object]:
     return lambda: ledger.reader.look(job)
 
 
+def failed(scene: Scene, ledger: Ledger, kind: str) -> str:
+    held = scene.claimed(ledger, kind)
+    ledger.end(held, Ending("failed", "network", "cut"), Reading())
+    return held.job.id
+
+
+def retry(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    id = failed(scene, ledger, "pull")
+    return lambda: ledger.retry(id, by="test")
+
+
+def retry_delete(scene: Scene) -> Callable[[], object]:
+    """Of a model that was pulled and verified before, as others were pruned."""
+    ledger = scene.ledger()
+    scene.ended(ledger)
+    subject = f"m{scene.number}:latest"
+    for kind, about in (("verify", subject), ("prune", ALL), ("delete", subject)):
+        job = ledger.post(kind, about, {}, by="test").job
+        held = ledger.claim(job.id, worker="w", lease=LEASE)
+        assert held is not None
+        ledger.end(held, Ending("failed", "network", "cut"), Reading())
+        scene.clock.tick(1)
+    return lambda: ledger.retry(job.id, by="test")
+
+
 def sweep(scene: Scene) -> Callable[[], object]:
     """By a ledger that has just been opened, as each tick's is."""
     scene.clock.tick(300)
@@ -214,6 +241,8 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
     look_queued: (2, ""),
     cancel_queued: (13, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
     cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
+    retry: (13, "the whole story of the job, and a post"),
+    retry_delete: (33, "as `retry`, and of each line that a later change of the model may be in what its last job was"),
     sweep: (2, ""),
 }
 """The most round trips of each operation; where that is more than was meant, why."""

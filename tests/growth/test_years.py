@@ -17,6 +17,7 @@ from app.local.nightly_thread import NightlyThread
 from jobs.archive.archive import AT_ONCE
 from jobs.archive.archived import AFTER
 from jobs.home.home import Home, Stack
+from jobs.listing.dead_memory import look_and_remember
 from jobs.models.card import KnownModel
 from jobs.store.sqlite import SqliteQueue
 from jobs.testing.clock import HandClock
@@ -108,6 +109,7 @@ def test_to_archive_some_costs_by_those(leaving: int, idle: Callable[..., Idle],
     few, many = (idle(ended, leaving) for ended in (50, 800))
     for world in (few, many):
         WORK["the sweep of a worker"](world)
+        look_and_remember(world.ledger.reader, world.facts, world.clock.now())  # as the round before left it
     counts = [steps.of(world.archive.run_once) for world in (few, many)]
     assert counts[1] <= 1.25 * counts[0], counts  # deeper B-trees
     for world in (few, many):

@@ -179,9 +179,10 @@ def test_our_share_of_a_wake_is_measured(tmp_path: Path) -> None:
     assert parts == pytest.approx(found["own_share"]["p50"], abs=0.01)
     assert min(each["p50"] for each in found["parts"].values()) >= 0
     assert found["waited"]["p50"] > found["own_share"]["p50"] + found["platform"]["p50"]
-    assert set(found["parts"]) == {"imports", "ledger", "view", "gateway notice", "rest"}
+    steps = {"ledger, before", "asked", "started", "prepared", "serves", "notice", "answered"}
+    assert set(found["parts"]) == steps
     assert all(0 <= each["p50"] < 60 for each in found["processor"].values())
-    assert found["processor"]["imports"]["p50"] > 0
+    assert found["processor"]["until it is ready"]["p50"] > 0
     assert found["interpreter_processor_seconds"] > 0
 
 

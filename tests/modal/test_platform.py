@@ -20,7 +20,7 @@ from modal_proto import api_pb2
 
 from jobs.testing.clock import HandClock
 from tests.modal.platform.containers import Container, Settings
-from tests.modal.platform.fork_server import Forked, can_fork
+from tests.modal.platform.forked import Forked, can_fork
 from tests.modal.platform.packages import KEPT
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful

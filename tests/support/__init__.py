@@ -18,6 +18,7 @@ document_commands  what the documents show to be run
 exhaustive         every order of steps of programs that share a store, with equal states merged
 failing_stores     stores that fail and stores that hang, around real ones
 file_modes         files that their modes keep from us, also where the tests are run by root
+fork_server        Python processes that have read what others would read again, and fork
 gateway_process    a gateway in a process of its own, to look at its memory from outside
 gateways           a gateway over real sockets, in this process
 go_answers         what Go makes of request bodies, recorded, and Go itself where it is there

@@ -1,35 +1,34 @@
 """`ollama-modal` and `modal` in processes of their own, forked from one that has read them: once, not each time.
 
-Reading their modules is most of what a command costs. `CommandServer` starts a Python that reads a command line and
-waits; each command is a fork of it, with the environment, streams and signals that it would have had, and it ends as
-Python ends. What is promised of the start itself is tried with `local_stack.COMMAND`, which reads it all. Of `modal`
-nothing is read that is ours: a deployment reads it, from its folder and in its environment.
+Reading their modules is most of what a command costs, and a second of processor of what `up` does. A Python reads a
+command line with all that its commands ever read, and waits; each command is a fork of it, with the environment,
+streams and signals that it would have had, and it ends as Python ends. What is promised of the start itself is tried
+with `local_stack.COMMAND`, which reads it all. Of `modal` nothing is read that is ours: a deployment reads it, from its
+folder and in its environment.
 """
 
-import atexit
 import gc
-import json
 import os
 import runpy
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from tests.modal.platform.inside import serve
+from tests.support.fork_server import ForkServer
 from tests.support.waiting import PATIENCE
 
 AT_START = ("PYTHON", "LC_", "LANG")
 """What begins so is read as Python starts, so nobody is told of it later."""
-
-LENGTH = struct.Struct("!I")
 
 OURS, MODAL = "ollama-modal", "modal"
 
@@ -64,60 +63,74 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-class CommandServer:
-    """A Python that has read a command line, and forks."""
+class Piped(Command):
+    """One whose stdout and stderr are pipes to us."""
 
-    def __init__(self, program: str, environ: Mapping[str, str]) -> None:
-        self._ours, theirs = socket.socketpair()
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, program, str(theirs.fileno())],
-            env=dict(environ), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        theirs.close()
-        atexit.register(self.close)
+    def __init__(self, words: Sequence[str], status: IO[bytes], stdout: IO[str], stderr: IO[str]) -> None:
+        super().__init__(words, status)
+        self.stdout, self.stderr = stdout, stderr
 
-    def close(self) -> None:
-        self._ours.close()
-        self._process.wait(timeout=PATIENCE)
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; what it has said since, of each."""
+        said: dict[IO[str], str] = {}
 
-    def start(
-        self,
-        words: Sequence[str],
-        environ: Mapping[str, str],
-        streams: Sequence[int],
-        folder: Path,
-        *,
-        new_session: bool,
-    ) -> Command:
-        """Start it in that folder, with these descriptors as its stdin, stdout and stderr."""
-        said = json.dumps([list(words), dict(environ), str(folder), new_session]).encode()
-        status, theirs = os.pipe()
-        with self._lock:
-            socket.send_fds(self._ours, [LENGTH.pack(len(said))], [*streams, theirs])
-            self._ours.sendall(said)
-        os.close(theirs)
-        return Command(words, os.fdopen(status, "rb"))
+        def read(pipe: IO[str]) -> None:
+            with pipe:
+                said[pipe] = pipe.read()
+
+        readers = [threading.Thread(target=read, args=[pipe]) for pipe in (self.stdout, self.stderr) if not pipe.closed]
+        for each in readers:
+            each.start()
+        self.wait(timeout)
+        for each in readers:
+            each.join(timeout)
+        return said.get(self.stdout, ""), said.get(self.stderr, "")
 
 
 @cache
-def _server(pid: int, program: str, at_start: tuple[tuple[str, str], ...]) -> CommandServer:  # a fork has none yet
-    return CommandServer(program, {"PATH": os.environ["PATH"], **dict(at_start)})
+def _server(pid: int, program: str, at_start: tuple[tuple[str, str], ...]) -> ForkServer:  # a fork has none yet
+    environ = {"PATH": os.environ["PATH"], **dict(at_start)}
+    return ForkServer([sys.executable, "-m", __name__, program], environ, Path.cwd())
 
 
-def start_command(
+def _status_of(
     words: Sequence[str],
     environ: Mapping[str, str],
     streams: Sequence[int],
     *,
-    new_session: bool = False,
-    program: str = OURS,
-    folder: Path | None = None,
-) -> Command:
-    """Start `ollama-modal`, or another program, with these words, in this environment alone."""
+    new_session: bool,
+    program: str,
+    folder: Path | None,
+) -> IO[bytes]:
+    """Have it started; where its process id and its end are told."""
     at_start = tuple(sorted((key, value) for key, value in environ.items() if key.startswith(AT_START)))
     server = _server(os.getpid(), program, at_start)
-    return server.start(words, environ, streams, folder or Path.cwd(), new_session=new_session)
+    status, theirs = os.pipe()
+    asked = {
+        "words": list(words), "environ": dict(environ), "cwd": str(folder or Path.cwd()), "new_session": new_session,
+    }  # fmt: skip
+    server.send(asked, [*streams, theirs])
+    os.close(theirs)
+    return os.fdopen(status, "rb")
+
+
+def start_command(
+    words: Sequence[str], environ: Mapping[str, str], streams: Sequence[int], *, new_session: bool = False
+) -> Command:
+    """Start `ollama-modal` with these words, in this environment alone, and these as its stdin, stdout and stderr."""
+    status = _status_of(words, environ, streams, new_session=new_session, program=OURS, folder=None)
+    return Command(words, status)
+
+
+def start_piped(words: Sequence[str], environ: Mapping[str, str]) -> Piped:
+    """Start `ollama-modal` with nothing to read and pipes to us, in a session of its own."""
+    (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+    with Path(os.devnull).open("rb") as nothing:
+        streams = [nothing.fileno(), its_out, its_err]
+        status = _status_of(words, environ, streams, new_session=True, program=OURS, folder=None)
+    os.close(its_out)
+    os.close(its_err)
+    return Piped(words, status, os.fdopen(out), os.fdopen(err))
 
 
 def run_command(
@@ -125,7 +138,9 @@ def run_command(
 ) -> "subprocess.CompletedProcess[str]":
     """Run it to its end, with pipes, as `subprocess.run` does."""
     given, out, err = os.pipe(), os.pipe(), os.pipe()
-    running = start_command(words, environ, [given[0], out[1], err[1]], program=program, folder=folder)
+    streams = [given[0], out[1], err[1]]
+    status = _status_of(words, environ, streams, new_session=False, program=program, folder=folder)
+    running = Command(words, status)
     for each in (given[0], out[1], err[1]):
         os.close(each)
     with os.fdopen(given[1], "wb", buffering=0) as typed, suppress(BrokenPipeError):
@@ -148,18 +163,35 @@ def run_command(
 
 # -- the process that forks --------------------------------------------------------------------------------------------
 
+MADE_ONCE = ("app.local.stack", "app.local.gateway", "app.gateway.compose", "app.gateway.app")
+"""Each process makes up its own names for requests as it reads these."""
+
 
 def _ours() -> Callable[[], object]:
     """All that commands read, sooner or later, but what looks at its environment meanwhile."""
+    import anyio._backends._asyncio  # noqa: F401, PLC0415
+    import loguru  # noqa: PLC0415
+    import uvicorn.lifespan.off  # noqa: PLC0415
+    import uvicorn.protocols.http.httptools_impl  # noqa: F401, PLC0415
+    import uvloop  # noqa: F401, PLC0415
+
     import app.fleet.file  # noqa: PLC0415
     import app.local.__main__  # noqa: PLC0415
     import app.local.coming_night  # noqa: PLC0415
     import app.local.main  # noqa: PLC0415
+    import app.local.stack  # noqa: PLC0415
     import jobs.cli.remote_status  # noqa: F401, PLC0415
 
-    assert "loguru" not in sys.modules  # it would hold on to a stderr that is not the command's
+    for name in MADE_ONCE:
+        del sys.modules[name]
     sys.argv[0] = str(Path(app.local.__main__.__file__ or ""))
-    return app.local.__main__.main
+
+    def run() -> None:
+        loguru.logger.remove()
+        loguru.logger.add(sys.stderr)  # as it does when it is read
+        app.local.__main__.main()
+
+    return run
 
 
 def _modal() -> Callable[[], object]:
@@ -185,29 +217,18 @@ def _modal() -> Callable[[], object]:
     return run
 
 
-def _requested(line: socket.socket) -> tuple[list[str], dict[str, str], str, bool, list[int]] | None:
-    head, streams, _, _ = socket.recv_fds(line, LENGTH.size, 4)
-    if not head:
-        return None
-    (left,) = LENGTH.unpack(head)
-    said = bytearray()
-    while len(said) < left:
-        said += line.recv(left - len(said))
-    words, environ, folder, new_session = json.loads(said)
-    return words, environ, folder, new_session, streams
-
-
-def _become(words: list[str], environ: dict[str, str], folder: str, streams: list[int], *, new_session: bool) -> None:
+def _become(asked: Mapping[str, Any], streams: Sequence[int]) -> None:
     """Be the process that was asked for."""
-    if new_session:
+    if asked["new_session"]:
         os.setsid()
     for number, each in enumerate(streams):
         os.dup2(each, number)
     os.closerange(3, 65_536)
-    os.chdir(folder)
+    os.chdir(asked["cwd"])
     os.environ.clear()
-    os.environ.update(environ)
-    sys.argv[1:] = words
+    os.environ.update(asked["environ"])
+    time.tzset()
+    sys.argv[1:] = asked["words"]
     for name, number, mode, buffering in (("stdin", 0, "r", -1), ("stdout", 1, "w", -1), ("stderr", 2, "w", 1)):
         before = getattr(sys, name)
         stream = open(number, mode, buffering, before.encoding, before.errors, closefd=False)  # noqa: SIM115
@@ -215,41 +236,11 @@ def _become(words: list[str], environ: dict[str, str], folder: str, streams: lis
         setattr(sys, f"__{name}__", stream)
 
 
-def serve(line: socket.socket) -> bool:
-    """Fork for whoever asks until nobody can: False. In a fork: True, and it is to go on as the command."""
-    statuses: dict[int, int] = {}
-    awake, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake.fileno())
-    while True:
-        ready, _, _ = select.select([line, awake], [], [])
-        if awake in ready:
-            awake.recv(4096)
-            while statuses and (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                status = statuses.pop(ended[0])
-                with suppress(BrokenPipeError), os.fdopen(status, "wb", buffering=0) as told:
-                    told.write(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
-        if line in ready:
-            if (requested := _requested(line)) is None:
-                return False
-            words, environ, folder, new_session, (*streams, status) = requested
-            if not (pid := os.fork()):
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for closed in (line, awake, wake):
-                    closed.close()
-                _become(words, environ, folder, streams, new_session=new_session)
-                return True
-            for each in streams:
-                os.close(each)
-            statuses[pid] = status
-            os.write(status, b"%d\n" % pid)
-
-
 if __name__ == "__main__":
     command = {OURS: _ours, MODAL: _modal}[sys.argv[1]]()
+    assert threading.active_count() == 1  # a fork has none of the others
     gc.collect()
     gc.freeze()
-    if serve(socket.socket(fileno=int(sys.argv[2]))):
+    if (forked := serve(socket.socket(fileno=int(sys.argv[2])))) is not None:
+        _become(*forked)
         command()

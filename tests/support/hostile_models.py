@@ -22,7 +22,7 @@ class Poison:
 
     Args:
         name: under which it lies there.
-        layers: kinds with their bytes, in the order of the manifest.
+        kinds: of its layers, with their bytes, or with what makes them where they are many; in the manifest's order.
         config: the config blob.
         odd: changes the manifest before it is written.
         says: a word of what is told to be wrong with it; empty where it can be made sense of.
@@ -30,13 +30,17 @@ class Poison:
     """
 
     name: str
-    layers: tuple[tuple[str, bytes], ...] = (("model", WEIGHTS),)
+    kinds: tuple[tuple[str, "bytes | Callable[[], bytes]"], ...] = (("model", WEIGHTS),)
     config: bytes = CONFIG
     odd: Callable[[dict[str, Any]], None] = lambda _: None
     says: str = ""
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def layers(self) -> list[tuple[str, bytes]]:
+        return [(kind, content if isinstance(content, bytes) else content()) for kind, content in self.kinds]
 
     @property
     def manifest(self) -> bytes:
@@ -68,9 +72,13 @@ def config(name: str, text: str, says: str = "makes no sense") -> Poison:
 
 def header(name: str, keys: int, length: int, says: str = "") -> Poison:
     """Weights whose header has so many arrays of single bytes."""
-    parts = [b"GGUF", struct.pack("<IQQ", 3, 0, keys)]
-    parts += [struct.pack("<Q5sIIQ", 5, b"%05d" % each, 9, 0, length) + bytes(length) for each in range(keys)]
-    return Poison(name, (("model", b"".join(parts)),), says=says)
+
+    def made() -> bytes:
+        parts = [b"GGUF", struct.pack("<IQQ", 3, 0, keys)]
+        parts += [struct.pack("<Q5sIIQ", 5, b"%05d" % each, 9, 0, length) + bytes(length) for each in range(keys)]
+        return b"".join(parts)
+
+    return Poison(name, (("model", made),), says=says)
 
 
 def _of_half_a_character(document: dict[str, Any]) -> None:

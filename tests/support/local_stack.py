@@ -16,7 +16,7 @@ from typing import Any
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
 from tests.support.checkout import ROOT
-from tests.support.command_server import run_command
+from tests.support.command_server import Piped, run_command, start_piped
 from tests.support.stores import Store, open_store
 from tests.support.waiting import PATIENCE
 
@@ -52,7 +52,11 @@ class Shell:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> Piped:
+        """In a process that need not read the command line again; it is to be told to end, or ends by itself."""
+        return start_piped(words, self.environ)
+
+    def start_afresh(self, *words: str) -> "subprocess.Popen[str]":
         """As a person starts it."""
         return subprocess.Popen(
             [*COMMAND, *words],
@@ -76,20 +80,20 @@ class Up:
     """A running `ollama-modal up`."""
 
     shell: Shell
-    process: subprocess.Popen[str]
+    process: Piped | subprocess.Popen[str]
     url: str
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """End it; its exit code and all that it said on stderr."""
         self.process.send_signal(number)
         _, said = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, said
+        return self.process.wait(), said
 
 
 @contextmanager
-def up(shell: Shell, *words: str) -> Iterator[Up]:
-    """`ollama-modal up` from its word `ready` until it is told to stop."""
-    process = shell.start("up", "--port", "0", *words)
+def up(shell: Shell, *words: str, afresh: bool = False) -> Iterator[Up]:
+    """`ollama-modal up` from its word `ready` until it is told to stop; on request in a Python that reads it all."""
+    process = (shell.start_afresh if afresh else shell.start)("up", "--port", "0", *words)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line.startswith("ready "):
@@ -122,10 +126,10 @@ def simulator_as_ollama(folder: Path, registry: str) -> Path:
     return folder
 
 
-def both(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def both(processes: Sequence[Piped]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
     told = []
     for process in processes:
         out, err = process.communicate(timeout=PATIENCE)
-        told.append((process.returncode, out, err))
+        told.append((process.wait(), out, err))
     return told

@@ -19,6 +19,11 @@ class MovedClock(SystemClock):
     def monotonic(self) -> float:
         return super().monotonic() + self._passed
 
+    @property
+    def passed(self) -> float:
+        """Seconds that passed by a hand."""
+        return self._passed
+
     def tick(self, seconds: float) -> None:
         """So much time passes at once."""
         self._passed += seconds

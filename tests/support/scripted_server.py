@@ -28,6 +28,11 @@ class HeardRequest:
         return json.loads(self.body)
 
     @property
+    def only_looks(self) -> bool:
+        """Whether somebody is there, as a gateway asks of servers here and of those of a platform."""
+        return self.path == "/api/version" or (self.path == "/api/ps" and bool(self.header("modal-session-id")))
+
+    @property
     def only_loads(self) -> bool:
         return self.path == "/api/generate" and not {"prompt", "keep_alive"} & set(self.json)
 
@@ -127,6 +132,8 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.heard: list[HeardRequest] = []
         self.lines: set[Connection] = set()
+        #: How many connections there were. Counted by the thread that takes them.
+        self.accepted = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -134,7 +141,7 @@ class ScriptedServer:
     @property
     def asked(self) -> list[HeardRequest]:
         """What callers asked, without what the gateway asks by itself."""
-        return [each for each in self.heard if each.path != "/api/version" and not each.only_loads]
+        return [each for each in self.heard if not each.only_looks and not each.only_loads]
 
     @property
     def loads(self) -> list[HeardRequest]:
@@ -159,6 +166,7 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             if self._hang_ups:
                 self._hang_ups -= 1
                 Connection(sock).reset()
@@ -176,7 +184,7 @@ class ScriptedServer:
                 if self._asleep:
                     self._asleep -= 1
                     line.head(503, "text/plain", "Content-Length: 0")
-                elif heard.path == "/api/version" or heard.only_loads:
+                elif heard.only_looks or heard.only_loads:
                     self._opening(heard, line)
                 else:
                     self._script(heard, line)
@@ -189,7 +197,7 @@ class ScriptedServer:
 
     @staticmethod
     def _opens(heard: HeardRequest, line: Connection) -> None:
-        if heard.path == "/api/version":
+        if heard.only_looks:
             line.document({"version": "0.0.1"})
         else:
             line.document({"model": heard.json["model"], "done": True, "done_reason": "load"})
@@ -208,7 +216,7 @@ class HeldServer:
     def __call__(self, heard: HeardRequest, line: Connection) -> None:
         if not self.awake.is_set():
             line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
+        elif heard.only_looks:
             line.document({"version": "1"})
         else:
             while not self.loaded.wait(0.02):

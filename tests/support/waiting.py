@@ -26,7 +26,7 @@ def until(
         if waited > patience:
             instead = answer if shows is None else shows()
             raise AssertionError(f"not within {patience:g} s: {what or _as_written(is_so)}; instead: {instead}")
-        time.sleep(min(0.005 + waited / 20, 0.05))
+        time.sleep(min(0.005 + waited / 20, 0.1))
     return answer
 
 

@@ -73,13 +73,14 @@ class _Tier:
     """What was seen of one tier.
 
     Args:
-        notes: by the model's folded name; changed by the event loop, and copied by whoever goes through them.
+        notes: by the model's folded name, a text, which is quick to find; changed by the event loop, and copied by
+            whoever goes through them.
         absent_at: when nothing of it was up: what was reported before is in memory no longer.
         answer: what its server answered last, and when it was asked.
 
     """
 
-    notes: dict[ModelName, _Note] = field(default_factory=dict)
+    notes: dict[str, _Note] = field(default_factory=dict)
     absent_at: datetime | None = None
     answer: tuple[datetime, tuple[Loaded, ...]] | None = None
 
@@ -89,7 +90,7 @@ class _Use:
 
     __slots__ = ("_end", "_folded", "_tier")
 
-    def __init__(self, end: Callable[[str, ModelName], object], tier: str, folded: ModelName) -> None:
+    def __init__(self, end: Callable[[str, str], object], tier: str, folded: str) -> None:
         self._end = end
         self._tier = tier
         self._folded = folded
@@ -152,19 +153,19 @@ class LoadedModels:
             keep: how long it is to be kept afterwards, below zero for ever; None is as before.
 
         """
-        folded = ModelName.parse(name).folded()
+        folded = _folded_text(name)
         self._note(tier, name, folded, settings, keep, busy=1)
         return _Use(self._ended, tier, folded)
 
     def loaded(self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None = None) -> None:
         """A server of the tier has this model in memory."""
-        self._note(tier, name, ModelName.parse(name).folded(), settings, keep)
+        self._note(tier, name, _folded_text(name), settings, keep)
 
     def _note(
         self,
         tier: str,
         name: str,
-        folded: ModelName,
+        folded: str,
         settings: Mapping[str, Any],
         keep: timedelta | None,
         *,
@@ -180,7 +181,7 @@ class LoadedModels:
 
     def unloaded(self, tier: str, name: str) -> None:
         """A server of the tier was told to unload this model, and has said that it does."""
-        notes, folded = self._tiers[tier].notes, ModelName.parse(name).folded()
+        notes, folded = self._tiers[tier].notes, _folded_text(name)
         busy = note.busy if (note := notes.get(folded)) else 0
         notes[folded] = _Note(self._clock.now(), None, busy=busy)
         self._seen += 1
@@ -190,7 +191,7 @@ class LoadedModels:
         self._tiers[tier] = _Tier(absent_at=self._clock.now())
         self._seen += 1
 
-    def _ended(self, tier: str, folded: ModelName) -> None:
+    def _ended(self, tier: str, folded: str) -> None:
         """Ollama counts the time to keep a model from the end of its last request."""
         notes = self._tiers[tier].notes
         if (note := notes.get(folded)) is None:  # the tier was lost meanwhile
@@ -276,7 +277,8 @@ class LoadedModels:
             reports = [replace(report, loaded=seen.answer[1])]
         memory = [_Memory(each) for each in reports]
         where = {folded: each for each in reversed(memory) for folded in each.entries}
-        for folded, note in seen.notes.copy().items():  # in one step
+        for text, note in seen.notes.copy().items():  # in one step
+            folded = ModelName.parse(text)
             settles = timedelta(0) if note.loaded else SETTLING
             if told_at > note.at + SETTLING or heard_at > note.at + settles:
                 continue
@@ -330,3 +332,8 @@ def _folded(name: str) -> ModelName | None:
         return ModelName.parse(name).folded()
     except BadName:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _folded_text(name: str) -> str:
+    return str(ModelName.parse(name).folded())

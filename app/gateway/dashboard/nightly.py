@@ -3,7 +3,6 @@
 It comes from the ledger alone, and asks no server.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayRead
 from jobs.ledger.kinds import ALL
-from jobs.telemetry.nightly_report import jobs_of_night, report
+from jobs.listing.dead_memory import of_last_night
+from jobs.telemetry.nightly_report import ids_of_night, report
 
 
 class NightJobEntry(BaseModel):
@@ -124,8 +124,9 @@ def router(entries: Callable[[], Awaitable[Mapping[str, Any]]], ledger_pool: Led
     api = APIRouter(tags=["state"])
 
     async def ask() -> dict[str, Any]:
-        known, all_jobs = await entries(), await ledger_pool.jobs()
-        return await asyncio.to_thread(lambda: report(known, jobs_of_night(known, all_jobs.jobs)))
+        known, look = await entries(), await ledger_pool.look()
+        posted = ids_of_night(known)
+        return await ledger_pool.read(lambda reader: report(known, of_last_night(reader, look.known, posted)))
 
     shared = SharedAnswer(ask, ledger_pool.shared_for)
 

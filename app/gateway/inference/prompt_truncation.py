@@ -95,14 +95,16 @@ class LengthsLeft:
         own = (route.served_name, route.tier, route.weighed.context)
         least = self._least.get(own)
         expected = (route.weighed.context, route.weighed.tier.context or 0)
-        of_tier = self._known.reports(route.tier)
         if least is None:
+            of_tier = self._known.reports(route.tier)
             contexts = _contexts(str(route.model), of_tier, expected)
             least = self._least[own] = min((each for each in contexts if each > 1), default=sys.maxsize)
         if body_size <= least:
             return frozenset()
         model = self._known.find(route.model)
-        return frozenset() if model is None else lengths_left(model, of_tier, body_size, expected=expected)
+        if model is None:
+            return frozenset()
+        return lengths_left(model, self._known.reports(route.tier), body_size, expected=expected)
 
 
 _MOST_REMEMBERED = 1024

@@ -26,7 +26,7 @@ from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects, model_defaults
 from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.headers import Header, to_server
+from app.gateway.protocol.headers import written
 from app.gateway.protocol.json_fields import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, naming, read_request, with_context
 from app.gateway.upstream.cold_start import ColdStarts, Ready
@@ -210,20 +210,23 @@ class _ProxiedRequest:
             self._reply.take_usage_out()
         if engine.cuts_prompts and prompt_truncation.may_cut(exchange, request):
             self._uncut = prompt_truncation.UncutPrompt(exchange.body)
+        request.forget_fields()
         return request, exchange.body
 
     async def _answered(self, request: InferenceRequest, route: Route, body: bytearray) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
         cold_starts = self._proxy.cold_starts[route.tier]
-        until = _now() + self._proxy.upstreams[route.tier].startup.total_seconds()
-        headers = to_server(self._exchange.headers, self._exchange.id)
+        began, until = self._proxy.clock.monotonic(), 0.0
+        headers = b"%bx-request-id: %b\r\n" % (self._exchange.to_server, self._exchange.id.encode())
         engine = route.engine
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             if not cold_starts.is_ready(route.served_name if request.needs_load else "", request.settings):
+                until = until or self._until(route, began)
                 await self._ready(request, route, until)
             try:
-                answer = await self._asked(request, route, [*headers, *self._readied.session], body)
+                session = self._readied.session
+                answer = await self._asked(request, route, headers + written(session) if session else headers, body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble
@@ -240,10 +243,16 @@ class _ProxiedRequest:
                     self._note_load(request, route, answer)
                     return answer
                 last = await self._not_yet(answer, route)
+            until = until or self._until(route, began)
             if _now() + pause > until:
                 raise last
             await self._waiting(asyncio.sleep(pause), request, route)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _until(self, route: Route, began: float) -> float:
+        """Until when a request is tried again, on the event loop's clock; nearly none needs to know."""
+        lasted = self._proxy.clock.monotonic() - began
+        return _now() + self._proxy.upstreams[route.tier].startup.total_seconds() - lasted
 
     def _note_load(self, request: InferenceRequest, route: Route, answer: UpstreamAnswer) -> None:
         """What an answer tells of the model's place in memory, and of how long it was waited for."""
@@ -256,7 +265,7 @@ class _ProxiedRequest:
             cold_starts.forget(route.served_name)
 
     async def _asked(
-        self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+        self, request: InferenceRequest, route: Route, headers: bytes, body: bytes | bytearray
     ) -> UpstreamAnswer:
         """The head of an answer; where a prompt is refused because it does not fit, of that to what is cut of it."""
         answer = await self._begun(request, route, headers, body)
@@ -267,7 +276,7 @@ class _ProxiedRequest:
         return answer
 
     async def _begun(
-        self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+        self, request: InferenceRequest, route: Route, headers: bytes, body: bytes | bytearray
     ) -> UpstreamAnswer:
         """The head of an answer. A caller who leaves before it ends the request, unless a load may hang on it."""
         proxy, self._is_asked = self._proxy, True

@@ -5,7 +5,7 @@ has one. `ending` is what was seen of its end.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from app.engines.answer_tokens import Tokens
 from app.gateway.inference.answer_name import AnswerName
@@ -112,11 +112,12 @@ class CallerReply:
     async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
         content_type, path = answer.header(b"content-type"), self._exchange.entry.path
-        if not _is_ollamas(content_type, path) or (self._exchange.status and not content_type.startswith(dialects.SSE)):
+        is_stream = content_type.startswith(dialects.SSE)
+        if not _is_ollamas(content_type, path) or (self._exchange.status and not is_stream):
             shown = content_type.decode("latin-1") or "no type"
             raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
         tail = self._tail = dialects.tail_of(path, content_type, route.engine)
-        usage_filter = self._usage_filter if content_type.startswith(dialects.SSE) else None
+        usage_filter = self._usage_filter if is_stream else None
         headers = to_caller(answer.headers)
         if usage_filter is not None or self._name is not None:  # which change its length
             headers = [header for header in headers if header[0] != b"content-length"]
@@ -145,7 +146,10 @@ class CallerReply:
         connection = self._exchange.connection
         if connection.is_full:
             return False
-        self._note(piece, tail)
+        if self.first_byte_seconds is None:
+            self._note(piece, tail)
+        else:
+            tail.feed(piece)
         if usage_filter is not None:
             piece = usage_filter.passed(piece)
         if self._name is not None:
@@ -183,7 +187,7 @@ class CallerReply:
         return self._name.feed(piece) + (self._name.rest() if is_last else b"")
 
     async def _read(self, answer: UpstreamAnswer, tail: dialects.Tail) -> bytes:
-        piece = await answer.read()
+        piece = answer.take() or await answer.read()
         if piece:
             self._note(piece, tail)
         return piece
@@ -265,6 +269,7 @@ def _ending_of(trouble: Trouble) -> RequestEnding:
             return "refused"
 
 
+@lru_cache(256)
 def _is_ollamas(content_type: bytes, path: str) -> bool:
     """Whether Ollama answers so; else it is some other program's page."""
     if path == "/v1/audio/transcriptions" and content_type.startswith(b"text/"):

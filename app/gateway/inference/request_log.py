@@ -4,14 +4,14 @@ Success means that the terminator was seen. What the record goes to, `UsageRecor
 caller wait.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from app.gateway.protocol.exchange import Exchange
-from app.logs import Line, tell_later
-from jobs.telemetry.usage import UsageRecorder, Use
+from app.logs import About, Line, tell_later
+from jobs.telemetry.usage import UsageRecorder
 
 RequestEnding = Literal["success", "client_gone", "upstream_cut", "timeout", "refused", "error"]
 """
@@ -89,43 +89,34 @@ class Records:
         self._metrics = metrics
 
     def add(self, record: RequestRecord) -> None:
-        self._usage_recorder.add(
-            Use(
-                at=record.at,
-                model=record.model,
-                key=record.key,
-                tier=record.tier,
-                ending=record.ending,
-                prompt_tokens=record.prompt_tokens or 0,
-                output_tokens=record.output_tokens or 0,
-                first_byte_seconds=record.first_byte_seconds,
-                seconds=record.seconds,
-            )
-        )
+        self._usage_recorder.add(record)
         self._metrics.add(record)
         tell_later(Line(record, _told, _WHERE))
 
 
-def _told(record: RequestRecord) -> tuple[str, Mapping[str, object]]:
+def _told(record: RequestRecord) -> tuple[str, About]:
     """The message of the log, and what it belongs to."""
-    about = {"tier": record.tier, "model": record.model, "alias": record.alias, "key": record.key}
-    return line(record), {**about, "prompt_truncated": record.is_prompt_truncated}
+    return line(record), _about(record.tier, record.model, record.alias, record.key, record.is_prompt_truncated)
+
+
+@lru_cache(256)
+def _about(tier: str, model: str, alias: str, key: str, is_prompt_truncated: bool) -> About:
+    """What a line belongs to; nearly all belong to what others did."""
+    return ("tier", tier), ("model", model), ("alias", alias), ("key", key), ("prompt_truncated", is_prompt_truncated)
 
 
 def line(record: RequestRecord) -> str:
     """The record in one line."""
-    counted = ", ".join(
-        f"{count} {kind} tokens"
-        for count, kind in ((record.prompt_tokens, "prompt"), (record.output_tokens, "output"))
-        if count is not None
-    )
+    counted = "" if record.prompt_tokens is None else f", {record.prompt_tokens} prompt tokens"
+    if record.output_tokens is not None:
+        counted += f", {record.output_tokens} output tokens"
     first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
     held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
     truncated = ", prompt truncated" if record.is_prompt_truncated else ""
     asked = f" as {record.alias}" if record.alias else ""
     return (
         f"{record.route} {record.model or 'no model'}{asked} on {record.tier or 'no tier'} for {record.key}:"
-        f" {record.ending} {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
+        f" {record.ending} {record.status}, {record.seconds:.3f} s{first}{held}{counted}"
         f"{truncated}"
     )
 

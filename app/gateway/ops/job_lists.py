@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from jobs.core.clock import isoformat
-from jobs.ledger.all_jobs import OPEN, AllJobs, JobFilter, before_cursor, cursor_at, cursor_of
+from jobs.ledger.all_jobs import OPEN, JobFilter, before_cursor, cursor_at, cursor_of
 from jobs.ledger.dead_letters import DeadGroup
 from jobs.ledger.job import Job, JobState, Place
 from jobs.ledger.kinds import Kinds
@@ -134,15 +134,25 @@ class JobLists:
         return job.state in {JobState.FAILED, JobState.CANCELLED} and self.look.is_current(self.reader, job)
 
 
-def summary(all_jobs: AllJobs, *, may_see: MaySee | None, kinds: Kinds) -> dict[str, Any]:
-    """How many jobs there are, and which failures need somebody, for whoever may see these."""
-    jobs = all_jobs.jobs if may_see is None else [job for job in all_jobs.jobs if may_see(job)]
-    counts = _counts(jobs)
+def summary(look: Look, *, may_see: MaySee | None, sees: Callable[[str], bool] | None, kinds: Kinds) -> dict[str, Any]:
+    """How many jobs there are, and which failures need somebody.
+
+    Args:
+        look: how they stand.
+        may_see: the jobs that whoever asks may see; all, where None.
+        sees: the same by their subjects.
+        kinds: of jobs.
+
+    """
+    found: Counter[str] = Counter()
+    for (_, subject, state), count in look.counts.items():
+        found[state] += count if sees is None or sees(subject) else 0
+    counts = {state: found[state] for state in JobState}
     return {
-        "total": len(jobs),
+        "total": sum(counts.values()),
         "open": sum(counts[state] for state in OPEN),
         "counts": counts,
-        "dead": [_group(group, kinds) for group in _seen(all_jobs.dead, may_see)],
+        "dead": [_group(group, kinds) for group in _seen(look.dead, may_see)],
     }
 
 
@@ -151,11 +161,6 @@ def _seen(groups: Sequence[DeadGroup], may_see: MaySee | None) -> Sequence[DeadG
         return groups
     narrowed = (replace(group, jobs=tuple(filter(may_see, group.jobs))) for group in groups)
     return [group for group in narrowed if group.jobs]
-
-
-def _counts(jobs: Iterable[Job]) -> dict[JobState, int]:
-    counts = Counter(job.state for job in jobs)
-    return {state: counts[state] for state in JobState}
 
 
 def _reference(job: Job) -> dict[str, Any]:

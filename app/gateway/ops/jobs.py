@@ -1,6 +1,6 @@
 """Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
 
-All lists come from one look at the ledger, which serves whoever asks within two seconds; each page is read once for it.
+All lists go by one look at the ledger, which serves whoever asks within two seconds; each page is made once for it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.ops.job_lists import JobLists, JobsQuery, MaySee, summary
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
+from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_about, model_of
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest, FailureClass
 from jobs.core.json_text import json_bytes
@@ -85,7 +85,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
     kinds = ops_context.kinds
-    answers, pages = MadeOnce[bytes](), MadeOnce[bytes]()  # of the newest look at all jobs, and at what is known
+    answers, pages = MadeOnce[bytes](), MadeOnce[bytes]()  # of the newest look
 
     def sight(caller: Caller) -> MaySee | None:
         """What a caller may see; None when that is everything."""
@@ -140,12 +140,16 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)
     async def summarise(caller: MayRead) -> Response:
         """Count all jobs of the ledger, and tell in groups what failed and needs somebody."""
-        all_jobs = await ledger_pool.jobs()
+        look = await ledger_pool.look()
+
+        def sees(subject: str) -> bool:
+            return caller.may_see(model_about(subject))
 
         def tell(_: LedgerReader) -> bytes:
-            return json_bytes(summary(all_jobs, may_see=sight(caller), kinds=kinds))
+            sees_some = sees if caller.models else None
+            return json_bytes(summary(look, may_see=sight(caller), sees=sees_some, kinds=kinds))
 
-        made = await answers.of(all_jobs, caller.models, lambda: ledger_pool.read(tell))
+        made = await answers.of(look, caller.models, lambda: ledger_pool.read(tell))
         return response_of(made)
 
     @api.get("/{id}", response_model=schemas.JobResponse)

@@ -1,7 +1,7 @@
 """The few threads that ask the ledger, which is synchronous, for the event loop, which must not wait.
 
-Each has a ledger of its own. All who follow a job share one read of it, and all who list jobs one look at what has
-changed of them, so a thousand readers cost as much as one.
+Each has a ledger of its own. All who follow a job share one read of it, and all who list jobs one look at what goes on
+and has changed, so a thousand readers cost as much as one.
 """
 
 import asyncio
@@ -17,14 +17,11 @@ from app.gateway.catalog.shared_answer import SHARED_FOR, SharedAnswer
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.units import counted
-from jobs.ledger.all_jobs import AllJobs
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
-from jobs.listing.dead_memory import DeadMemory
-from jobs.listing.jobs_view import JobsView
-from jobs.listing.looks import Look, LookAtAll, LookAtKnown
+from jobs.listing.looks import JobLooks, Look
 
 T = TypeVar("T")
 
@@ -41,7 +38,7 @@ READ_EVERY = timedelta(milliseconds=500)
 
 
 FORGOTTEN_AFTER = timedelta(minutes=5)
-"""When nobody has listed jobs for so long, none is kept in memory any more."""
+"""When nobody has listed jobs for so long, no more of them are kept in memory than what a look needs."""
 
 
 NO_JOB = "no-such-job"
@@ -57,7 +54,7 @@ class LedgerPool:
     Args:
         open_ledger: a ledger for the thread that calls it.
         every: how often a followed job is read.
-        listed_for: how long one look at all jobs serves, and what else is shared.
+        listed_for: how long one look at the jobs serves, and what else is shared.
         kinds: of jobs, by which it is told what supersedes what, and what waits for what.
         clock: the time.
 
@@ -74,17 +71,9 @@ class LedgerPool:
     ) -> None:
         self._open_ledger = open_ledger
         self._every = every.total_seconds()
-        self._view = JobsView(clock or SystemClock(), kinds)
+        self._looks = JobLooks(clock or SystemClock(), kinds)
         self.shared_for = listed_for
-        self._all_jobs = SharedAnswer(lambda: self.read(self._view.look), listed_for)
-        #: What is known of jobs where not all are read; the pool's threads look by it, and each leaves what is right.
-        self._known = DeadMemory(kinds)
-        self._kinds = kinds
-        self._clock = clock or SystemClock()
-        self._looked = SharedAnswer(lambda: self.read(self._known_look), listed_for)
-        #: Whether the ledger has jobs in their order, and the last look at all of them. The event loop's alone.
-        self._is_in_order: bool | None = None
-        self._all_look: LookAtAll | None = None
+        self._looked = SharedAnswer(lambda: self.read(self._looks.look), listed_for)
         self._reached = SharedAnswer(lambda: self.read(_reach), listed_for)
         #: These two are the event loop's alone, as is when the jobs are let go.
         self.changes = 0
@@ -119,9 +108,9 @@ class LedgerPool:
         """Like `do`, for what only reads."""
         return await self._ask(lambda ledger: work(ledger.reader))
 
-    async def jobs(self) -> AllJobs:
-        """All jobs, as they were at most `listed_for` ago: looked at once for all who ask meanwhile. Who has changed
-        something through here is shown it.
+    async def look(self) -> Look:
+        """How the jobs stand, as they did at most `listed_for` ago: looked at once for all who ask meanwhile. Who has
+        changed something through here is shown it.
 
         Raises:
             StoreTrouble: as `do`.
@@ -130,34 +119,9 @@ class LedgerPool:
         if self._forgetting is not None:
             self._forgetting.cancel()
         self._forgetting = asyncio.get_running_loop().call_later(FORGOTTEN_AFTER.total_seconds(), self._forget)
-        all_jobs = await self._all_jobs(self.changes)
-        self._listed_at = asyncio.get_running_loop().time()
-        return all_jobs
-
-    async def look(self) -> Look:
-        """How the jobs stand, for a page of a list of them; shared as `jobs` is, which it needs only where the
-        ledger does not have them in their order.
-
-        Raises:
-            StoreTrouble: as `do`.
-
-        """
-        if self._is_in_order is None:
-            self._is_in_order = await self.read(lambda reader: reader.is_in_order)
-        if not self._is_in_order:
-            return self._look_at(await self.jobs())
         look = await self._looked(self.changes)
         self._listed_at = asyncio.get_running_loop().time()
         return look
-
-    def _known_look(self, reader: LedgerReader) -> Look:
-        return LookAtKnown(self._known.look(reader, self._clock.now()), self._kinds)
-
-    def _look_at(self, jobs: AllJobs) -> Look:
-        """The same one of the same jobs."""
-        if self._all_look is None or self._all_look.jobs is not jobs:
-            self._all_look = LookAtAll(jobs)
-        return self._all_look
 
     async def reach(self) -> None:
         """Insist that the ledger answers: asked once for all who ask meanwhile, and not when it has answered just now.
@@ -170,9 +134,8 @@ class LedgerPool:
             await self._reached()
 
     def _forget(self) -> None:
-        self._all_look = None
         with suppress(RuntimeError):  # closed meanwhile
-            self._threads.submit(self._view.forget)  # which waits for a look that is under way
+            self._threads.submit(self._looks.forget)  # which waits for a look that is under way
 
     async def _ask(self, work: Callable[[Ledger], T]) -> T:
         if self._open >= THREADS + MOST_WAITING:

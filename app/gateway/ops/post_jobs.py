@@ -272,7 +272,12 @@ def _change_some(ledger: Ledger, jobs: Sequence[Job], change: Callable[[Ledger, 
 
 def model_of(job: Job) -> ModelName | None:
     """The model that a job is about; None when it is about all of them."""
-    return None if job.subject == ALL else ModelName.parse(job.subject)
+    return model_about(job.subject)
+
+
+def model_about(subject: str) -> ModelName | None:
+    """The model that a subject is; None when it is all of them."""
+    return None if subject == ALL else ModelName.parse(subject)
 
 
 def find_job(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: str) -> Job:

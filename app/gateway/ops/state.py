@@ -26,6 +26,7 @@ from app.gateway.ops.post_jobs import MayChange, MayRead, reader, sees_use
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
+from jobs.ledger.reader import LedgerReader
 from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
@@ -69,7 +70,15 @@ class JobCounts:
         return self._counts
 
     async def _count(self) -> Mapping[tuple[str, str], int]:
-        return (await self._ledger_pool.jobs()).counts
+        look = await self._ledger_pool.look()
+
+        def add_up(_: LedgerReader) -> Mapping[tuple[str, str], int]:
+            counts: Counter[tuple[str, str]] = Counter()
+            for (kind, _subject, state), count in look.counts.items():
+                counts[kind, state] += count
+            return counts
+
+        return await self._ledger_pool.read(add_up)
 
     def _counted(self, counting: "asyncio.Task[Mapping[tuple[str, str], int]]") -> None:
         self._counting = None

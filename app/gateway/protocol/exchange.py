@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from starlette.types import Send
+from starlette.types import ASGIApp, Message, Send
 
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.headers import Header
@@ -23,14 +23,24 @@ class CallerConnection(Protocol):
     def decided(self) -> Any:
         """What was made of the same head before, on this connection; None where nothing."""
 
-    def decide(self, decided: object, /) -> None:
-        """Keep this for the next request with the same head."""
+    def decide(self, decided: object, app: ASGIApp | None = None, /) -> None:
+        """Keep this for the next request with the same head, which this application answers, if it is given."""
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
 
-    def when_gone(self, call: Callable[[], None], /) -> None:
-        """Have this called, once, if the caller leaves before the end of the answer."""
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left before the end of the answer."""
+
+    def cancel_when_gone(self) -> None:
+        """Have the task that answers cancelled, once, if the caller leaves before the end of the answer."""
+
+    async def send(self, message: Message, /) -> None:
+        """As ASGI has it."""
+
+    def begin(self, status: int, headers: Sequence[Header], /) -> None:
+        """The head of an answer; where it `is_full`, wait for `room` before."""
 
     def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
@@ -67,6 +77,7 @@ class Exchange:
         began: the same on the clock that never goes back.
         send: sends the head of an answer, as ASGI has it.
         connection: takes what comes behind the head.
+        to_server: what of the headers goes on to a server, as it is written there.
 
     """
 
@@ -81,8 +92,7 @@ class Exchange:
     began: float
     send: Send = field(repr=False)
     connection: CallerConnection = field(repr=False)
-    is_gone: bool = False
-    """Whether the caller has left."""
+    to_server: bytes = field(default=b"", repr=False)
     ended_for: Unauthorized | None = None
     """Why it was ended from here: its key is good no more."""
     status: int = 0
@@ -95,6 +105,16 @@ class Exchange:
     """Gives up the request's own hold on the body."""
     told: Callable[[], Sequence[Header]] | None = field(default=None, repr=False)
     """Makes what the head of the answer tells of the key's limits, where it has some."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the caller has left."""
+        return self.connection.is_gone
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether nobody stands between us and the connection who would add something to a head."""
+        return self.send == self.connection.send
 
     def forget_body(self) -> None:
         """It has gone where it had to go."""
@@ -117,7 +137,12 @@ class Exchange:
         with_id = [*headers, (b"x-request-id", self.id.encode())]
         if self.told is not None:
             with_id += self.told()
-        await self.send({"type": "http.response.start", "status": status, "headers": with_id})
+        if self.is_direct:
+            if self.connection.is_full:
+                await self.connection.room()
+            self.connection.begin(status, with_id)
+        else:
+            await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
         """A piece of the body, once the caller's side has room for it."""

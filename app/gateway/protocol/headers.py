@@ -45,7 +45,7 @@ TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def to_server(headers: Iterable[Header], request_id: str) -> list[Header]:
+def to_server(headers: Iterable[Header]) -> list[Header]:
     """What of a caller's headers goes on to the server."""
     passed: list[Header] = []
     named: frozenset[bytes] = frozenset()
@@ -56,8 +56,12 @@ def to_server(headers: Iterable[Header], request_id: str) -> list[Header]:
             named |= _named_in_connection((header,))
     if not named.isdisjoint(TO_SERVER):
         passed = [header for header in passed if header[0] not in named]
-    passed.append((b"x-request-id", request_id.encode()))
     return passed
+
+
+def written(headers: Iterable[Header]) -> bytes:
+    """The headers as they are written."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def to_caller(headers: Sequence[Header]) -> list[Header]:

@@ -99,19 +99,29 @@ class Fields:
         body: Body = b"",
         spans: Mapping[str, ValueSpan] | None = None,
         inside: Mapping[str, "Fields"] | None = None,
-        outlines: Mapping[str, Any] | None = None,
     ) -> None:
         self._body = body
         self._spans = spans or {}
         self._inside = inside or {}
-        self._outlines = outlines or {}
 
     def span(self, name: str) -> ValueSpan | None:
         return self._spans.get(name)
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a value, were it null."""
+        return name in self._spans
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether there is a value of one of these."""
+        return not self._spans.keys().isdisjoint(names)
+
     def in_order(self) -> Iterable[str]:
         """The names that were found, as their values stand in the body."""
         return self._spans
+
+    def built(self, name: str) -> Any:  # noqa: ARG002 - nothing is built here
+        """The value, long texts whole, where it costs nothing; else None."""
+        return None
 
     def inside(self, name: str) -> "Fields":
         """The fields of an object among the values; anything else has none."""
@@ -157,8 +167,6 @@ class Fields:
         """The value, built as Go's decoder has it, its long texts cut off behind their beginning; None if it is not
         there, and `TOO_LONG` where it would be long even so.
         """
-        if name in self._outlines:
-            return self._outlines[name]
         if (span := self._spans.get(name)) is None:
             return None
         start, end = span
@@ -190,6 +198,119 @@ class Fields:
         if (span := self._spans.get(name)) is None:
             return None
         return _built(bytes(self._body[span[0] : span[1]]))
+
+
+class _BuiltFields(Fields):
+    """The same of values that are built already. Where they stand is looked for when it is asked."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        inner: Mapping[str, Mapping[str, Any]],
+        locate: Callable[[], Fields],
+        *,
+        is_short: bool,
+    ) -> None:
+        """
+        Args:
+            values: as the body has them, in its order; numbers are as `Number` has them.
+            inner: those of the objects that were looked into, by their names.
+            locate: finds the same fields in the body.
+            is_short: no text in them has to be cut in an outline.
+
+        """
+        self._values = values
+        self._inner = inner
+        self._locate = locate
+        self._is_short = is_short
+        self._located: Fields | None = None
+
+    @property
+    def _found(self) -> Fields:
+        if self._located is None:
+            self._located = self._locate()
+        return self._located
+
+    def span(self, name: str) -> ValueSpan | None:
+        return self._found.span(name) if name in self._values else None
+
+    def is_there(self, name: str) -> bool:
+        return name in self._values
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not self._values.keys().isdisjoint(names)
+
+    def in_order(self) -> Iterable[str]:
+        return self._values
+
+    def built(self, name: str) -> Any:
+        return self._values.get(name)
+
+    def inside(self, name: str) -> Fields:
+        if (values := self._inner.get(name)) is None:
+            return _NONE
+        return _BuiltFields(values, {}, lambda: self._found.inside(name), is_short=self._is_short)
+
+    def is_set(self, name: str) -> bool:
+        return bool(self._values.get(name))
+
+    def kind(self, name: str) -> str:
+        return _KIND_OF_TYPE[type(self._values.get(name))]
+
+    def is_plain_number(self, name: str) -> bool:
+        value = self._values.get(name)
+        return type(value) is int and 0 <= value < _MANY
+
+    def kind_of_first(self, name: str) -> str:
+        value = self._values.get(name)
+        return _KIND_OF_TYPE[type(value[0])] if isinstance(value, list) and value else ""
+
+    def piece(self, start: int, end: int) -> bytes:
+        return self._found.piece(start, end)
+
+    def text(self, name: str) -> bytes:
+        return self._found.text(name)
+
+    def outline(self, name: str) -> Any:
+        value = self._values.get(name)
+        return value if self._is_short else _cut(value)
+
+    def scalar(self, name: str) -> Any:
+        value = self._values.get(name)
+        if isinstance(value, str):
+            return value if len(value) <= MOST_UNCUT else self._found.scalar(name)
+        kind = type(value)
+        if kind is Number:
+            return self._found.scalar(name)
+        return None if kind is list or kind is dict else value
+
+    def whole(self, name: str) -> Any:
+        return self._found.whole(name)
+
+
+_NONE = Fields()
+_KIND_OF_TYPE: Mapping[type, str] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    bool: "bool",
+    type(None): "null",
+    **dict.fromkeys((int, Number), "number"),
+}
+
+
+def _cut(value: Any) -> Any:
+    """The value with its long texts cut off behind their beginning, which has nothing that would be escaped."""
+    match value:
+        case str() if len(value) > MOST_UNCUT:
+            beginning = value[:_BEGINNING].encode("utf-8", "replace")[: _BEGINNING - 1].decode("utf-8", "ignore")
+            return _ESCAPED.split(beginning, 1)[0] + CUT
+        case list():
+            return [_cut(each) for each in value]
+        case dict():
+            return {_cut(name): _cut(each) for name, each in value.items()}
+        case _:
+            return value
 
 
 def _outline(body: Body, start: int, end: int) -> bytes | None:
@@ -255,56 +376,95 @@ def fields_of(
         inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
         structs: of those objects, the ones whose names Go takes in any case, too; they are given in lower case.
         marks: its quotes, commas, lists, objects and escapes at most, where they are so few that the library's own
-            reader may step over what holds other values.
+            reader may build all of it.
 
     Raises:
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
 
     """
+    if marks is not None and (built := _built_fields(body, names, inside, structs, marks)) is not None:
+        return built
     at = _after_gap(body, 0)
     if at == len(body):
         raise BadRequest("missing request body")
     if body[at] not in _CLOSES:
         raise _no_object(body, at)
-    top, reader = _Level(names), _Reader(body, marks) if marks is not None else None
-    inner = _scanned(body, at, top, inside or {}, structs, reader)
+    top = _Level(names)
+    inner = _scanned(body, at, top, inside or {}, structs)
     if body[at] == _LIST:
         raise BadRequest("the body is a JSON list, not an object")
-    within = {name: Fields(body, each.spans) for name, each in inner.items()} if inner else None
-    return Fields(body, top.spans, within, reader.outlines if reader is not None else None)
+    return Fields(body, top.spans, {name: Fields(body, each.spans) for name, each in inner.items()} if inner else None)
 
 
-class _Reader:
-    """The library's own reader, which takes and refuses what we do, but for its own constants and for how deep it goes.
+def _built_fields(
+    body: Body,
+    names: frozenset[str],
+    inside: Mapping[str, frozenset[str]] | None,
+    structs: frozenset[str],
+    marks: int,
+) -> Fields | None:
+    """The fields of what the library's own reader builds; None where we have to look ourselves."""
+    document = _document(body, marks)
+    values = None if document is None else _looked_for(document, names)
+    if values is None:
+        return None
+    inner: dict[str, Mapping[str, Any]] = {}
+    for name in inside or ():
+        if type(said := values.get(name)) is dict:
+            found = _looked_for(said, inside[name], is_map=name not in structs)  # type: ignore[index] # it is of these
+            if found is None:
+                return None
+            inner[name] = found
+    is_short = len(body) <= MOST_UNCUT or _LONG.search(body) is None
+    return _BuiltFields(values, inner, lambda: fields_of(body, names, inside, structs), is_short=is_short)
 
-    It steps over a list or an object many times as fast as we do, and holds the interpreter meanwhile. What it does not
-    take is gone through by us, for its place and our words.
+
+def _document(body: Body, marks: int) -> dict[str, Any] | None:
+    """The object that a body is, by the library's own reader, which is many times as fast as we are and takes and
+    refuses what we do, but for its own constants and for how deep it goes. None for what it does not take, for what
+    may be wrong otherwise, and for halves of surrogate pairs: for these we have words of our own.
     """
+    try:
+        text = body.decode()
+        document, end = _scan(text, 0)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    is_one = type(document) is dict and (end == len(text) or not text[end:].strip(" \t\n\r"))
+    is_deep = marks > MOST_DEPTH and text.count("[") + text.count("{") > MOST_DEPTH
+    has_codes = "\\" in text and "\\u" in text
+    return document if is_one and not is_deep and not has_codes else None
 
-    __slots__ = ("_is_kept", "_marks", "_scan", "_text", "outlines")
 
-    def __init__(self, body: Body, marks: int) -> None:
-        self._marks = marks
-        self._text = body.decode("latin-1")  # each byte a character, so that places are the same
-        self._is_kept = len(body) <= MOST_UNCUT and self._text.isascii() and "\\u" not in self._text
-        self._scan: Callable[[str, int], tuple[Any, int]] = _scan_exactly if self._is_kept else _scan_over
-        self.outlines: dict[str, Any] = {}
-        """Of the values that it went over, those that are their own outlines, by name."""
-
-    def end_of(self, at: int, depth: int, name: str) -> int | None:
-        """Where the list or object ends that begins there, so deep in others; None where it has to be gone through."""
-        try:
-            value, end = self._scan(self._text, at)
-        except (ValueError, StopIteration, RecursionError):
+def _looked_for(document: dict[str, Any], names: frozenset[str], *, is_map: bool = False) -> dict[str, Any] | None:
+    """What is looked for of an object; None where a name may stand there twice, or is a long one."""
+    if document.keys() <= names:  # as nearly all, spelt as they are looked for
+        return document
+    if len(document) > MOST_NAMES:
+        return None
+    found: dict[str, Any] = {}
+    folds = set()
+    for name, value in document.items():
+        if len(name) > _MOST_REMEMBERED:
             return None
-        if self._marks + depth > MOST_DEPTH and self._opened(at, end) + depth > MOST_DEPTH:
-            return None
-        if self._is_kept and name:
-            self.outlines[name] = value
-        return end
+        folded = _remembered_folds(name)
+        folds.add(folded)
+        key = name if is_map else folded
+        if key in names:
+            found[key] = value
+    return found if len(folds) == len(document) else None
 
-    def _opened(self, at: int, end: int) -> int:
-        return self._text.count("[", at, end) + self._text.count("{", at, end)
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that says nothing twice.
+
+    Raises:
+        ValueError: it does.
+
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError
+    return made
 
 
 class _Level:
@@ -328,13 +488,12 @@ class _Level:
         return key if key in self.names else ""
 
 
-def _scanned(  # noqa: C901, PLR0912, PLR0915, PLR0917 - one loop over millions of tokens: a call for each would double its time
+def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
     body: Body,
     at: int,
     top: _Level,
     inside: Mapping[str, frozenset[str]],
     structs: frozenset[str],
-    reader: "_Reader | None" = None,
 ) -> dict[str, _Level]:
     """Note where the values stand, and return the levels below the top by their names."""
     size = len(body)
@@ -373,12 +532,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915, PLR0917 - one loop over millions 
             at = _after_gap(body, at)
             first = body[at] if at < size else 0
             closer = _CLOSES.get(first)
-            end = None
-            if closer is not None and around and reader is not None and (first == _LIST or name not in inside):
-                end = reader.end_of(at, len(around), name if level is top else "")
-                if end is None:
-                    reader = None
-            if closer is not None and end is None:
+            if closer is not None:
                 if len(around) >= MOST_DEPTH:
                     raise BadRequest(
                         "the body is nested too deeply", hint=f"{MOST_DEPTH} lists and objects are the most"
@@ -397,8 +551,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915, PLR0917 - one loop over millions 
                     continue
                 mark, at = closer, at + 1
             else:
-                if end is None:
-                    end = _end_of_text(body, at) if first == _QUOTE else _end_of_scalar(body, at)
+                end = _end_of_text(body, at) if first == _QUOTE else _end_of_scalar(body, at)
                 if name and level is not None:
                     level.spans[name] = at, end
                 mark, at = _marked(body, end)
@@ -513,6 +666,9 @@ def _folded(name: str) -> str:
     return name.lower().replace("\u017f", "s")
 
 
+_remembered_folds = lru_cache(1024)(_folded)
+
+
 def _built(text: bytes) -> Any:
     """The value of a piece of JSON, as Go has it: no half of a surrogate pair, and no number without end."""
     return _decoded(text, _as_go)
@@ -532,7 +688,10 @@ def _decoded(text: bytes, decoder: json.JSONDecoder) -> Any:
 
 _WORDS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
 _MANY_DIGITS = 16
+_MANY = 10 ** (_MANY_DIGITS - 1)
 _PLAIN = re.compile(rb'"[^"\\\x00-\x1f]*"')
+_LONG = re.compile(rb'"[^"]{%d}' % MOST_UNCUT)
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
 def _encodable(value: Any) -> Any:
@@ -556,10 +715,6 @@ def _number(text: str) -> int | float:
     return exact if exact is not None else int(value) if value.is_integer() and abs(value) < 2**63 else value
 
 
-def _nothing(_: str) -> None:
-    """In place of a number that nobody wants."""
-
-
 def _refused(constant: str) -> Any:
     """What the library takes for a number and no other reader does."""
     raise ValueError(constant)
@@ -568,6 +723,6 @@ def _refused(constant: str) -> Any:
 # Made once: to make one takes longer than to decode what is short.
 _as_go = json.JSONDecoder(parse_float=_number, parse_int=_number)
 _exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of, parse_constant=_refused)
-_over = json.JSONDecoder(parse_float=_nothing, parse_int=_nothing, parse_constant=_refused)
-"""For what is stepped over."""
-_scan_exactly, _scan_over = (each.scan_once for each in (_exactly, _over))  # type: ignore[attr-defined] # typeshed's
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(  # type: ignore[attr-defined] # typeshed leaves it out
+    object_pairs_hook=_object, parse_float=Number.of, parse_int=Number.of, parse_constant=_refused
+).scan_once

@@ -8,7 +8,6 @@ the server.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from app.gateway.protocol.errors import InvalidOption
@@ -107,6 +106,16 @@ class Verdict:
     wants: Wants = NOTHING
 
 
+_PLAIN_CHAT = Verdict(None, Wants("chat"))
+"""Of a chat in texts that says nothing special."""
+
+_SPECIAL: Mapping[str, frozenset[str]] = {
+    "/v1/chat/completions": frozenset({"reasoning", "reasoning_effort", "top_logprobs", "tools"}),
+    "/api/chat": frozenset({"options", "format", "think", "top_logprobs", "tools"}),
+}
+"""By path of chats, the fields that more has to be known of than that their types are right."""
+
+
 def judge(found: Fields, path: str) -> Verdict:
     """Refuse what Ollama refuses before it looks for the model.
 
@@ -120,6 +129,8 @@ def judge(found: Fields, path: str) -> Verdict:
     typed = _TYPED[path]
     for name in found.in_order():  # Go tells the first
         if (known := typed.get(name)) is not None:
+            if name == "messages" and body.is_plain_talk:  # as nearly all
+                continue
             kind = found.kind(name)
             if _SCALARS.get(kind) is known[0]:  # as nearly all
                 continue
@@ -127,6 +138,8 @@ def judge(found: Fields, path: str) -> Verdict:
                 continue
             value = body.value(name)
             check(_OF_KIND[kind] if value is TOO_LONG else value, *known)
+    if body.is_plain_talk and (special := _SPECIAL.get(path)) is not None and not found.has_any(special):
+        return _PLAIN_CHAT
     checks = _CHECKS.get(path)
     refusal = checks(body) if checks is not None else None
     return Verdict(refusal, _WANTS[path](body) if path in _WANTS else NOTHING)
@@ -143,6 +156,8 @@ class _Body:
 
     def __init__(self, found: Fields) -> None:
         self.found = found
+        self.is_plain_talk = content.is_plain_talk(found.built("messages"))
+        """Its messages are texts and nothing else."""
         self._values: dict[str, Any] = {}
 
     def value(self, name: str) -> Any:
@@ -180,7 +195,7 @@ def _generating(found: Fields) -> Trouble | None:
 
 
 def _expect_logprobs(found: Fields) -> None:
-    if not 0 <= (found.scalar("top_logprobs") or 0) <= 20:
+    if found.is_there("top_logprobs") and not 0 <= (found.scalar("top_logprobs") or 0) <= 20:
         raise BadRequest("top_logprobs must be between 0 and 20")
 
 
@@ -196,9 +211,10 @@ def _bad_option(found: Fields) -> Trouble | None:
 
 
 def _bad_format(found: Fields) -> Trouble | None:
-    kind = found.kind("format")
+    if found.kind("format") in {"null", "object"}:
+        return None
     text = found.text("format")[:_MOST_SHOWN]
-    if kind in {"null", "object"} or text in {b'""', b'"json"'}:
+    if text in {b'""', b'"json"'}:
         return None
     shown = _quoted(text.decode("utf-8", "replace"))
     return InvalidOption(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
@@ -233,13 +249,15 @@ def _openai_embeddings(body: _Body) -> None:
 def _openai_chat(body: _Body) -> None:
     if not body.found.is_set("messages"):
         raise BadRequest("[] is too short - 'messages'")
-    content.check_chat_completion(body.items("messages"))
-    think_of_effort(_effort(body))
+    if not body.is_plain_talk:
+        content.check_chat_completion(body.items("messages"))
+    if effort := _effort(body):
+        think_of_effort(effort)
     _expect_logprobs(body.found)
 
 
 def _effort(body: _Body) -> str:
-    if body.found.span("reasoning") is None and body.found.span("reasoning_effort") is None:  # as nearly always
+    if not body.found.is_there("reasoning") and not body.found.is_there("reasoning_effort"):  # as nearly always
         return ""
     reasoning = body.value("reasoning")
     return str((body.value("reasoning_effort") if reasoning is None else field(reasoning, "effort")) or "")
@@ -262,7 +280,8 @@ def _messages(body: _Body) -> None:
         raise BadRequest("max_tokens is required and must be positive")
     if not body.found.is_set("messages"):
         raise BadRequest("messages is required")
-    content.check_messages(body.items("messages"))
+    if not body.is_plain_talk:
+        content.check_messages(body.items("messages"))
     content.check_tools(body.items("tools"))
 
 
@@ -283,27 +302,27 @@ _CHECKS: Mapping[str, Callable[[_Body], Trouble | None]] = {
 
 
 def _to_think(effort: str) -> bool:
-    return bool(think_of_effort(effort))
+    return bool(effort and think_of_effort(effort))
 
 
-_wanted = lru_cache(64)(Wants)
-"""There are few, and to make one takes longer than to find it."""
+_CHATS = {
+    (thinks, tools): Wants("chat", thinks=thinks, tools=tools) for thinks in (False, True) for tools in (False, True)
+}
+_GENERATES = {
+    (thinks, inserts): Wants("generate", thinks=thinks, inserts=inserts)
+    for thinks in (False, True)
+    for inserts in (False, True)
+}
 
 
 _WANTS: Mapping[str, Callable[[_Body], Wants]] = {
-    "/api/generate": lambda body: _wanted(
-        "generate", thinks=body.found.is_set("think"), inserts=body.found.is_set("suffix")
-    ),
-    "/api/chat": lambda body: _wanted("chat", thinks=body.found.is_set("think"), tools=body.found.is_set("tools")),
-    "/v1/completions": lambda body: _wanted("generate", inserts=body.found.is_set("suffix")),
-    "/v1/chat/completions": lambda body: _wanted(
-        "chat", thinks=_to_think(_effort(body)), tools=body.found.is_set("tools")
-    ),
-    "/v1/responses": lambda body: _wanted(
-        "chat",
-        thinks=_to_think(str(field(body.value("reasoning"), "effort") or "")),
-        tools=content.response_tools(body.items("tools")) > 0,
-    ),
+    "/api/generate": lambda body: _GENERATES[body.found.is_set("think"), body.found.is_set("suffix")],
+    "/api/chat": lambda body: _CHATS[body.found.is_set("think"), body.found.is_set("tools")],
+    "/v1/completions": lambda body: _GENERATES[False, body.found.is_set("suffix")],
+    "/v1/chat/completions": lambda body: _CHATS[_to_think(_effort(body)), body.found.is_set("tools")],
+    "/v1/responses": lambda body: _CHATS[
+        _to_think(str(field(body.value("reasoning"), "effort") or "")), content.response_tools(body.items("tools")) > 0
+    ],
     # Of a model that does not think, Ollama lets it pass here.
-    "/v1/messages": lambda body: _wanted("chat", tools=body.found.is_set("tools")),
+    "/v1/messages": lambda body: _CHATS[False, body.found.is_set("tools")],
 }

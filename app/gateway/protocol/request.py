@@ -25,6 +25,8 @@ from jobs.models.model_settings import ModelSettings
 
 T = TypeVar("T")
 
+_NO_FIELDS = Fields()
+
 PLAIN = 128 * 1024
 """Bytes up to which a body is read on the event loop, if it is little else than some long texts."""
 
@@ -54,8 +56,8 @@ is free for other keys."""
 
 @dataclass(slots=True)
 class InferenceRequest:
-    """The part of a request that decides where it goes and how its caller waits. Nobody changes one; there is one for
-    each request, and to have it frozen would double what it costs.
+    """The part of a request that decides where it goes and how its caller waits. Nobody changes one, but to forget the
+    fields; there is one for each request, and to have it frozen would double what it costs.
     """
 
     model: str
@@ -68,8 +70,8 @@ class InferenceRequest:
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
     keep_seconds: float | None = None
     """How long it stays, below zero for ever; None where the request does not say."""
-    model_at: ValueSpan = (0, 0)
-    """Where the model's name stands in the body, quotes included."""
+    model_at: ValueSpan | None = None
+    """Where the model's name stands in the body, quotes included; None where that is among the `fields`."""
     is_form: bool = False
     """The body is no JSON: names in it have no quotes."""
     fields: Fields = field(default_factory=Fields, compare=False, repr=False)
@@ -90,6 +92,10 @@ class InferenceRequest:
     """Whether its caller wants an error where the prompt does not fit."""
     malformed: BadRequest | None = None
     """Why Ollama would refuse the body before it looks for the model. Another engine may take it."""
+
+    def forget_fields(self) -> None:
+        """Nothing more is looked for in the body, and what was made of it need not stay as long as the answer lasts."""
+        self.fields = _NO_FIELDS
 
     async def with_defaults(self, exchange: Exchange, settings: ModelSettings, context: int | None) -> list[BodyEdit]:
         """What is to be put into the body of what is set for the model; read in a thread where the body is large.
@@ -120,8 +126,8 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
 
     """
     path, body = exchange.entry.path, exchange.body
-    for name, value in exchange.headers:
-        if name == b"content-encoding" and value.lower() != b"identity":
+    for header in exchange.headers:
+        if header[0] == b"content-encoding" and header[1].lower() != b"identity":
             raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
         return await _of_document(exchange, _show_request)
@@ -179,7 +185,9 @@ def with_context(settings: LoadSettings, context: int) -> LoadSettings:
 
 def naming(request: InferenceRequest, name: str) -> BodyEdit:
     """How the body names another model."""
-    return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
+    span = request.model_at or request.fields.span("model")
+    assert span is not None
+    return span, name.encode() if request.is_form else json.dumps(name).encode()
 
 
 def is_quick(body: Body) -> bool:
@@ -239,7 +247,7 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
     model = _text(fields.scalar("model"))
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = _keep_alive(fields) if is_native else None
-    seconds = _seconds(keep)
+    seconds = None if keep is None else _seconds(keep)
     malformed: BadRequest | None = None
     try:
         verdict = refusals.judge(fields, entry.path)
@@ -251,11 +259,10 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
     return InferenceRequest(
         model,
         streams,
-        _settings(fields.inside("options")) if is_native else (),
+        _settings(fields.inside("options")) if is_native and fields.is_there("options") else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
         keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
-        model_at=fields.span("model") or (0, 0),
         fields=fields,
         refusal=None if unloads else verdict.refusal,
         wants=refusals.NOTHING if unloads else verdict.wants,

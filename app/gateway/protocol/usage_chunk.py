@@ -21,10 +21,11 @@ _MOST_HELD = 64 * 1024
 
 def asking(fields: Fields, body: bytes | bytearray) -> BodyEdit | None:
     """How the body of a streamed request asks for the usage; None where it does already, or is no request for one."""
-    options = fields.span("stream_options")
-    if options is None:
+    if not fields.is_there("stream_options"):
         end = body.rindex(b"}")
         return (end, end), b',"stream_options":{%b}' % _ASKED
+    options = fields.span("stream_options")
+    assert options is not None
     inside = fields.inside("stream_options")
     said = inside.span("include_usage")
     match fields.kind("stream_options"), inside.kind("include_usage"):

@@ -5,8 +5,9 @@ ledger in threads, and for none of it a caller waits longer than `WANT_SECONDS`.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import threading
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from loguru import logger
@@ -14,7 +15,7 @@ from loguru import logger
 from app.gateway.upstream.cold_wait import Waited, alone, joined
 from app.gateway.upstream.cold_words import reported
 from app.model_server.report import Report
-from app.model_server.starting.wanted import want
+from app.model_server.starting.wanted import tell
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.store.protocols import DictLike
@@ -70,6 +71,8 @@ class ColdRecords:
         #: Newest first; replaced by the event loop, read by any thread.
         self.history: tuple[ColdStart, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Held, for a tier, by the thread that tells it what is waited for: who comes later knows more.
+        self._telling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def begin(self) -> None:
         """Look up how earlier ones went, beside whatever else there is to do."""
@@ -81,14 +84,20 @@ class ColdRecords:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def want(self, tier: str, model: str, since: datetime) -> None:
-        """Tell the servers of a tier that a model is waited for; not for long, and whatever happens."""
-        now = self._clock.now()
-        writing = asyncio.ensure_future(asyncio.to_thread(want, self._facts, tier, model, now, since=since))
+    async def want(self, tier: str, models: Mapping[str, datetime]) -> None:
+        """Tell the servers of a tier which models are waited for, and since when; not for long, and whatever happens.
+
+        One round trip, for which the wake waits. Models may be added meanwhile by the event loop.
+        """
+        writing = asyncio.ensure_future(asyncio.to_thread(self._want, tier, models, self._telling[tier]))
         writing.add_done_callback(_retrieve)
         await asyncio.wait({writing}, timeout=WANT_SECONDS)
         if not writing.done():
-            logger.warning("the ledger takes long to note that {} is waited for on tier {}", model, tier)
+            logger.warning("the ledger takes long to note that {} is waited for on tier {}", ", ".join(models), tier)
+
+    def _want(self, tier: str, models: Mapping[str, datetime], telling: threading.Lock) -> None:
+        with telling:
+            tell(self._facts, tier, dict(models))
 
     def settled(self, waited: Waited, *, is_remote: bool) -> None:
         """Write down and count a wait that is over, with what its server tells of it."""

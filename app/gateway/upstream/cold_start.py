@@ -282,11 +282,14 @@ class ColdStarts:
         pauses = self._waker.pauses()
         was_away = self._is_starting()  # and may answer the first question, which then was what was waited for
         while True:
-            woke = await self._waker.wake(load.model)
+            woke = await self._waker.wake(load.model, load.session)
             load.wait.tier_answers(woke=woke or was_away)
             await self._pause_over()
             if not load.model:
                 load.wait.loaded(is_real=False)
+                return
+            if woke and not load.settings and self._waker.has_loaded(load.model, load.session):
+                self._note_loaded(load, 0.0)
                 return
             status, text = await self._load_once(load)
             if status == 200:

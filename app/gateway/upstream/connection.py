@@ -46,12 +46,13 @@ class Connection(asyncio.Protocol):
         self._sent = 0
         self._is_full = False
         self._is_send_scheduled = False
+        self._parser = httptools.HttpResponseParser(self)
+        """Of all answers on this connection: one that did not end as it should is its last."""
 
     # One exchange
 
     def ask(self, head: bytes, body: bytes | bytearray) -> None:
         """Send a request. The body must stay as it is until all of it `is_sent`, or the exchange has ended."""
-        self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.has_head = False
@@ -122,6 +123,12 @@ class Connection(asyncio.Protocol):
             if self.is_complete:
                 return b""
             await self._wait()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come since the last time; empty where nothing has, which tells nothing of what comes."""
+        if not self._pieces:
+            return b""
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
@@ -183,23 +190,23 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
-        if self._sink is not None and self._is_passed_on(self._sink):
+        # What is the next piece, and not the last, is where it belongs once the sink has taken it.
+        if (
+            self._sink is not None
+            and self._pieces
+            and self._waiter is not None
+            and not self._waiter.done()
+            and not self.is_complete
+            and self._failure is None
+            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        ):
+            self._pieces.clear()
+            self._size = 0
             return
         if self._size > HIGH_WATER and not self.is_paused:
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
-
-    def _is_passed_on(self, sink: Callable[[bytes], bool]) -> bool:
-        """Whether all that has come is where it belongs: it is the next piece, and the sink has taken it."""
-        is_next = self._waiter is not None and not self._waiter.done()
-        if not is_next or not self._pieces or self.is_complete or self._failure is not None:
-            return False
-        if not sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)):
-            return False
-        self._pieces.clear()
-        self._size = 0
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True

@@ -21,9 +21,9 @@ class HoldTiming:
 
     poke_seconds: float = 0.25
     """Between two questions whether a tier is awake; at zero containers each is answered 503 at once."""
-    near_poke_seconds: float = 0.05
+    near_poke_seconds: float = 0.02
     """And once a server has said that it starts, for `near_seconds`: half of it is what a start takes longer by our
-    asking. Modal lets a workspace have 200 requests a second."""
+    asking. Modal lets a workspace have 200 requests a second, so tiers that wake at once share the questions."""
     near_seconds: float = 20.0
     """A start that takes longer has bytes to read, beside which a quarter of a second is little."""
     first_poll_seconds: float = 0.5
@@ -42,6 +42,10 @@ class HoldTiming:
     """Callers that may wait for one tier; each key its share of them."""
     limits: LoadLimits = field(default_factory=LoadLimits)
     """How much may be loaded for those who wait."""
+
+    def until_next_poke(self, near: int) -> float:
+        """Seconds until a tier is asked again, where so many are near, this one among them; 0 where it is not."""
+        return min(near * self.near_poke_seconds or self.poke_seconds, self.poke_seconds)
 
 
 def noted_nowhere(_tier: str, _model: str, _settings: Mapping[str, Any]) -> None:
@@ -70,6 +74,8 @@ class HoldContext:
     timing: HoldTiming
     loaded: Callable[[str, str, Mapping[str, Any]], object] = noted_nowhere
     cold: ColdRecords | None = None
+    near: set[str] = field(default_factory=set)
+    """The tiers of which a server is about to be there. The event loop's own."""
 
 
 class NotReadyYet(NetworkTrouble):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 from app.model_server.report import Loaded
 from jobs.core.errors import NetworkTrouble, ServerTrouble
+from jobs.core.model_name import ModelName
 from jobs.ollama.responses import Running, listed_in
 
 _MOST_TEXT = 64 * 1024
@@ -20,30 +22,64 @@ SESSION = b"modal-session-id"
 """What a caller sends by this name never comes so far: `app.gateway.protocol.headers`."""
 
 
-async def absence(client: UpstreamClient) -> str | None:
-    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
+@dataclass(frozen=True)
+class Presence:
+    """What a tier that was asked came to.
+
+    Args:
+        why_not: it cannot be used yet; empty when it answers.
+        models: that the server which answered has in memory, where it was asked for them.
+
+    """
+
+    why_not: str = ""
+    models: tuple[str, ...] = ()
+
+    def has(self, model: str) -> bool:
+        name = ModelName.parse(model)
+        return any(map(name.is_called, self.models))
+
+
+async def presence(client: UpstreamClient, *, path: str = ANSWERS_AT, session: Iterable[Header] = ()) -> Presence:
+    """Whether the tier can be used. Asking is what wakes it.
+
+    Args:
+        client: the way there.
+        path: what is asked for: a server that answers with its version answers with what it has loaded as well, and one
+            way is as short as the other.
+        session: as in `session_of`.
 
     Raises:
         ServerTrouble: a proxy in front of it refuses the gateway, which no waiting changes.
 
     """
     try:
-        answer = await client.ask("GET", ANSWERS_AT)
+        answer = await client.ask("GET", path, session)
     except NetworkTrouble as trouble:
-        return str(trouble)
+        return Presence(str(trouble))
     try:
         text = await answer.whole(_MOST_TEXT)
     except NetworkTrouble as trouble:
-        return str(trouble)
+        return Presence(str(trouble))
     finally:
         answer.close()
+    if answer.status == 200:
+        return Presence(models=_models_in(text) if path == LOADED_AT else ())
     why = f"it answers {answer.status} {error_text(text)[:200]}".strip()
     if answer.status in {401, 403, 407}:
         raise ServerTrouble(
             f"the way to {client.url} is closed to the gateway: {why}",
             hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
         )
-    return None if answer.status == 200 else why
+    return Presence(why)
+
+
+def _models_in(text: bytes) -> tuple[str, ...]:
+    """None where it makes no sense: then each is asked for."""
+    try:
+        return tuple(Running.of(each).name for each in listed_in(json.loads(text)))
+    except (ValueError, ServerTrouble):
+        return ()
 
 
 async def load(

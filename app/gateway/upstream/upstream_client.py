@@ -7,7 +7,7 @@ the server was doing. Errors are ours, and tell whether a byte of the answer had
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -17,7 +17,7 @@ import httpx
 
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
-from app.gateway.protocol.headers import Header
+from app.gateway.protocol.headers import Header, written
 from app.gateway.upstream.connection import Connection
 from jobs.core.errors import CutShort, Stalled, Unreachable
 
@@ -69,20 +69,16 @@ class UpstreamAnswer:
         self._connection = connection
         self.status = connection.status
         self.headers = connection.headers
+        # Each as the connection has it, and documents it: one step less for each piece.
+        self.read = connection.read
+        self.take = connection.take
+        self.pass_to = connection.pass_to
 
     def header(self, name: bytes) -> bytes:
         for key, value in self.headers:
             if key == name:
                 return value
         return b""
-
-    async def read(self) -> bytes:
-        """See `Connection.read`."""
-        return await self._connection.read()
-
-    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
-        """See `Connection.pass_to`."""
-        self._connection.pass_to(sink)
 
     @property
     def is_request_sent(self) -> bool:
@@ -123,15 +119,23 @@ class UpstreamClient:
         #: Changed by the event loop alone; its length may be read by any thread.
         self._busy: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: A connection that is being opened for who asks next.
+        self._ahead: asyncio.Task[Connection] | None = None
 
     @property
     def open_exchanges(self) -> int:
         return len(self._busy)
 
     async def ask(
-        self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b""
+        self, method: str, path: str, headers: Iterable[Header] | bytes = (), body: bytes | bytearray = b""
     ) -> UpstreamAnswer:
         """Send a request, and wait for the head of its answer.
+
+        Args:
+            method: of the request.
+            path: where it goes.
+            headers: beside our own; or as they are written.
+            body: all of it; it must stay as it is until it is sent.
 
         Raises:
             Unreachable: no server is there.
@@ -140,12 +144,12 @@ class UpstreamClient:
             ServerTrouble: what came is not HTTP.
 
         """
-        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        fields = headers if isinstance(headers, bytes) else written(headers)
         head = b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
             method.encode(), path.encode(), self._common, fields, len(body),
         )  # fmt: skip
         while True:
-            connection = self._take() or await self._connect()
+            connection = self._take() or await self._opened_ahead() or await self._connect()
             self._busy.add(connection)
             try:
                 connection.ask(head, body)
@@ -173,6 +177,10 @@ class UpstreamClient:
         for connection in (*self._idle, *self._busy):
             connection.transport.abort()
         self._idle.clear()
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead.add_done_callback(_abort)
+            self._ahead = None
 
     def _take(self) -> Connection | None:
         while self._idle:
@@ -180,6 +188,16 @@ class UpstreamClient:
             if not connection.is_lost:
                 return connection
         return None
+
+    def connect_ahead(self) -> None:
+        """Begin to open a connection, for who asks in a moment and has something else to wait for until then."""
+        if self._ahead is None and not self._idle:
+            self._ahead = asyncio.create_task(self._connect(), name=f"connect to {self._host}")
+
+    async def _opened_ahead(self) -> Connection | None:
+        ahead, self._ahead = self._ahead, None
+        connection = None if ahead is None else await ahead
+        return None if connection is None or connection.is_lost else connection
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -217,3 +235,9 @@ class UpstreamClient:
                 kept.append(connection)
         self._idle = kept
         self._timer = loop.call_later(self._period, self._check_silence) if self._busy or self._idle else None
+
+
+def _abort(connecting: "asyncio.Task[Connection]") -> None:
+    """Nobody takes it any more, nor its failure."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().transport.abort()

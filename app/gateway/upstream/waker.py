@@ -9,8 +9,10 @@ from datetime import datetime
 
 from loguru import logger
 
+from app.engines.engine import ANSWERS_AT, LOADED_AT
+from app.gateway.protocol.headers import Header
 from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext
-from app.gateway.upstream.server_requests import absence
+from app.gateway.upstream.server_requests import Presence, presence
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 
 
@@ -36,8 +38,12 @@ class TierWaker:
         self.since = context.clock.now()
         #: Wakes the tier, as long as that takes. Written by the event loop, read by any thread.
         self.task: asyncio.Task[bool] | None = None
-        #: The models that this wake is for. The event loop's own.
-        self._wanted: set[str] = set()
+        #: The models that this wake is for, and since when. A new one for each wake; grown by the event loop, and
+        #: copied by the thread that writes it down.
+        self._wanted: dict[str, datetime] = {}
+        #: The session of the load that this wake began with, and what its answer told. The event loop's own.
+        self._session: tuple[Header, ...] = ()
+        self._found = Presence()
         #: Has the reports read anew. The event loop's own.
         self._refresh: asyncio.Future[bool] | None = None
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
@@ -80,12 +86,13 @@ class TierWaker:
         """
         self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
 
-    async def wake(self, model: str = "") -> bool:
+    async def wake(self, model: str = "", session: tuple[Header, ...] = ()) -> bool:
         """Return when the tier answers; true where it did not at first. One task wakes it for all, and goes on though
         callers leave.
 
         Args:
             model: that is waited for; the servers are told, so that they load it first.
+            session: leads to the server that is met.
 
         Raises:
             CannotStart: its servers refuse to start, and none may be tried now.
@@ -97,30 +104,38 @@ class TierWaker:
             return False
         if self.task is None:
             self.since = self._clock.now()
-            self._wanted = {model}
-            self.task = asyncio.create_task(self._wake(model), name=f"wake {self._upstream.tier}")
+            self._wanted = {model: self.since} if model else {}
+            self._session, self._found = session, Presence()
+            self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
             self.task.add_done_callback(_retrieve)
-        elif model not in self._wanted:
-            self._wanted.add(model)
+        elif model and model not in self._wanted:
+            self._wanted[model] = self._clock.now()
             task = self.task
-            await self._want(model)
+            await self._want()
             return await asyncio.shield(task)
         return await asyncio.shield(self.task)
 
-    async def _want(self, model: str) -> None:
-        """Have the servers know what is waited for, if they look."""
-        if model and self._upstream.is_remote and self._context.cold is not None:
-            await self._context.cold.want(self._upstream.tier, model, self.since)
+    def has_loaded(self, model: str, session: tuple[Header, ...]) -> bool:
+        """Whether the server that the last wake met, and that this session leads to, had the model in memory: it loads
+        what is waited for before it answers."""
+        return bool(session) and session == self._session and self._found.has(model)
 
-    async def _wake(self, model: str) -> bool:
+    async def _want(self) -> None:
+        """Have the servers know what is waited for, if they look."""
+        if self._wanted and self._upstream.is_remote and self._context.cold is not None:
+            await self._context.cold.want(self._upstream.tier, self._wanted)
+
+    async def _wake(self) -> bool:
         """Ask until it answers; to ask is to start another server. The reports are read anew beside that."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
         is_first = True
         try:
             self.insist_on_starts()
-            await self._want(model)
-            while (why := await absence(self._client)) is not None:
+            if self._upstream.is_remote:
+                self._client.connect_ahead()  # to shake hands takes as long as the ledger does
+            await self._want()
+            while why := (await self._asked()).why_not:
                 self.why = why
                 if is_first:
                     self._context.woke(tier, "request")
@@ -140,8 +155,15 @@ class TierWaker:
         finally:
             self.since = self._clock.now()
             self.task = None
+            self._context.near.discard(self._upstream.tier)
             if self._refresh is not None:
                 self._refresh.cancel()  # which ends nothing but the waiting for it
+
+    async def _asked(self) -> Presence:
+        """A server that tells of its start has loaded something by then, which spares the question for it."""
+        path = LOADED_AT if self._upstream.is_remote else ANSWERS_AT
+        self._found = await presence(self._client, path=path, session=self._session)
+        return self._found
 
     async def _pause(self) -> None:
         """Until the next question; it comes at once when a server has just said that it serves."""
@@ -153,15 +175,18 @@ class TierWaker:
             await asyncio.sleep(ends - _now())
 
     def _pause_seconds(self) -> float:
-        """Shorter once a server is near."""
-        timing, now = self._timing, self._clock.now()
+        """Shorter once a server is near; tiers of which one is share the questions that may be asked."""
+        timing, near, now = self._timing, self._context.near, self._clock.now()
         ages = [
             (now - (each.started_at or each.at)).total_seconds()
             for each in self._servers.of(self._upstream.tier)
             if each.state == "waking"
         ]
-        is_near = self._has_come() or any(age < timing.near_seconds for age in ages)
-        return min(timing.near_poke_seconds, timing.poke_seconds) if is_near else timing.poke_seconds
+        if not self._has_come() and not any(age < timing.near_seconds for age in ages):
+            near.discard(self._upstream.tier)
+            return timing.until_next_poke(0)
+        near.add(self._upstream.tier)
+        return timing.until_next_poke(len(near))
 
     def _has_come(self) -> bool:
         """Whether a server has said that it serves since this wake began: that may come before its proxy lets us in."""

@@ -120,7 +120,7 @@ def windows(  # noqa: PLR0917 - typer reads options from parameters
     from app.accounting.window_cost import offers  # noqa: PLC0415
 
     at = this_machine()
-    offered = offers(_fleet_of(fleet), {}, at.commands.clock.now())
+    offered = offers(_fleet_of(fleet), _recorded(at.home, keys.COLD), at.commands.clock.now())
     show([each.as_json() for each in offered], (line for each in offered for line in each.lines()), json=json)
     if not offered:
         say("the fleet declares no windows")

@@ -17,8 +17,8 @@ from jobs.weights.manifest import Manifest
 
 
 class BlobReaders:
-    """Those of one server; they read one model at a time. The thread that starts the server begins, the one that reads
-    the engine's output says when it loads, and any thread may ask how far they are.
+    """Those of one server; they read one model at a time. Who asks the ledger and who starts the server begin, the
+    thread that reads the engine's output says when it loads, and any thread may ask how far they are.
 
     Args:
         clock: for the rate.
@@ -39,7 +39,7 @@ class BlobReaders:
         self._blobs: frozenset[str] = frozenset()
 
     def begin(self, names: Iterable[ModelName]) -> None:
-        """Read the first of these models that is on the volume, before any engine runs."""
+        """Read the first of these models that is on the volume, unless it is being read."""
         for name in names if self._readers else ():
             try:
                 manifest = Manifest.parse(self._volume.manifest(name).read_bytes())
@@ -82,15 +82,26 @@ class BlobReaders:
         if current is not None:
             current.stop()
 
-    def _read(self, blobs: Sequence[str]) -> None:
-        new = ReadAhead(
-            [self._volume.blobs / blob for blob in blobs],
-            self._clock,
-            most_ahead=most_ahead(memory_limit()),
-            taken_in=lambda: self._taken_in() or 0,
-            readers=self._readers,
-        )
+    def release(self) -> None:
+        """Have no file of the volume open, so that it can be reloaded; what is begun after that begins anew."""
         self.stop()
         with self._lock:
-            self._current, self._blobs = new, frozenset(blobs)
-        new.start()
+            current, self._blobs = self._current, frozenset()
+        if current is not None:
+            current.join()
+
+    def _read(self, blobs: Sequence[str]) -> None:
+        with self._lock:
+            if self._blobs == frozenset(blobs):
+                return
+            if self._current is not None:
+                self._current.stop()
+            self._blobs = frozenset(blobs)
+            self._current = ReadAhead(
+                [self._volume.blobs / blob for blob in blobs],
+                self._clock,
+                most_ahead=most_ahead(memory_limit()),
+                taken_in=lambda: self._taken_in() or 0,
+                readers=self._readers,
+            )
+            self._current.start()

@@ -38,11 +38,13 @@ class StartedEngine:
     Args:
         child: its process, which leads a group of its own.
         disk: the container's directory, in which it has its home and its models.
+        settings: what the file says of its tier.
 
     """
 
     child: "subprocess.Popen[str]"
     disk: Path
+    settings: Mapping[str, Any]
 
 
 def begun(environ: Mapping[str, str], volume: Path = Path(MODELS), checked: Path = CHECKED) -> StartedEngine | None:
@@ -73,7 +75,7 @@ def begun(environ: Mapping[str, str], volume: Path = Path(MODELS), checked: Path
     command, code = _command_and_code(settings["engine"])
     whole = engine_environ(environ, settings["environ"], host=address(environ), models=models, home=home, code=code)
     try:
-        return StartedEngine(launched(command, whole), disk)
+        return StartedEngine(launched(command, whole), disk, settings)
     except OSError:
         return None
 

@@ -38,7 +38,7 @@ class ReadAhead:
         clock: for the rate, and for waiting.
         most_ahead: bytes that may be read beyond what the engine has taken in.
         taken_in: bytes of these files that the engine has taken in so far.
-        readers: threads.
+        readers: threads, at most; each has memory for a block, so no more of them than blocks.
 
     """
 
@@ -56,16 +56,18 @@ class ReadAhead:
         self._taken_in = taken_in
         #: Guards the four below: held by a reader that takes its next block, has read one, or ends.
         self._lock = threading.Lock()
-        self._blocks = _blocks(paths)
+        blocks = list(_blocks(paths))
+        self._blocks = iter(blocks)
         self._handed_out = 0
         self._done = 0
-        self._busy = readers
+        count = max(1, min(readers, len(blocks)))
+        self._busy = count
         #: Written once, by the last reader or by whoever stops them before.
         self._ended_at: float | None = None
         self._stopping = threading.Event()
         self._began = clock.monotonic()
         self._threads = [
-            threading.Thread(target=self._read, name=f"read ahead {number}", daemon=True) for number in range(readers)
+            threading.Thread(target=self._read, name=f"read ahead {number}", daemon=True) for number in range(count)
         ]
 
     def progress(self) -> BytesRead:

@@ -1,10 +1,11 @@
 """Which models are to be in memory first on a tier that is woken: a fact under `wanted/<tier>`, first come first.
 
 Whoever wakes a tier writes it before the first request that may start a server; the server reads it once. What nobody
-waits for any more does little harm: it counts for some minutes, and is one load.
+waits for any more does little harm: it counts for some minutes, and is one load. Of two who wake a tier at once the
+last one's word stands, and the other's model is loaded when it is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,14 +26,20 @@ MOST = 16
 """More would not fit a GPU anyway."""
 
 
+def tell(facts: DictLike, tier: str, models: Mapping[str, datetime]) -> None:
+    """Say which models are waited for, and since when, first come first: one round trip, and nothing else counts."""
+    known = list(models.items())[:MOST]
+    facts.put(keys.wanted(tier), {"v": 1, "models": [{"model": name, "at": isoformat(at)} for name, at in known]})
+
+
 def want(facts: DictLike, tier: str, model: str, now: datetime, *, since: datetime) -> None:
-    """Say that a model is waited for, behind those asked for since the wake began; these keep their places."""
-    known = [(name, at) for name, at in _read(facts.get(keys.wanted(tier))) if at >= since - AT_ONCE]
-    if all(name != model for name, _ in known):
-        known.append((model, now))
-    facts.put(
-        keys.wanted(tier), {"v": 1, "models": [{"model": name, "at": isoformat(at)} for name, at in known[:MOST]]}
-    )
+    """Say that a model is waited for, behind those asked for since the wake began, by whomever; these keep their
+    places."""
+    known: dict[str, datetime] = {}
+    for name, at in [*_read(facts.get(keys.wanted(tier))), (model, now)]:
+        if at >= since - AT_ONCE:
+            known.setdefault(name, at)
+    tell(facts, tier, known)
 
 
 def wanted(facts: ReadableDict, tier: str, now: datetime) -> list[ModelName]:

@@ -1,6 +1,10 @@
 """`python -m jobs.testing.ollama`: an Ollama that infers nothing, until a signal ends it."""
 
-from jobs.testing.ollama.server import main
+from jobs.http.httpx_alone import import_httpx_alone
+
+import_httpx_alone()
+
+from jobs.testing.ollama.server import main  # noqa: E402 - httpx comes with it
 
 if __name__ == "__main__":
     main()

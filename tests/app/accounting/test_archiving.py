@@ -17,6 +17,8 @@ from jobs.core.progress import Reading
 from jobs.home.home import Home
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import known_jobs
 from jobs.store import keys
 from jobs.store.in_order import InOrder, in_order
 from jobs.store.protocols import ShrinkingDict
@@ -296,3 +298,27 @@ def test_the_thread_archives_at_its_start_and_leaves_when_asked(home: Home) -> N
     thread.start()
     thread.stop()
     assert home.reader(clock).jobs() == []
+
+
+class ReadsNotAll(LedgerReader):
+    """Of whom nobody may ask for all jobs."""
+
+    def jobs(self, newest: int | None = None) -> list[Job]:
+        raise AssertionError(f"all jobs were read: {newest}")
+
+
+@pytest.mark.parametrize("hours", [1, 5])
+def test_who_archives_leaves_how_the_jobs_stand(tmp_path: Path, hours: int) -> None:
+    """Where no check for alerts comes, each round of the archive leaves the dead letters and the number of jobs for
+    readers, and goes on from the round before, also when `up` was away for hours."""
+    home, clock = Home(tmp_path), HandClock(datetime(2026, 6, 1, tzinfo=UTC))
+    home.prepare()
+    write_past(tmp_path / "ledger.sqlite", 20, clock.now() - timedelta(days=1), failed_each=10)
+    archive = ArchiveThread(home, clock)
+    reader = ReadsNotAll(home.facts())
+    for _ in range(4):
+        archive.run_once()
+        clock.tick(hours * 3600)
+        known = known_jobs(reader, clock.now())
+        assert len(known.dead) == 2
+        assert sum(known.ended.counts.values()) == 20

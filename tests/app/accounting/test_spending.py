@@ -1,5 +1,6 @@
 """What the servers cost: by the seconds that containers counted, by the fleet's prices, and what a window would pay."""
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 
 from app.accounting import spending
 from app.accounting.window_cost import offers
+from app.accounting.window_suggestions import USUAL, Recorded
 from app.fleet.file import read
 from app.fleet.schema import declared, parse
 from jobs.archive.archive_files import Archive
 from jobs.core.clock import SystemClock
 from jobs.home.home import home_of
+from jobs.telemetry.cold_starts import ColdStart
 from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
 from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
 from jobs.telemetry.usage import About, Row, Sums, UsageRecorder, Use
@@ -173,6 +176,15 @@ def test_this_machine_costs_nothing_and_says_what_it_did(tmp_path: Any) -> None:
 # Windows
 
 
+def started(seconds: float, days_ago: int = 1) -> Iterator[tuple[str, Any]]:
+    """A start of this length, a load beside it, and what its container counted, which goes into no start's length."""
+    at = NOON - timedelta(days=days_ago)
+    start = ColdStart("a10g", f"ta-{seconds}", 0, "start", at, seconds={"container": 8.0, "engine": seconds - 8.0})
+    load = ColdStart("a10g", f"ta-{seconds}", 1, "load", at, seconds={"memory": 1000.0})
+    for each in (start, load, counted(f"ta-{seconds}", at, cold=2 * seconds)):
+        yield each.key, each.as_json()
+
+
 def with_windows(*windows: dict[str, Any]) -> Any:
     return parse({**read(), "windows": list(windows)}, "test")
 
@@ -180,14 +192,23 @@ def with_windows(*windows: dict[str, Any]) -> Any:
 def test_a_window_is_priced_by_its_month() -> None:
     """A window shows its price per month, and from how many cold starts on it pays."""
     fleet = with_windows({"tier": "a10g", "start": "0 8 * * *", "hours": 10, "models": ["llama3.2"]})
-    meters = [counted(f"ta-{n}", NOON, cold=cold) for n, cold in enumerate((50, 60, 300))]
-    [offer] = offers(fleet, {each.key: each.as_json() for each in meters}, NOON)
+    [offer] = offers(fleet, dict(each for took in (50, 60, 300) for each in started(took)), NOON)
     assert (offer.openings, round(offer.hours)) == (30, 301)  # summer time begins meanwhile
     assert offer.dollars == pytest.approx(301 * fleet.dollars_per_hour("a10g"), rel=0.01)
     assert (offer.cold_seconds, offer.tail_seconds, offer.break_even) == (60, 300, 101)
     lines = "\n".join(offer.lines())
     assert "a month: 30 openings, 301 h at $1.42" in lines
     assert "it pays from 101 cold starts per opening on: each is a start of 60 s and 300 s of idle tail, $0.14" in lines
+
+
+def test_a_start_is_as_long_for_what_is_declared_as_for_what_is_proposed() -> None:
+    """Both go by the cold starts of the last weeks that were recorded, and by nothing else."""
+    fleet = with_windows({"tier": "a10g", "start": "0 8 * * *", "hours": 10, "models": ["llama3.2"]})
+    entries = dict(each for took in (50, 60, 300) for each in started(took))
+    entries |= dict(started(3000, days_ago=USUAL.days + 1))
+    [offer] = offers(fleet, entries, NOON)
+
+    assert Recorded.of(entries, NOON - USUAL, NOON).starts == {"a10g": offer.cold_seconds} == {"a10g": 60}
 
 
 def test_windows_that_overlap_count_once() -> None:

@@ -43,6 +43,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.clock = SystemClock()
         self.deaths: list[int] = []
         self.daemons: list[Daemon] = []
         self.host = OllamaHost(port=free_port())
@@ -50,7 +51,7 @@ class Case:
     def daemon(self, *command: str, **variables: str) -> Daemon:
         inherited = {**os.environ, **variables}
         whole = engine_environ(inherited, {}, host=self.host, models=self.folder / "models", home=self.folder)
-        daemon = Daemon(whole, self.host, SystemClock(), on_death=self.deaths.append, command=command or SIMULATOR)
+        daemon = Daemon(whole, self.host, self.clock, on_death=self.deaths.append, command=command or SIMULATOR)
         self.daemons.append(daemon)
         return daemon
 
@@ -64,6 +65,28 @@ def case(tmp_path: Path) -> Iterator[Case]:
     yield case
     for daemon in case.daemons:
         daemon.stop()
+
+
+class Pauses(SystemClock):
+    """Notes how long was waited each time."""
+
+    def __init__(self) -> None:
+        #: Written by the thread that waits, read by the test when it has.
+        self.waits: list[float] = []
+
+    def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
+        self.waits.append(seconds)
+        return super().wait(seconds, wake)
+
+
+def test_an_engine_is_looked_at_often(case: Case) -> None:
+    """Until it answers nothing is waited for but the next look, which comes within five milliseconds."""
+    case.clock = clock = Pauses()
+    daemon = case.daemon()
+    daemon.start()
+    daemon.wait_ready(timedelta(seconds=PATIENCE))
+    assert clock.waits
+    assert max(clock.waits) <= 0.005
 
 
 def test_environment_keeps_what_must_be_so(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Reading
-from jobs.ledger.all_jobs import AllJobs, JobFilter, before_cursor
-from jobs.ledger.dead_letters import FOLDED_FROM
+from jobs.ledger.all_jobs import AllJobs, JobFilter, before_cursor, waits_for
+from jobs.ledger.dead_letters import FOLDED_FROM, dead, groups
 from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.kinds import KINDS
 from tests.support.stores import Store, claimed
@@ -35,11 +35,12 @@ def test_what_nothing_supersedes_is_current(store: Store) -> None:
     old, verify = end(store, "pull", "a:latest", FAILED), end(store, "verify", "a:latest", FAILED)
     new = end(store, "pull", "a:latest", FAILED)
     other = end(store, "delete", "b:latest", FAILED)
-    told = AllJobs.of(store.ledger().reader.jobs())
+    jobs = store.ledger().reader.jobs()
+    told = AllJobs.of(jobs)
 
     assert told.current == {new.id, other.id}
     assert not {old.id, verify.id} & told.current
-    assert [(each.kind, len(each.jobs)) for each in told.dead] == [("delete", 1), ("pull", 1)]
+    assert [(each.kind, len(each.jobs)) for each in groups(dead(jobs))] == [("delete", 1), ("pull", 1)]
 
 
 def test_failures_are_grouped_by_kind_and_class(store: Store) -> None:
@@ -47,7 +48,7 @@ def test_failures_are_grouped_by_kind_and_class(store: Store) -> None:
     lost = [end(store, "pull", f"m{number}:latest", FAILED) for number in range(FOLDED_FROM)]
     end(store, "pull", "x:latest", Ending("failed", "not_found", "no such model"))
     end(store, "delete", "y:latest", FAILED)
-    network, *few = AllJobs.of(store.ledger().reader.jobs()).dead
+    network, *few = groups(dead(store.ledger().reader.jobs()))
 
     assert (network.kind, network.failure_class, network.newest.id) == ("pull", "network", lost[-1].id)
     assert (network.is_folded, network.is_worth_retrying()) == (True, True)
@@ -65,11 +66,11 @@ def test_what_waits_names_what_it_waits_for(store: Store) -> None:
     warm, other = (ledger.post("warm", f"{name}:latest", {}, by="test").job for name in "ab")
     pull = ledger.post("pull", "a:latest", {}, by="test").job
 
-    told = AllJobs.of(ledger.reader.jobs()).waits_for
+    told = waits_for(ledger.reader.jobs(), KINDS)
     assert {id: job.id for id, job in told.items()} == {warm.id: pull.id}
     assert other.id not in told
     ledger.end(claimed(ledger, pull.id), Ending("succeeded"), Reading())
-    assert AllJobs.of(ledger.reader.jobs()).waits_for == {}
+    assert waits_for(ledger.reader.jobs(), KINDS) == {}
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,6 @@ def shown(told: AllJobs) -> dict[str, object]:
     return {
         "jobs": [job.as_json() | ({"cancel_asked": None} if job.has_ended else {}) for job in told.jobs],
         "current": set(told.current),
-        "dead": [(group.kind, group.failure_class, [job.id for job in group.jobs]) for group in told.dead],
-        "waits": {id: job.id for id, job in told.waits_for.items()},
-        "counts": {key: count for key, count in told.counts.items() if count},
     }
 
 

@@ -124,7 +124,7 @@ def redirect(location: str) -> bytes:
     return answer(b"", f"Location: {location}", status=b"HTTP/1.1 307 Temporary Redirect\r\n")
 
 
-BOMB = gzip.compress(gzip.compress(bytes(64 << 20), 9), 9)
+BOMB = gzip.compress(gzip.compress(bytes(64 << 20), 1), 9)
 """1 kB that stands for 64 MB."""
 
 TWICE = "Content-Encoding: gzip, gzip"

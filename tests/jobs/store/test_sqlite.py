@@ -3,13 +3,15 @@
 import sqlite3
 import threading
 from collections import deque
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
+from jobs.core.clock import SystemClock
 from jobs.core.errors import Bug, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
-from jobs.store.sqlite import SqliteDict, SqliteQueue, store_trouble
+from jobs.store.sqlite import POLL_SECONDS, SqliteDict, SqliteQueue, store_trouble
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
 from tests.support.waiting import PATIENCE
 
@@ -143,3 +145,62 @@ def test_a_call_that_hangs_holds_others_up_for_a_while(path: Path) -> None:
         go_on.set()
         thread.join(PATIENCE)
         assert facts.get("other") is None
+
+
+# -- waiting at the queue ----------------------------------------------------------------------------------------------
+
+
+class CountingPauses(SystemClock):
+    """The machine's clock; how often somebody let a moment pass by it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: By any thread, under `_lock`.
+        self.pauses = 0
+
+    def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
+        with self._lock:
+            self.pauses += 1
+        return super().wait(seconds, wake)
+
+
+def test_of_all_who_wait_in_a_process_one_looks(tmp_path: Path) -> None:
+    """However many lanes have nobody's job, the file is looked at as often as for one; each has its turn to give up."""
+    clock, path = CountingPauses(), tmp_path / "ledger.sqlite"
+    began = clock.monotonic()
+
+    def wait(lane: str) -> None:
+        with closing(SqliteQueue(path, clock=clock)) as queue:
+            for _ in range(2):
+                with pytest.raises(Empty):
+                    queue.get(timeout=0.4, partition=lane)
+
+    threads = [threading.Thread(target=wait, args=(f"lane{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert 0 < clock.pauses <= (clock.monotonic() - began) / POLL_SECONDS + 2
+
+
+@pytest.mark.parametrize("lane", ["first", "second"])
+def test_whoever_of_those_waits_gets_what_comes(tmp_path: Path, lane: str) -> None:
+    """An item reaches the one who waits for it, whether he or another one looks at the file."""
+    path = tmp_path / "ledger.sqlite"
+    queues = {each: SqliteQueue(path) for each in ("first", "second", "put")}
+    got: dict[str, object] = {}
+
+    def wait(own: str) -> None:
+        with suppress(Empty):
+            got[own] = queues[own].get(timeout=None if own == lane else 0.5, partition=own)
+
+    threads = [threading.Thread(target=wait, args=(own,)) for own in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    threads[lane == "first"].join(PATIENCE)  # the other one has given up, and looked for both if he came first
+    queues["put"].put("item", partition=lane)
+    for thread in threads:
+        thread.join(PATIENCE)
+    for queue in queues.values():
+        queue.close()
+    assert got == {lane: "item"}

@@ -74,6 +74,11 @@ class Mounts:
             target.unlink(missing_ok=True)
             target.write_bytes((self.blobs / file.sha256_hex).read_bytes())
 
+    def sources(self, mount_ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """The name of each Python file of these mounts, below the root, and where its bytes are."""
+        files = [file for mount_id in mount_ids for file in self.mounts[mount_id] if file.filename.endswith(".py")]
+        return tuple((file.filename.lstrip("/"), str(self.blobs / file.sha256_hex)) for file in files)
+
     def files(self, mount_ids: Iterable[str]) -> list[str]:
         return sorted(file.filename for mount_id in mount_ids for file in self.mounts[mount_id])
 

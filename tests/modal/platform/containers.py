@@ -21,7 +21,8 @@ from modal_proto import api_pb2
 
 from tests.modal.platform.apps import App, Apps, Function
 from tests.modal.platform.build import Images, Mounts, Secrets
-from tests.modal.platform.fork_server import Running, can_fork, forked
+from tests.modal.platform.compiled import lay_out
+from tests.modal.platform.forked import READ, Running, can_fork, forked
 from tests.modal.platform.inside import ENTRYPOINT
 from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id
@@ -59,6 +60,9 @@ class Settings:
     """Whether volumes are mounted where they belong; never set it where the kernel refuses."""
     fresh: bool = False
     """Whether each container is a Python that reads all by itself, not a fork of one that has read the client."""
+    warm: bool = True
+    """Whether what it imports is compiled before and read as far as its image brings it; not where a start is
+    measured."""
     mount_variables: dict[str, str] = field(default_factory=dict)
     """Without namespaces, variables by which a container learns where it finds what belongs at a mount path."""
     client_seconds: float = PATIENCE
@@ -148,7 +152,7 @@ class Containers:
         server, url = await self.wire.listen(container.id, path=path)
         try:
             container.environment = await asyncio.to_thread(self._environment, container)
-            binds = await asyncio.to_thread(self._furnish, container)
+            binds = await asyncio.to_thread(self._furnish, container, container.environment)
             await self._run(container, url, container.environment, binds)
         except Exception as broken:
             container.lines.append(f"{type(broken).__name__}: {broken}\n")
@@ -168,12 +172,14 @@ class Containers:
         image = self.images.find(container.function.definition.image_id)
         return built(declared(image.layers, image.builder, self.mounts.names.__getitem__))
 
-    def _furnish(self, container: Container) -> list[Bind]:
+    def _furnish(self, container: Container, environment: Environment) -> list[Bind]:
         """Lay out the source and make a view of every volume; what has to appear where is returned."""
         definition = container.function.definition
         (container.home / "fs/root").mkdir(parents=True)
         (container.home / "home").mkdir()
         self.mounts.lay_out(definition.mount_ids, container.home / "fs")
+        if self.settings.warm:
+            lay_out(self.mounts.sources(definition.mount_ids), environment.interpreter, container.home / "fs")
         binds = []
         for mount in definition.volume_mounts:
             path = container.home / "views" / mount.volume_id
@@ -190,6 +196,7 @@ class Containers:
         arguments.write_bytes(self._arguments(container).SerializeToString())
         container.environ = {**self._environ(container, url, environment, arguments), **self._mount_variables(binds)}
         container.process = await self._started(container, environment, binds)
+        container.changed.notify()
         pumps = [
             asyncio.create_task(self._pump(container, container.process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT)),
             asyncio.create_task(self._pump(container, container.process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR)),
@@ -210,7 +217,10 @@ class Containers:
         if is_plain and not is_fresh and can_fork():
             root = container.home / "fs/all"
             root.mkdir()
-            return await forked(environment, container.environ, binds, root=root, cwd=cwd, limit=LINE_LIMIT)
+            names = READ if self.settings.warm else ()
+            return await forked(
+                environment, container.environ, binds, names=names, root=root, cwd=cwd, limit=LINE_LIMIT
+            )
         inside = [str(environment.python), "-m", ENTRYPOINT]
         return await asyncio.create_subprocess_exec(
             *self.settings.words_before,
@@ -374,6 +384,10 @@ class Containers:
         return container
 
     async def container_hello(self, _: Empty) -> Empty:
+        """The first thing that it says, maybe before we know that it runs."""
+        container = self.all.get(caller.get())
+        while container is not None and container.process is None:
+            await container.changed.wait(PATIENCE)
         self.current()
         return Empty()
 

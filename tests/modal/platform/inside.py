@@ -1,8 +1,9 @@
 """What a container's process does before Modal's entrypoint has it: the Python that runs this is the container's own.
 
 `enter` gives a process a root directory of its own, and a volume its place there. `serve` is a Python that has read
-Modal's client, as the platform brings it, and nothing that an image or its source would bring; each container is a fork
-of it, which saves half a second of processor each. This imports nothing of the repository: it is not there inside.
+Modal's client, as the platform brings it, and of what the image has what it is told, but nothing of the source; each
+container is a fork of it, which saves most of a second of processor each. This imports nothing of the repository: it is
+not there inside.
 """
 
 import ctypes
@@ -71,8 +72,43 @@ def enter(root: str, binds: list[tuple[str, str, bool]], cwd: str) -> None:
 # -- a Python that has read the client ---------------------------------------------------------------------------------
 
 
+def serve(line: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork for whoever asks until nobody can: None. In a fork: what it is asked to be, with its descriptors.
+
+    Who asks sends the length of a JSON object, that object, the descriptors that the fork is to have, and one more:
+    there its process id is told, and its exit code once it has ended.
+    """
+    statuses: dict[int, int] = {}
+    awake, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno())
+    while True:
+        ready, _, _ = select.select([line, awake], [], [])
+        if awake in ready:
+            awake.recv(4096)
+            while statuses and (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                status = statuses.pop(ended[0])
+                with suppress(BrokenPipeError), os.fdopen(status, "wb", buffering=0) as told:
+                    told.write(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
+        if line in ready:
+            if (requested := _requested(line)) is None:
+                return None
+            asked, (*descriptors, status) = requested
+            if not (pid := os.fork()):
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for closed in (line, awake, wake):
+                    closed.close()
+                return asked, descriptors
+            for each in descriptors:
+                os.close(each)
+            statuses[pid] = status
+            os.write(status, b"%d\n" % pid)
+
+
 def _requested(line: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    head, descriptors, _, _ = socket.recv_fds(line, LENGTH.size, 3)
+    head, descriptors, _, _ = socket.recv_fds(line, LENGTH.size, 4)
     if not head:
         return None
     (left,) = LENGTH.unpack(head)
@@ -99,49 +135,22 @@ def _become(asked: dict[str, Any], descriptors: list[int]) -> None:
     del sys.modules[ENTRYPOINT]
 
 
-def serve(line: socket.socket) -> bool:
-    """Fork for whoever asks until nobody can: False. In a fork: True, and it is to go on as the container."""
-    statuses: dict[int, int] = {}
-    awake, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake.fileno())
-    while True:
-        ready, _, _ = select.select([line, awake], [], [])
-        if awake in ready:
-            awake.recv(4096)
-            while statuses and (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                status = statuses.pop(ended[0])
-                with suppress(BrokenPipeError), os.fdopen(status, "wb", buffering=0) as told:
-                    told.write(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
-        if line in ready:
-            if (requested := _requested(line)) is None:
-                return False
-            asked, (*streams, status) = requested
-            if not (pid := os.fork()):
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for closed in (line, awake, wake):
-                    closed.close()
-                _become(asked, streams)
-                return True
-            for each in streams:
-                os.close(each)
-            statuses[pid] = status
-            os.write(status, b"%d\n" % pid)
-
-
-def main(word: str, said: str, *command: str) -> None:
+def main(word: str, *words: str) -> None:
     if word == "enter":
+        said, *command = words
         asked = json.loads(said)
         if asked["own_network"]:
             subprocess.run(["sh", "-c", OWN_NETWORK], check=True)
         enter(asked["root"], asked["binds"], str(Path.cwd()))
         os.execv(command[0], command)
-    __import__(ENTRYPOINT)
+    *names, said = words
+    for name in (ENTRYPOINT, *names):
+        with suppress(ModuleNotFoundError):  # not every image has all of them
+            __import__(name)
     gc.collect()
     gc.freeze()
-    if serve(socket.socket(fileno=int(said))):
+    if (forked := serve(socket.socket(fileno=int(said)))) is not None:
+        _become(*forked)
         runpy.run_module(ENTRYPOINT, run_name="__main__", alter_sys=True)
 
 

@@ -94,6 +94,8 @@ class ModalService:
             await server.start(path=str(path))
             return server, f"unix://{path}"
         listener = socket.create_server(("127.0.0.1", port))
+        # Its connections inherit that; else each answer waits forty milliseconds for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await server.start(sock=listener)
         return server, f"http://127.0.0.1:{listener.getsockname()[1]}"
 

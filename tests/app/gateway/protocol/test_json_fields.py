@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol import json_fields
-from app.gateway.protocol.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, TOO_LONG, fields_of
+from app.gateway.protocol.json_fields import (
+    MOST_DEPTH,
+    MOST_NAMES,
+    MOST_TEXT,
+    MOST_VALUES,
+    TOO_LONG,
+    Fields,
+    fields_of,
+)
 from jobs.core.errors import BadRequest
 from jobs.ollama.go_types import CUT
 
@@ -78,15 +86,35 @@ def read_by(body: bytes, marks: int | None) -> Any:
     try:
         found = fields_of(body, NAMES, INSIDE, marks=marks)
         spans = {name: (found.span(name), found.inside(name).span("num_ctx")) for name in NAMES}
-        return spans, list(found.in_order()), repr({name: found.outline(name) for name in NAMES})
+        asked = (found.is_there, found.is_set, found.kind, found.kind_of_first, found.is_plain_number, found.outline)
+        told = [repr({name: ask(name) for name in sorted(NAMES)}) for ask in asked]
+        inside = found.inside("options")
+        scalars = [_scalar(found, name) for name in sorted(NAMES)]
+        return spans, list(found.in_order()), told, scalars, inside.kind("num_ctx"), _scalar(inside, "num_ctx")
+    except BadRequest as error:
+        return str(error)
+
+
+def _scalar(found: Fields, name: str) -> Any:
+    try:
+        return found.scalar(name)
     except BadRequest as error:
         return str(error)
 
 
 @given(wild)
-def test_stepping_over_values_changes_nothing(body: bytes) -> None:
-    """Where the library's reader steps over values, the same is found, and refused in the same words."""
+def test_who_builds_the_values_changes_nothing(body: bytes) -> None:
+    """Where the library's reader builds the values, the same is found, and refused in the same words."""
     assert read_by(body, len(body)) == read_by(body, None)
+
+
+def test_small_bodies_are_built_at_once() -> None:
+    """The library's reader takes what clients write, and nothing has to be looked for in the body itself."""
+    body = b'{"model":"x","prompt":"caf\xc3\xa9 \\n","options":{"num_ctx":4096},"x":[1.5]}'
+    found = fields_of(body, NAMES, INSIDE, marks=len(body))
+    assert found.built("options") == {"num_ctx": 4096}
+    assert found.inside("options").built("num_ctx") == 4096
+    assert found.span("x") == (body.index(b"["), body.index(b"]") + 1)
 
 
 @pytest.mark.parametrize("inside", [b"NaN", b"[Infinity]", b"[-Infinity]", b'["\t"]', b"[01]", b"[1.]", b"[" * 1500])

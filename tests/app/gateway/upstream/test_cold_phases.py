@@ -241,7 +241,7 @@ def test_a_store_that_is_away_stops_no_wake(kind: str) -> None:
         )
         records.begin()
         began = time.monotonic()
-        await records.want("a10g", LLAMA, CLOCK.now())
+        await records.want("a10g", {LLAMA: CLOCK.now()})
         took = time.monotonic() - began
         over.set()
         await records.close()
@@ -291,7 +291,7 @@ class Killed:
     def opening(self, heard: HeardRequest, line: Connection) -> None:
         if not self.awake.is_set():
             line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
+        elif heard.only_looks:
             line.document({"version": "1"})
         elif self.phase == "bytes" and not self.killed.is_set():
             self._kill(line)

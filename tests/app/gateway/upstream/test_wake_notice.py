@@ -5,6 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from app.gateway.upstream.holding import HoldTiming
 from app.model_server.report import Report
 from tests.support.dialects import OLLAMA, whole_answer
 from tests.support.gateways import CLOCK, QUICK, asked, gateway
@@ -70,3 +73,46 @@ def test_what_a_server_says_counts_before_the_next_question(tmp_path: Path) -> N
 
     assert woken(tmp_path, coming, poke_seconds=3600.0, near_poke_seconds=0.01) == 200
     assert coming.asked == 4
+
+
+def heard_in_a_wake(folder: Path, has: str, **more: object) -> list[str]:
+    """What a container that has this model is asked for, from when it is there until its caller is answered, all by one
+    session."""
+
+    def opening(heard: HeardRequest, line: Connection) -> None:
+        line.document({"models": [{"name": has}]} if heard.only_looks else {"done": True, "done_reason": "load"})
+
+    with (
+        ScriptedServer(whole_answer, asleep=3, opening=opening) as server,
+        gateway(folder, {"a10g": server.url}, is_remote=True, most_containers=2) as running,
+    ):
+        assert asked(running, OLLAMA, **more).status_code == 200
+        assert len({each.header("modal-session-id") for each in server.heard}) == 1
+        assert {each.path for each in server.heard[:3]} == {"/api/ps"}
+        return [each.path for each in server.heard[3:]]
+
+
+def test_a_model_that_is_there_is_not_asked_for(tmp_path: Path) -> None:
+    """A server has loaded what it was woken for before it answers, and says so to who asks whether it is there: nothing
+    but the caller's own request follows."""
+    assert heard_in_a_wake(tmp_path, "llama3.2:latest") == ["/api/ps", OLLAMA.path]
+
+
+@pytest.mark.parametrize(
+    ("has", "options"), [("qwen3:latest", {}), ("", {}), ("llama3.2:latest", {"num_ctx": 8192})], ids=str
+)
+def test_what_is_not_there_as_it_is_wanted_is_loaded(tmp_path: Path, has: str, options: dict[str, int]) -> None:
+    """Where it has another one, or the caller wants it loaded otherwise, the load is the gateway's own as ever."""
+    assert heard_in_a_wake(tmp_path, has, options=options) == ["/api/ps", "/api/generate", OLLAMA.path]
+
+
+def test_tiers_that_come_at_once_share_the_questions() -> None:
+    """However many of them are near, no more is asked in a second than of one; and none less often than of one that is
+    far."""
+    timing = HoldTiming()
+    one = 1 / timing.until_next_poke(1)
+
+    for near in range(1, 10):
+        assert near / timing.until_next_poke(near) == pytest.approx(one)
+    assert one <= 50  # a workspace may ask 200 times a second, and callers are among those
+    assert timing.until_next_poke(0) == timing.until_next_poke(1000) == timing.poke_seconds

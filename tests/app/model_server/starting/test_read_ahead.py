@@ -1,5 +1,6 @@
 """Readers ahead bring the blobs of a model into the page cache, no further ahead of the engine than they may."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def test_every_byte_of_every_file_is_read(tmp_path: Path) -> None:
 
     assert ahead.progress().done == sum(sizes)
     assert not open_files(tmp_path)
+
+
+def test_small_weights_have_few_readers(tmp_path: Path) -> None:
+    """A reader takes memory for a block, while a server starts: there are no more of them than blocks."""
+    ahead = readers([sparse(tmp_path / "blob", BLOCK + 1)], most_ahead=0, count=16)
+    before = set(threading.enumerate())
+    ahead.start()
+    begun = set(threading.enumerate()) - before
+    ahead.stop()
+    ahead.join()
+
+    assert len(begun) == 2
 
 
 def test_weights_of_no_bytes_are_read_at_once(tmp_path: Path) -> None:

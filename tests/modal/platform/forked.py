@@ -1,12 +1,7 @@
 """Starts containers as forks of a Python that has read Modal's client, one such Python for each environment."""
 
 import asyncio
-import atexit
-import json
 import os
-import socket
-import subprocess
-import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,10 +10,16 @@ from typing import Protocol
 from tests.modal.platform import inside
 from tests.modal.platform.isolation import Bind, unshare
 from tests.modal.platform.packages import Environment
-from tests.support.waiting import PATIENCE
+from tests.support.fork_server import ForkServer
 
 AT_START = ("PYTHON", "LC_", "LANG", "MODAL_LOG")
 """What begins so is read as Python starts or Modal's client is read, so nobody is told of it later."""
+
+READ = (
+    "cronsim", "cryptography.hazmat.primitives.asymmetric.ed25519", "fastapi", "httpx", "loguru", "prometheus_client",
+    "pydantic", "tenacity", "uvicorn.protocols.http.httptools_impl", "uvloop",
+)  # fmt: skip
+"""What our functions import of their image, sooner or later: a third of a second of processor."""
 
 
 class Running(Protocol):
@@ -59,34 +60,10 @@ class Forked:
             os.kill(self.pid, number)
 
 
-class ForkServer:
-    def __init__(self, python: Path, environ: Mapping[str, str]) -> None:
-        self._ours, theirs = socket.socketpair()
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [str(python), "-P", str(inside.__file__), "serve", str(theirs.fileno())],
-            env={**environ, "MODAL_IS_REMOTE": "1", "PATH": os.defpath},
-            cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        theirs.close()
-        atexit.register(self.close)
-
-    def close(self) -> None:
-        self._ours.close()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process.wait(timeout=PATIENCE)
-
-    def send(self, asked: Mapping[str, object], descriptors: list[int]) -> None:
-        said = json.dumps(asked).encode()
-        with self._lock:
-            socket.send_fds(self._ours, [inside.LENGTH.pack(len(said))], descriptors)
-            self._ours.sendall(said)
-
-
 @cache
-def _server(pid: int, python: Path, at_start: tuple[tuple[str, str], ...]) -> ForkServer:  # a fork has none
-    return ForkServer(python, dict(at_start))
+def _server(pid: int, python: Path, names: tuple[str, ...], at_start: tuple[tuple[str, str], ...]) -> ForkServer:
+    environ = {**dict(at_start), "MODAL_IS_REMOTE": "1", "PATH": os.defpath}
+    return ForkServer([str(python), "-P", str(inside.__file__), "serve", *names], environ, Path("/"))
 
 
 def can_fork() -> bool:
@@ -95,12 +72,28 @@ def can_fork() -> bool:
 
 
 async def forked(
-    environment: Environment, environ: Mapping[str, str], binds: Iterable[Bind], *, root: Path, cwd: Path, limit: int
+    environment: Environment,
+    environ: Mapping[str, str],
+    binds: Iterable[Bind],
+    *,
+    names: tuple[str, ...],
+    root: Path,
+    cwd: Path,
+    limit: int,
 ) -> Forked:
-    """Modal's entrypoint in a process of its own, with this environment and root, started by now."""
+    """Modal's entrypoint in a process of its own, with this environment and root, started by now.
+
+    It has read `names` already, as far as its image has them.
+    """
     at_start = {key: value for key, value in environ.items() if key.startswith(AT_START)}
     at_start["PYTHONPATH"] = str(environment.client)  # the source is the container's own
-    server = await asyncio.to_thread(_server, os.getpid(), environment.python, tuple(sorted(at_start.items())))
+    server = await asyncio.to_thread(
+        _server,
+        os.getpid(),
+        environment.python,
+        names,
+        tuple(sorted(at_start.items())),  # a fork of us has no server
+    )
     pipes = [os.pipe() for _ in range(3)]
     asked = {
         "environ": dict(environ), "cwd": str(cwd), "root": str(root),
