@@ -119,6 +119,14 @@ def archived_usage() -> "dict[str, Any]":
     return archived_usage()
 
 
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def archived_audit(query: "dict[str, Any]") -> "list[dict[str, Any]]":
+    """The lines of who did what that have left the ledger."""
+    from app.deployment.volume_queries import archived_audit  # noqa: PLC0415
+
+    return archived_audit(query)
+
+
 @app.function(
     image=cpu_image, schedule=modal.Cron(_TIMES.tick, timezone=_TIMES.timezone), max_containers=1, timeout=_SHORT
 )
@@ -247,6 +255,16 @@ def cost(since: str = "7d", json: bool = False) -> None:
 
     at = _commands()
     at.run(partial(show_cost, launcher=at.launcher, past=_past_usage, since=since, json=json))
+
+
+@app.local_entrypoint()
+def audit(since: str = "7d", who: str = "", act: str = "", limit: int = 50, json: bool = False) -> None:
+    """List who did what, newest first: by which request or command, to what, with what outcome."""
+    from app.deployment.modal_cli import show_audit_lines  # noqa: PLC0415
+
+    past = partial(deployment.answer, archived_audit, "archived_audit")
+    asked: dict[str, Any] = {"since": since, "who": who, "act": act, "limit": limit}
+    _commands().run(partial(show_audit_lines, past=past, **asked, json=json))
 
 
 @app.local_entrypoint()

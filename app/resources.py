@@ -82,6 +82,8 @@ DICTS = {
     "reports": "ollama-reports",
     "usage": "ollama-usage",
     "incidents": "ollama-incidents",
+    "audit": "ollama-audit",
+    "access": "ollama-access",
     "schedules": "ollama-schedules",
 }
 """The Dict of each sort of `jobs.store.keys.SORTS`: Modal lists a Dict only whole. The jobs' own is `ollama-ledger`."""
@@ -95,7 +97,7 @@ proxy_token = modal.Secret.from_name(
     "ollama-proxy-token", required_keys=["MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"]
 )
 
-# Who may ask the gateway: lines that `ollama-modal keys new` prints.
+# Who may ask the gateway: lines that `ollama-modal keys new --line` prints.
 api_keys = modal.Secret.from_name("ollama-api-keys", required_keys=["OLLAMA_MODAL_KEYS"])
 
 HF_SECRET = ""

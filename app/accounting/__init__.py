@@ -1,6 +1,7 @@
 """Brings the archive up to date, and tells what it all cost.
 
 archiving           brings the archive up to date, and a thread that sees to it on one machine
+key_budgets         what budgets of keys go by: prices as `cost` shares them, and what the usage knows of before
 modal_prices        what Modal itself asks for at this moment
 spending            what the servers of a deployment have cost, from the Dict and the archive
 window_cost         what the declared windows cost, and from how many cold starts on they pay

@@ -7,10 +7,12 @@ time, so that nobody waits for the archive, and again later where the disk is fu
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from jobs.access.keys.key_copy import NAME, keep_keys
 from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, archive_at
@@ -48,13 +50,18 @@ def archiving(
     commit: Commit,
     *,
     since: datetime | None = None,
+    lock: Path | None = None,
 ) -> Iterator[int]:
     """Take what is old out of the ledger, a step at a time: how much went in each.
+
+    First the keys are copied there, and what they have lost is put back: that cannot wait.
 
     Before a job or a day of usage leaves, what the upkeep of the weights has to know of it is written down: no night
     need have seen it, and without a fleet none comes. So is how the jobs stand, before any change is forgotten: without
     a fleet no check writes that. Where nobody has, all jobs are read for it, once those have left that are to leave.
     """
+    if lost := keep_keys(facts, archive.folder / NAME, now, commit, lock=lock):
+        logger.error("the ledger had lost keys, and they are put back from their copy: {}", ", ".join(lost))
     remember(facts, recall(facts, ()))
     was_looked_at = facts.get(keys.DEAD_LETTERS) is not None
     if was_looked_at:

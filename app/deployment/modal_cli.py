@@ -7,6 +7,7 @@ as the command follows the job.
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from app.deployment import status as reports
 from app.deployment.spawn_worker import spawn_worker
 from app.resources import APP, GATEWAY, PLAN_PRUNE, READ_FLEET, WEIGHTS_WORKER, deployment, ledger, queue
+from jobs.access.audit import Audit
+from jobs.access.audit_line import Act, AuditLine
 from jobs.cli.interrupt import INTERRUPTED
-from jobs.cli.job_commands import JobCommands, Preview, exit_code
+from jobs.cli.job_commands import JobCommands, Preview, exit_code, who
 from jobs.cli.output import say, screen_width, settle_streams, show
 from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock, isoformat
-from jobs.core.errors import Killed, Refused, Trouble
+from jobs.core.errors import BadRequest, Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
@@ -53,7 +56,10 @@ IDLE = ("nothing is deployed that could work the queue; the job waits until it i
 
 
 ENTRY_POINTS = frozenset(
-    {*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models", "night", "cost", "windows", "plan", "status"}
+    {
+        *(*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models"),
+        *("night", "cost", "audit", "windows", "plan", "status"),
+    }
 )
 """What `app.jobs` has for `modal run`."""
 
@@ -257,6 +263,28 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
     return 0
 
 
+def show_audit_lines(
+    commands: JobCommands,
+    past: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    *,
+    since: str,
+    who: str,
+    act: str,
+    limit: int,
+    json: bool,
+) -> int:
+    """List who did what; the archive is asked only where some of it may be there."""
+    from jobs.archive.audited import AuditQuery, need_act, page  # noqa: PLC0415 - a pull needs none of it
+    from jobs.cli.audit_list import show_audit  # noqa: PLC0415
+
+    if limit < 0:
+        raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
+    need_act(act)
+    query = AuditQuery(parse_since(since, "--since", commands.clock.now()), who, act, limit=limit or None)
+    found = page(ledger, lambda asked: map(AuditLine.from_json, past(asked.as_json())), query, commands.clock.now())
+    return show_audit(found.lines, commands.now, more=found.next is not None, json=json)
+
+
 def _known(commands: JobCommands, posted: Iterable[str] = ()) -> tuple[KnownJobs, list[Job]]:
     """What is known of the jobs without reading all of them, and those of the last night, which told of these ids."""
     reader = LedgerReader.of(ledger, commands.clock)
@@ -344,6 +372,11 @@ def modal_commands(
         except Trouble:  # an older deployment has no such Function; the job that is posted will say so
             return None
 
+    written = Audit(ledger, clock)
+
+    def acts(act: str, subject: str) -> AbstractContextManager[Act]:
+        return written.act(who=who(), request=f"modal run ::{act}", act=act, subject=subject)
+
     jobs = Ledger(queue, ledger, clock)
 
     def archived(since: datetime) -> Iterable[Job]:
@@ -362,5 +395,6 @@ def modal_commands(
         dead=lambda: known_jobs(jobs.reader, clock.now()).dead,
         worded=worded,
         refusal=refusal,
+        acts=acts,
     )
     return ModalCommands(commands, launcher, partial(launcher.followed, plan_prune, PLAN_PRUNE))

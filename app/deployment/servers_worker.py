@@ -197,6 +197,9 @@ class Warming:
             job = run.job
             by_window = job.posted_by == BY_WINDOW
             why = opening(self._fleet, tier, job.posted_at) if by_window else f"{job.id}/{run.n}"
+            if self._wakes.is_stopped(now):
+                hint = "raise alerts.monthly_budget_dollars in fleet.toml, or warm it by hand: that is always allowed"
+                raise Refused(f"tier {tier} was not woken: the month's budget is spent", hint=hint)
             if not self._wakes.take(tier, why, now):
                 allowed = self._wakes.budget(tier)
                 used = f"its {counted(allowed, 'wake')} of our own for today {'is' if allowed == 1 else 'are'} used up"

@@ -17,6 +17,7 @@ from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
 from jobs.archive import archived
+from jobs.archive.audited import AuditQuery, archived_lines
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -113,6 +114,13 @@ def archived_jobs(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
     volume.reload()
     return [job.as_json() for job in archived.archived_jobs(archived.archive_at(Path(MODELS)), parse_moment(since))]
+
+
+def archived_audit(query: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of who did what that have left the ledger."""
+    volume.reload()
+    lines = archived_lines(archived.archive_at(Path(MODELS)), AuditQuery.from_json(query))
+    return [line.as_json() for line in lines]
 
 
 def archived_usage() -> dict[str, Any]:

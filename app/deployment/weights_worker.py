@@ -22,6 +22,7 @@ from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, queue, volume
 from app.resources import ledger as facts
 from app.scheduler.absence import note_old_archive
+from jobs.access.keys.key_copy import copy_at, keep_keys
 from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
@@ -51,6 +52,13 @@ AT_ONCE = 4
 _RUNNING_COMMIT = timedelta(seconds=10)
 """For a commit that runs when the work has ended: of the thirty seconds that the platform grants to a container it
 takes away, the worker's own grace may have used fifteen. Whatever a job has finished, it has committed itself."""
+
+
+COPIED_EVERY = timedelta(minutes=1)
+"""How often the keys are copied while jobs are at work: by one listing."""
+
+KEYS_LOCK = Path(tempfile.gettempdir(), "keys.lock")
+"""The volume has no locks, and this is its only writer."""
 
 
 class Commits(Protocol):
@@ -260,7 +268,12 @@ class MountedWeights:
         return facts.as_json() if facts else None
 
     @contextmanager
-    def committing(self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT) -> Iterator[None]:
+    def committing(
+        self,
+        every: timedelta = COMMIT_EVERY,
+        last_within: timedelta = _RUNNING_COMMIT,
+        before_each: Callable[[], object] = lambda: None,
+    ) -> Iterator[None]:
         """Commit every few seconds, so that a container that is killed loses no more; once more at the end.
 
         Not then when the platform's store has ended the work, or when a commit that runs does not end `last_within`:
@@ -268,7 +281,8 @@ class MountedWeights:
         """
         done, leaves_at_once = threading.Event(), False
         # A daemon: a commit that is never answered must not keep the process either.
-        thread = threading.Thread(target=self._commit_until, args=(done.wait, every), name="commits", daemon=True)
+        args = (done.wait, every, before_each)
+        thread = threading.Thread(target=self._commit_until, args=args, name="commits", daemon=True)
         thread.start()
         try:
             yield
@@ -290,9 +304,10 @@ class MountedWeights:
         except Trouble as trouble:
             logger.error("the last commit of this call failed: {}", trouble)
 
-    def _commit_until(self, done: Callable[[float], bool], every: timedelta) -> None:
+    def _commit_until(self, done: Callable[[float], bool], every: timedelta, before_each: Callable[[], object]) -> None:
         while not done(every.total_seconds()):
             try:
+                before_each()
                 self.commit()
             except Exception as error:  # noqa: BLE001 - the next one is due soon, and the last one is not caught
                 logger.warning("a commit failed: {}: {}", type(error).__name__, error)
@@ -334,11 +349,29 @@ def performing(
         retention=fleet.retention(),
         weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    with mounted.committing():
+    with mounted.committing(before_each=KeysCopied(facts, mounted.root, clock).if_due):
         yield lambda run: perform(run, context)
         if mounted.has_shrunk or not mounted.has_told:
             _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
+
+
+class KeysCopied:
+    """Has the copy of the keys brought up to date while jobs are at work: a pull may take hours, and whoever revoked a
+    key waits for none. The thread that commits owns it.
+    """
+
+    def __init__(self, facts: ShrinkingDict, root: Path, clock: Clock) -> None:
+        self._facts = facts
+        self._path = copy_at(root)
+        self._clock = clock
+        self._due = clock.monotonic()
+
+    def if_due(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._due:
+            self._due = now + COPIED_EVERY.total_seconds()
+            keep_keys(self._facts, self._path, self._clock.now(), lambda: None, lock=KEYS_LOCK)
 
 
 def _move(facts: DictBySort) -> None:
@@ -365,7 +398,7 @@ def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, flee
         return
     try:
         note_old_archive(facts, archive, clock.now())
-        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit))
+        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit, lock=KEYS_LOCK))
         note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -174,6 +174,9 @@ def in_a_deployment(fleet: Fleet) -> Iterator[str]:
     yield from _of_alerts(fleet)
     if fleet.alerts.webhook_secret and not fleet.alerts.kinds:
         yield f"{WEBHOOK} has no effect: alerts.kinds is empty, so there is nothing to tell"
+    if fleet.alerts.on_budget != "alert" and fleet.alerts.monthly_budget_dollars is None:
+        said = f'alerts.on_budget = "{fleet.alerts.on_budget}"'
+        yield f"{said} has no effect: alerts.monthly_budget_dollars says no budget"
     if "budget" not in fleet.alerts.kinds and fleet.alerts.monthly_budget_dollars is not None:
         yield (
             f"alerts.monthly_budget_dollars = {fleet.alerts.monthly_budget_dollars:g} is shown, and nobody is told:"

@@ -25,6 +25,7 @@ _OLLAMA = "the environment of the tier's servers"
 _NIGHT = "what the night does"
 _ALERTS = "what is told"
 _SHOWN = "what a tier is shown to cost where it is rented"
+_DEFAULT = "what a key may take that says nothing of it"
 _OPEN = "what a request gets that leaves it open"
 """Of an Ollama that ran already, where its route has a field for it; which has none, `model_defaults.notes` says."""
 
@@ -78,6 +79,17 @@ KEYS: Mapping[str, Effect] = {
     "windows[].models": Effect("what is loaded there", "the same"),
     "registries.allowed": Effect("what may be pulled from", "the same"),
     "gateway.origins": Effect("whose pages may ask", "the same"),
+    "keys.charge_cold": Effect("whether starts count in the dollars of the key that caused them", ""),
+    "keys.defaults.rpm": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.tpm": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.concurrent": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.requests": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.tokens": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.gpu_seconds": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.dollars": Effect(_DEFAULT, ""),
+    "keys.defaults.tiers": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.wake": Effect(_DEFAULT, _DEFAULT),
+    "keys.defaults.hold": Effect(_DEFAULT, _DEFAULT),
     "volume.quota_gb": Effect("what is refused and pruned", "the same"),
     "volume.retention.unused_days": Effect(_NIGHT, _NIGHT),
     "volume.retention.trash_days": Effect(_NIGHT, _NIGHT),
@@ -90,6 +102,7 @@ KEYS: Mapping[str, Effect] = {
     "alerts.quota_percent": Effect(_ALERTS, _ALERTS),
     "alerts.nightly_late_hours": Effect(_ALERTS, _ALERTS),
     "alerts.monthly_budget_dollars": Effect(_ALERTS, ""),
+    "alerts.on_budget": Effect("what ends when the month's budget is spent", ""),
     "alerts.webhook_secret": Effect("whom it is told", ""),
     "prices.as_of": Effect("shown beside each price", "the same"),
     "prices.source": Effect("shown beside each price", "the same"),

@@ -7,6 +7,7 @@ deployment has begun. It creates nothing.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.engines.engine import Engine, EngineName
 from app.engines.table import ENGINES
 from app.fleet import gpus
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.key_defaults import KeysConfig
 from app.fleet.misnamed import misnamed
 from app.fleet.parameters import ParametersConfig
 from app.fleet.right_parts import right_parts
@@ -36,6 +38,7 @@ from app.fleet.values import (
     TierName,
     TimezoneName,
 )
+from jobs.access.limits import Limits
 from jobs.core.model_name import ModelName
 from jobs.core.retention import RetentionRules
 from jobs.models.aliases import Aliases
@@ -283,6 +286,8 @@ class AlertsConfig(_Table):
     quota_percent: Annotated[int, Field(ge=1, le=100)]
     nightly_late_hours: Annotated[int, Field(ge=1, le=24)]
     monthly_budget_dollars: Annotated[float, Field(gt=0)] | None = None
+    on_budget: Literal["alert", "no_wakes", "refuse"] = "alert"
+    """What happens once that is spent: it is told; nothing wakes a tier any more; or no request to a model is taken."""
     webhook_secret: Annotated[str, Field(min_length=1)] | None = None
     """The Modal secret that has OLLAMA_MODAL_WEBHOOK. Without it incidents are only recorded."""
 
@@ -294,6 +299,7 @@ class Fleet(_Table):
     windows: list[WindowConfig] = []
     registries: SourcesConfig = SourcesConfig()
     gateway: GatewayConfig = GatewayConfig()
+    keys: KeysConfig = KeysConfig()
     volume: VolumeConfig
     schedule: ScheduleConfig
     alerts: AlertsConfig
@@ -302,6 +308,12 @@ class Fleet(_Table):
     def dollars_per_hour(self, tier: str) -> float:
         """What one container of a tier costs while it is up, by the prices of that day."""
         return round(self.prices.per_second(self.tier(tier)) * 3600, 2)
+
+    def default_limits(self, *, rented: bool) -> Limits:
+        """What a key may take that says nothing of it; of dollars only where servers are paid by the second."""
+        limits = self.keys.defaults.limits
+        kept = tuple(each for each in limits.budgets if rented or each.unit != "dollars")
+        return replace(limits, budgets=kept)
 
     def tier(self, name: str) -> TierConfig:
         """
@@ -415,6 +427,7 @@ class Fleet(_Table):
     def _tiers_named(self) -> Iterator[tuple[str, str]]:
         yield from ((f"models[{index}].tier", model.tier) for index, model in enumerate(self.models))
         yield from ((f"windows[{index}].tier", window.tier) for index, window in enumerate(self.windows))
+        yield from ((f"keys.defaults.tiers[{at}]", name) for at, name in enumerate(self.keys.defaults.tiers or ()))
 
 
 def _unpriced(tier: str, choice: gpus.GpuChoice) -> str:

@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from app.fleet.gpus import GpuChoice
 from app.fleet.gpus import parsed as gpu_choice
-from jobs.core.errors import BadName
+from jobs.access.limits import Limits
+from jobs.core.errors import BadName, BadRequest
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import need_alias
 from jobs.registry.allowlist import REGISTRY_FORM, is_entry
@@ -107,6 +108,14 @@ def _origin(text: str) -> str:
     return text
 
 
+def _budget(text: str) -> str:
+    try:
+        Limits.parse({"requests": text})
+    except BadRequest as error:
+        raise PydanticCustomError("budget", "no budget; as in 5/month, or 1/day,20/month") from error
+    return text
+
+
 ORIGIN = re.compile(r"(?=[^*]*\*?[^*]*\Z)(?:\*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/,]{1,253})")
 """A page's origin as browsers send it; a `*` may stand in it once, for anything, or alone for every page there is."""
 
@@ -129,6 +138,7 @@ ModelText = Annotated[str, AfterValidator(_model)]
 AliasText = Annotated[str, AfterValidator(_alias)]
 RegistryText = Annotated[str, AfterValidator(_registry)]
 OriginText = Annotated[str, AfterValidator(_origin)]
+BudgetText = Annotated[str, AfterValidator(_budget)]
 CronLine = Annotated[str, AfterValidator(_cron)]
 TimezoneName = Annotated[str, AfterValidator(_timezone)]
 TickMinutes = Annotated[int, Field(ge=1, le=30), AfterValidator(_minutes_of_an_hour)]

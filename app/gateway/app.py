@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.gateway.auth.admission import Admission
 from app.gateway.auth.keys import Caller, Key, Keys
-from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_cycle import CALLER
@@ -28,6 +29,9 @@ from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.headers import to_server, written
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from app.logs import request_of_lines
+from jobs.access.acts import act_of
+from jobs.access.audit import Audit
+from jobs.access.limits import NO_LIMITS
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
 
@@ -57,6 +61,8 @@ class _Decided:
     path: str
     found: tuple[RouteEntry, str]
     key: Key
+    known: Keys
+    """Among which that key was: of others it has to be found anew."""
     id: str
     """That the head gives to each request; empty where it gives none."""
     to_server: bytes
@@ -67,12 +73,13 @@ class GatewayApp:
 
     Args:
         keys: who may ask.
-        limits: how often.
+        admission: how much.
         passes: answers routes whose action is `passed`.
         handlers: answer routes whose action is `here`, by the entry's path.
         ops: answers below `OWN`, where it lets callers in itself, and routes whose action is `job`.
         page: answers at `PAGE` without a key: its files hold nothing secret.
         recorder: takes the records of requests to models that are refused here.
+        audit: where it is written down who tried to change something and may not.
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
@@ -84,13 +91,14 @@ class GatewayApp:
     def __init__(
         self,
         *,
-        keys: Keys,
-        limits: RateLimits,
+        keys: LiveKeys,
+        admission: Admission,
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: ASGIApp,
         page: ASGIApp,
         recorder: Recorder,
+        audit: Audit,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
@@ -98,12 +106,14 @@ class GatewayApp:
         budget: bodies.Budget,
     ) -> None:
         self._keys = keys
-        self._limits = limits
+        self._admission = admission
+        self._limits = admission.rates
         self._passes = passes
         self._handlers = handlers
         self._ops = ops
         self._page = page
         self._recorder = recorder
+        self._audit = audit
         self._count = itertools.count(1)
         self._clock = clock
         self._begin = begin
@@ -164,7 +174,9 @@ class GatewayApp:
         try:
             await self._answer(scope, path, exchange, receive, is_known=is_known)
         except asyncio.CancelledError:
-            if not exchange.is_gone:
+            if exchange.ended_for is not None:
+                await self._say_ended(exchange, exchange.ended_for)
+            elif not exchange.is_gone:
                 raise
         except bodies.Gone:
             ending = "client_gone"
@@ -179,26 +191,46 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
         decided: _Decided | None = exchange.connection.decided
-        is_new = decided is None
+        keys, known = self._keys, self._keys.known  # a thread may replace what is known at any moment
+        keys.is_used = True
         try:
-            if decided is None:
-                key = self._keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
-            else:
+            if (
+                decided is not None
+                and decided.known is known
+                and (not decided.key.is_of_ledger or exchange.began <= keys.trusted_until)
+            ):
                 key = decided.key
+            else:
+                key = await keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
             exchange.caller = key.caller_at(exchange.at)
         except Unauthorized:
             if (exchange.method, path) != HEARTBEAT:
                 raise
             await self._handlers[path](exchange)
             return
+        task = asyncio.current_task()
+        assert task is not None
+
+        def stop(why: Unauthorized) -> None:
+            """End this request: its key is good no more."""
+            exchange.ended_for = why
+            task.cancel()
+
+        if exchange.caller.limits is not NO_LIMITS:
+            exchange.told = self._admission.told(exchange.caller, exchange.entry.speech)
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
+        keys.under_way[stop] = key
         try:
             entry = exchange.entry
-            if is_new:
-                _refuse_wrong(exchange, path, is_known=is_known)
+            if decided is None or decided.known is not known:
+                try:
+                    _refuse_wrong(exchange, path, is_known=is_known)
+                except Forbidden as refusal:
+                    self._note_refusal(exchange, refusal)
+                    raise
                 if key.is_shown_again:
                     said = _id_in(scope), exchange.to_server
-                    decided = _Decided(path, (entry, exchange.below), key, *said)
+                    decided = _Decided(path, (entry, exchange.below), key, known, *said)
                     exchange.connection.decide(decided, self._again if exchange.is_direct else None)
             if entry.action == "job":
                 inner = _at(path, scope)
@@ -210,8 +242,21 @@ class GatewayApp:
             exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
+            del keys.under_way[stop]
             exchange.forget_body()
             leave()
+
+    @staticmethod
+    async def _say_ended(exchange: Exchange, why: Unauthorized) -> None:
+        """Say why, unless a part of the answer is sent; that then ends without its end."""
+        if not exchange.status:
+            await _refuse(exchange, why)
+
+    def _note_refusal(self, exchange: Exchange, refusal: Forbidden) -> None:
+        """Write down that somebody tried to change something and may not, or nobody may."""
+        if (act := act_of(exchange.method, exchange.entry.path)) is not None:
+            name = exchange.caller.name
+            self._audit.refused(who=name, request=exchange.id, act=act, subject="", error=refusal)
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
         """Read its body, for which there is nothing to wait where all of it has come."""
@@ -311,7 +356,9 @@ def _with_request_id(exchange: Exchange, send: Send) -> Send:
 
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", exchange.id.encode())]}
+            told = exchange.told() if exchange.told is not None else ()
+            headers = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode()), *told]
+            message = {**message, "headers": headers}
         await send(message)
 
     return send_with_id

@@ -16,9 +16,9 @@ from fastapi import APIRouter
 from loguru import logger
 
 from app.fleet.schema import Fleet
+from app.gateway.admission_parts import admission
 from app.gateway.app import GatewayApp
-from app.gateway.auth.keys import Keys
-from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
 from app.gateway.catalog.made_aliases import MadeAliases
@@ -26,7 +26,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans, windows
+from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -50,6 +50,9 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from jobs.access.audit_thread import AuditThread
+from jobs.access.limits import NO_LIMITS
+from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -61,7 +64,7 @@ from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import ShrinkingDict
 from jobs.telemetry.usage import UsageRecorder, usage_in
 
 REFRESH_SECONDS = 2.0
@@ -107,6 +110,8 @@ class GatewayParts:
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archive: the jobs that have left the ledger.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
+        copy_keys: has the copy of the keys brought up to date.
+        audited: the lines of who did what that have left it.
         plans: what would be done, by a night or a prune.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
         comment_seconds: between two comment lines for callers who wait with an event stream.
@@ -118,8 +123,8 @@ class GatewayParts:
     upstreams: Mapping[str, TierUpstream]
     known_state: KnownState
     router: Router
-    keys: Keys
-    facts: DictLike
+    keys: LiveKeys
+    facts: ShrinkingDict
     open_ledger: Callable[[], Ledger]
     clock: Clock
     writer: str
@@ -142,6 +147,8 @@ class GatewayParts:
     problems: Callable[[], Sequence[str]] = tuple
     archive: JobArchive = field(default_factory=EmptyArchive)
     past: Callable[[], Mapping[str, Any]] = dict
+    copy_keys: Callable[[], object] = lambda: None
+    audited: Archived = no_archive
     plans: Plans = field(default_factory=Plans)
     loop_watch: LoopWatch | None = None
     comment_seconds: float = COMMENT_SECONDS
@@ -159,9 +166,10 @@ class Composed:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._known_state = parts.known_state
-        self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock)
+        self._audit_thread = AuditThread(parts.facts, parts.clock)
+        self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock, self._audit_thread.audit)
         route_cache = RouteCache(parts.router, parts.known_state)
-        self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
+        self.metrics = Metrics(lambda: parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
         self._reads = SharedReads(parts.facts, parts.past, self.usage_recorder.flush)
         self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
@@ -183,9 +191,18 @@ class Composed:
         self.cold_starts = {
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
-        self.limits = RateLimits(parts.clock)
-        self.budget = bodies.Budget(keys=len(parts.keys.names))
-        self.detached = DetachedRequests(keys=len(parts.keys.names))
+        parts.keys.limit(parts.fleet.default_limits(rented=parts.rented) if parts.fleet else NO_LIMITS)
+        self.admission = admission(
+            parts.facts,
+            parts.clock,
+            writer=parts.writer,
+            fleet=parts.fleet,
+            rented=parts.rented,
+            past=parts.past,
+            write_usage=self.usage_recorder.flush,
+        )
+        self.budget = bodies.Budget(keys=parts.keys)
+        self.detached = DetachedRequests(keys=parts.keys)
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
         self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
@@ -201,6 +218,7 @@ class Composed:
             recorder=records,
             clock=parts.clock,
             detached=self.detached,
+            admission=self.admission,
             lengths_left=LengthsLeft(parts.known_state).of,
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
@@ -208,7 +226,7 @@ class Composed:
         self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
-            limits=self.limits,
+            admission=self.admission,
             passes=proxy.pass_on,
             handlers=handlers(
                 parts.known_state,
@@ -221,6 +239,7 @@ class Composed:
             ops=self._ops,
             page=Page(),
             recorder=records,
+            audit=self._audit_thread.audit,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
@@ -233,6 +252,7 @@ class Composed:
 
     def prepare(self) -> None:
         """Make now what would hold up the first requests: for a thread without an event loop, before it is served."""
+        self._parts.keys.refresh()
         asyncio.run(ops.prepare(self._ops))
 
     async def _begin(self) -> None:
@@ -241,22 +261,28 @@ class Composed:
         for note in self._parts.notes:
             logger.warning("{}", note)
         self.usage_recorder.start()
+        self._audit_thread.start()
         self._lag_meter.start()
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.start()
         self._cold_records.begin()
+        self.admission.begin()
+        self._parts.keys.begin()
 
     async def _end(self) -> None:
         self._lag_meter.stop()
+        self._parts.keys.end()
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.stop()
         await self.detached.close()
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
         await self._cold_records.close()
+        await self.admission.end()
         for client in self.upstream_clients.values():
             client.close()
         self._ledger_pool.close()
+        self._audit_thread.stop()
         self.usage_recorder.stop()
 
     def _loaded_models(self) -> LoadedModels:
@@ -306,8 +332,10 @@ class Composed:
         return OpsContext(
             open_ledger=parts.open_ledger,
             keys=parts.keys,
-            limits=self.limits,
+            limits=self.admission.rates,
+            told=self.admission.told,
             clock=parts.clock,
+            audit=self._audit_thread.audit,
             metrics=self.metrics,
             models=lambda: lists.models(parts.known_state),
             aliases=lambda may_see: lists.aliases(parts.known_state, may_see),
@@ -319,7 +347,7 @@ class Composed:
             usage=used,
             age=parts.known_state.age,
             complaints=self._complaints,
-            problems=parts.problems,
+            problems=lambda: (*parts.problems(), *parts.keys.problems()),
             archive=parts.archive,
             send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
@@ -372,7 +400,7 @@ class Composed:
             routes=self._routes,
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
-            keyless=parts.keys.is_empty,
+            keyless=lambda: parts.keys.is_open,
             rented=parts.rented,
             simulated=parts.simulated,
         )
@@ -383,14 +411,25 @@ class Composed:
         fleet = parts.fleet if parts.rented else None
 
         return (
-            plans.router(parts.plans, len(parts.keys.names)),
+            plans.router(parts.plans, parts.keys),
             overview.router(self._overview(), self._reads.last_used),
             daily.router(daily.Days(parts.clock, fleet), self._reads.of_days),
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
             nightly.router(self._reads.night, self._ledger_pool),
             cold.router(cold.Cold(parts.clock), self._reads.of_cost),
+            limits.router(self.admission.as_json, parts.keys.named),
+            keys.router(
+                keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
+                self._ledger_pool.changed_elsewhere,
+            ),
+            audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
         )
+
+    def _audited(self, query: AuditQuery) -> AuditPage:
+        """Who did what; what was done here until now is in it."""
+        self._audit_thread.audit.write_rest()
+        return page(self._parts.facts, self._parts.audited, query, self._parts.clock.now())
 
     def _routes(self) -> dict[str, str]:
         """The tier of each model that is here."""

@@ -21,7 +21,9 @@ from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
 from app.fleet.effect_notes import in_a_deployment
 from app.fleet.schema import Fleet, declared
+from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import VARIABLE, Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState
 from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
@@ -36,10 +38,12 @@ from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
+from jobs.access.keys.key_copy import KeysCopy, copy_at, read_copy
 from jobs.archive.archived import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 
 PORT = 8000
@@ -115,7 +119,8 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     if keys.is_empty:
         raise BadRequest(
             "no keys are configured, and a gateway that lets everybody in does not start",
-            hint=f"`ollama-modal keys new NAME` prints a line for {VARIABLE} of secret `ollama-api-keys`; then deploy",
+            hint=f"`ollama-modal keys new NAME --line` prints a line for {VARIABLE} of secret `ollama-api-keys`;"
+            " then deploy",
         )
     return keys
 
@@ -192,7 +197,7 @@ class Service:
                     fleet.settings_of,
                     {name: fleet.engine_of(name) for name in fleet.tiers},
                 ),
-                keys=keys,
+                keys=LiveKeys(FixedLines(keys), resources.ledger, clock, copy=_copy()),
                 facts=resources.ledger,
                 open_ledger=lambda: Ledger(resources.queue, resources.ledger, clock),
                 clock=clock,
@@ -210,6 +215,8 @@ class Service:
                 names_here=models.names_here,
                 archive=models.archived,
                 past=models.past,
+                audited=models.audited,
+                copy_keys=lambda: spawn_worker(WEIGHTS_LANE),
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),
@@ -242,6 +249,15 @@ class Service:
         if not self._stopping.is_set():
             logger.error("taking this container out: the gateway ended by itself")
             self._leave()
+
+
+def _copy() -> KeysCopy:
+    """What the volume knows of the keys; nothing where it cannot be read now, as of a store that was never lost."""
+    try:
+        return read_copy(copy_at(Path(resources.MODELS)))
+    except Trouble as trouble:
+        logger.warning("the copy of the keys is not read: {}", trouble)
+        return KeysCopy(is_there=True)
 
 
 def _listener(environ: Mapping[str, str]) -> socket.socket:

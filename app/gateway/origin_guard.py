@@ -8,7 +8,7 @@ once the page is open. Ollama's server refuses both (server/routes.go:1803-1839)
 import ipaddress
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,14 +23,23 @@ LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 
 class OriginGuard:
-    """Stands before an application, and lets through what comes from this machine or from a listed origin."""
+    """Stands before an application, and lets through what comes from this machine or from a listed origin.
 
-    def __init__(self, inside: ASGIApp, origins: Origins) -> None:
+    Args:
+        inside: the application.
+        origins: the listed ones.
+        is_needed: whether it lets everybody in; else whoever comes shows a key.
+
+    """
+
+    def __init__(self, inside: ASGIApp, origins: Origins, is_needed: Callable[[], bool] = lambda: True) -> None:
         self._inside = inside
         self._origins = origins
+        self._is_needed = is_needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        why = _foreign(scope["headers"], self._origins) if scope["type"] == "http" else None
+        is_looked_at = scope["type"] == "http" and self._is_needed()
+        why = _foreign(scope["headers"], self._origins) if is_looked_at else None
         if why is None:
             await self._inside(scope, receive, send)
         else:

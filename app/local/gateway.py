@@ -4,13 +4,16 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 
 from loguru import logger
 
+from app.accounting.archiving import nothing_to_commit
 from app.accounting.spending import Past
 from app.fleet.schema import Fleet
-from app.gateway.auth.keys import VARIABLE, Keys
+from app.gateway.auth.key_lines import KeyFile, KeyLines, texts_of
+from app.gateway.auth.keys import VARIABLE
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.sources import Directory, Listing
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
@@ -28,9 +31,12 @@ from app.local.server_reports import CONTAINER, ServerReporter
 from app.local.servers import Servers, process_name
 from app.model_server.starting.start_reports import cold_start
 from app.scheduler.night_plan import Night
+from jobs.access.keys.key_copy import copy_at, keep_keys, read_copy
+from jobs.access.keys.key_store import read_keys
 from jobs.archive.archived import ArchivedJobs, archive_at
+from jobs.archive.audited import archived_lines
 from jobs.core.clock import Clock
-from jobs.core.errors import BadRequest, Refused, os_trouble
+from jobs.core.errors import BadRequest, Refused
 from jobs.home.home import Home
 from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
@@ -47,32 +53,26 @@ OLLAMA_VERSION = "0.0.0"
 """Answered only for as long as no server has said its own, which the first report does."""
 
 
-def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
-    """The keys of this home and of the environment.
+def keys_of(home: Home, environ: Mapping[str, str], host: str, clock: Clock) -> LiveKeys:
+    """The keys of this home: those of its file, which is read when it changes, of the environment, and of the ledger.
 
     Raises:
-        BadRequest: a line is wrong, or there is none though others than this machine could ask.
+        BadRequest: a line is wrong, or there is no key though others than this machine could ask.
         NotWritable: the file is not ours to read.
+        StoreTrouble: the ledger cannot be read.
 
     """
-    keys = Keys.gather({str(home.keys): _read(home.keys), VARIABLE: environ.get(VARIABLE, "")})
-    if keys.is_empty and not is_loopback(host):
+    lines: KeyLines = KeyFile(home.keys, texts_of(environ, VARIABLE))
+    copy = read_copy(copy_at(home.root))
+    has_any = bool(lines.read().all) or copy.is_there or not read_keys(home.read_facts()).is_empty
+    if not has_any and not is_loopback(host):
         raise BadRequest(
             f"without keys the gateway answers this machine only, not {host!r}",
-            hint=f"make a key with `ollama-modal keys new NAME` and put its line into {home.keys}",
+            hint="make a key first: `ollama-modal keys new NAME --scope admin`",
         )
-    if keys.is_empty:
+    if not has_any:
         logger.info("no keys are configured: whoever is on this machine may ask")
-    return keys
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise os_trouble(error, doing="reading the keys") from error
+    return LiveKeys(lines, home.facts(), clock, copy=copy, may_be_open=True)
 
 
 def _next_night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
@@ -96,14 +96,14 @@ class LocalGateway:
         self,
         plan: StackPlan,
         servers: Servers,
-        keys: Keys,
+        keys: LiveKeys,
         home: Home,
         clock: Clock,
         *,
         problems: Callable[[], Sequence[str]],
     ) -> None:
         self._clock = clock
-        self._keyless = keys.is_empty
+        self._keys = keys
         self._origins = plan.origins
         self._facts = home.facts()
         self._archive = ArchivedJobs(archive_at(home.root))
@@ -155,6 +155,8 @@ class LocalGateway:
                 problems=problems,
                 archive=self._archive,
                 past=Past(archive_at(home.root), clock),
+                copy_keys=lambda: keep_keys(self._facts, copy_at(home.root), clock.now(), nothing_to_commit),
+                audited=partial(archived_lines, archive_at(home.root)),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,
@@ -173,7 +175,7 @@ class LocalGateway:
         self._known_state.start()
         self.composed.prepare()
         self._interpreter.start()
-        app = OriginGuard(self.composed.app, self._origins) if self._keyless else self.composed.app
+        app = OriginGuard(self.composed.app, self._origins, lambda: self._keys.is_open)
         self._http_server = HttpServer(app, listener, self._clock, new_loop=self.composed.new_loop)
         self._http_server.start()
         return self._http_server

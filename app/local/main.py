@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app.local.commands import key_commands, report_commands  # noqa: F401 - they add theirs, as this file adds `up`
+from app.local.commands import (  # noqa: F401 - they add theirs, as this file adds `up`
+    audit_command,
+    key_commands,
+    report_commands,
+)
 from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.cli.models import commands as model_commands  # noqa: F401 - as above

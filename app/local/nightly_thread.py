@@ -81,7 +81,7 @@ class NightlyThread:
 
     def post_warmups(self) -> None:
         """Have loaded what an open window wants loaded."""
-        self._windows.post_warmups(self._ledger)
+        self._windows.post_warmups(self._ledger, self._facts)
 
     def _note_weights(self, found: Survey) -> None:
         """Write down what the alerts go by: which models are whole, and how full it is."""

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 from loguru import logger
 
@@ -24,6 +25,9 @@ from app.local.processes import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from app.logs import SAID
+from jobs.access.audit import Audit
+from jobs.access.audit_line import HERE
+from jobs.cli.job_commands import who
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
@@ -56,7 +60,7 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
 
     processes: list[ServerProcess] = []
     is_up = False
-    keys = keys_of(home, os.environ, plan.host)
+    keys = keys_of(home, os.environ, plan.host, clock)
 
     def has_ended() -> None:
         if is_up:
@@ -163,8 +167,19 @@ def local_servers(servers: Servers) -> tuple[LocalServer, ...]:
     return tuple(LocalServer(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
+def note_settings(fleet_file: Path | None, fleet_text: str | None, home: Home, clock: Clock) -> None:
+    """Write down who started with another fleet file, or the same with other words in it, than the last time."""
+    before = home.read_stack()
+    if fleet_text == (before.fleet_text if before else None):
+        return
+    named = fleet_file.name if fleet_file is not None else "no fleet file"
+    with closing(home.facts()) as facts:
+        Audit(facts, clock).record(who=who(), request=f"{HERE} up", act="settings", subject=named)
+
+
 def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
+    note_settings(plan.fleet_file, plan.fleet_text, home, clock)
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),

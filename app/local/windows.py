@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from app.fleet.schema import Fleet
+from app.scheduler.steps import act_of
 from app.scheduler.wake_budget import BY_WINDOW
+from jobs.access.audit import record_posted
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.home import LocalServer
@@ -16,6 +18,7 @@ from jobs.home.status import client_of
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.placement import LOCAL
+from jobs.store.protocols import BatchDict
 
 RENEW_BEFORE = timedelta(minutes=5)
 """One that would be unloaded so soon is warmed again, which has it stay."""
@@ -37,8 +40,9 @@ class LocalWindows:
         self._servers = {server.tier: server for server in servers}
         self._clock = clock
 
-    def post_warmups(self, ledger: Ledger) -> list[str]:
-        """Post a warm-up of each model that should be loaded and is not, or not for long; the ids of the jobs."""
+    def post_warmups(self, ledger: Ledger, facts: BatchDict) -> list[str]:
+        """Post a warm-up of each model that should be loaded and is not, or not for long, and write down who did; the
+        ids of the jobs."""
         now = self._clock.now()
         wanted = set(self._models_wanted(now))
         stays = {tier: self._models_staying(tier, now) for tier in {tier for tier, _ in wanted}}
@@ -48,7 +52,9 @@ class LocalWindows:
             for tier, name in missing
             if (last := ledger.reader.latest("warm", name)) is None or now - last.posted_at >= RETRY_AFTER
         ]
-        return [ledger.post(*request, by=BY_WINDOW).job.id for request in requests]
+        posted = [ledger.post(*request, by=BY_WINDOW) for request in requests]
+        record_posted(facts, now, who=BY_WINDOW, request="windows", posted=map(act_of, posted))
+        return [each.job.id for each in posted]
 
     def _models_wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
         for window in self._fleet.windows_open(now):

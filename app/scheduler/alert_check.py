@@ -28,7 +28,10 @@ WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 STALE = timedelta(days=1)
 """Older news is none: a webhook that is set up today need not hear of last week."""
 
-LISTED = tuple(begin for sort, begins in keys.SORTS.items() if sort != "open" for begin in begins)
+_ELSEWHERE = frozenset({"open", "audit", "access"})
+"""The sorts of which a check needs nothing, or asks the ledger."""
+
+LISTED = tuple(begin for sort, begins in keys.SORTS.items() if sort not in _ELSEWHERE for begin in begins)
 """What a check judges by, beside the jobs: how the keys begin."""
 
 AT_ONCE = 20

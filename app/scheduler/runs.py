@@ -16,6 +16,7 @@ from app.scheduler import absence, alert_check, outages
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import end_windows_of_gone_tiers, keep_windows, post_night, tick_ledger
+from jobs.access import grants
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -24,7 +25,7 @@ from jobs.ledger.open_jobs import HeardJob
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.listed import ListedDict
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import BatchDict
 from jobs.telemetry import usage
 from jobs.telemetry.night_tries import SILENT, Tries, tries_of, write_down
 from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
@@ -48,7 +49,7 @@ class ScheduleContext:
     """
 
     ledger: Ledger
-    facts: DictLike
+    facts: BatchDict
     fleet: Fleet
     clock: Clock
     send_worker: Callable[[str], object]
@@ -172,7 +173,7 @@ def _plan_and_post(context: ScheduleContext, actual: ActualOf, due: datetime, be
     memory = recall(context.facts, jobs)
     remember(context.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     plan = night(context.fleet, actual(memory, jobs), began)
-    posted = post_night(context.ledger, plan)
+    posted = post_night(context.ledger, plan, context.facts, began)
     _send(context, posted)
     return Ran(due, began, tuple(posted), plan.notes, plan.share)
 
@@ -188,6 +189,7 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
     with parts.part("a look at what is only listed"):
         alert_check.keep(context.facts, context.clock.now())
         usage.keep(context.facts, context.clock.now())
+        grants.keep(context.facts, context.clock.now())
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

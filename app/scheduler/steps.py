@@ -15,14 +15,15 @@ from app.model_server.start_failures import RefusedStarts, refused_starts
 from app.scheduler.night_plan import Night
 from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
+from jobs.access.audit import PostedAct, entry_of, record_posted
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import NotFound, StoreTrouble
-from jobs.ledger.job import BY_NIGHTLY, JobState
+from jobs.ledger.job import BY_NIGHTLY, JobState, Posted
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import HeardJob
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import BatchDict, DictLike
 from jobs.telemetry.nightly_report import NightJob
 
 
@@ -44,7 +45,7 @@ class Ticked:
 
 
 def keep_windows(
-    ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]
+    ledger: Ledger, fleet: Fleet, facts: BatchDict, now: datetime, keep: Callable[[str, int], object]
 ) -> list[str]:
     """Keep the tiers awake whose window is open, and no longer than that; the jobs that warm its models.
 
@@ -63,7 +64,7 @@ def keep_windows(
     opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(keys.window(name))}
-    posted: list[str] = []
+    posted: list[Posted] = []
     parts = NightParts("windows")
     for name in {window.tier for window in fleet.windows} | kept:
         with parts.part(f"the window of {name}"):
@@ -82,10 +83,20 @@ def keep_windows(
                 posted += _warm_ups_of_newcomers(ledger, opened, name)
                 continue
             posted += _warm_ups(ledger, opened, name)
-            facts.put(keys.window(name), name in awake)  # last: one that broke off is opened again at the next tick
+            act = "window-open" if name in awake else "window-close"
+            line = entry_of(now, who=BY_WINDOW, request="tick", act=act, subject=name)
+            facts.update({**line, keys.window(name): name in awake})  # last: one that broke off is opened again
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
+    with parts.part("writing down what was posted"):
+        record_posted(facts, now, who=BY_WINDOW, request="tick", posted=map(act_of, posted))
     parts.end()
-    return posted
+    return [each.job.id for each in posted]
+
+
+def act_of(posted: Posted) -> PostedAct:
+    """What a schedule did by posting that."""
+    job = posted.job
+    return PostedAct(job.kind, job.subject, job.id, posted.attached)
 
 
 def end_windows_of_gone_tiers(fleet: Fleet, facts: DictLike) -> None:
@@ -105,12 +116,12 @@ def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
         return refused_starts((), now)
 
 
-def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
+def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[Posted]:
     for text in _models_of(opened, tier):
-        yield ledger.post(*KINDS["warm"].request(text, {"tier": tier}), by=BY_WINDOW).job.id
+        yield ledger.post(*KINDS["warm"].request(text, {"tier": tier}), by=BY_WINDOW)
 
 
-def _warm_ups_of_newcomers(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
+def _warm_ups_of_newcomers(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[Posted]:
     """Of the models that were not there when their window opened, and have been pulled since."""
     for text in _models_of(opened, tier):
         request = KINDS["warm"].request(text, {"tier": tier})
@@ -119,7 +130,7 @@ def _warm_ups_of_newcomers(ledger: Ledger, opened: Iterable[WindowConfig], tier:
             continue
         was_missing = warm.state is JobState.FAILED and warm.attempts[-1].failure_class == NotFound.failure_class
         if was_missing and warm.ended_at and pull.ended_at and warm.ended_at < pull.ended_at:
-            yield ledger.post(*request, by=BY_WINDOW).job.id
+            yield ledger.post(*request, by=BY_WINDOW)
 
 
 def _models_of(opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
@@ -169,12 +180,13 @@ def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
             yield str(key.removeprefix(keys.SERVER))
 
 
-def post_night(ledger: Ledger, night: Night) -> list[NightJob]:
-    """Post what this night is for; the jobs, each with its reason."""
+def post_night(ledger: Ledger, night: Night, facts: BatchDict, now: datetime) -> list[NightJob]:
+    """Post what this night is for, and write down who did; the jobs, each with its reason."""
     for note in night.notes:
         logger.warning("night: {}", note)
     posted = []
     jobs = ledger.post_all([(step.kind, step.subject, step.request) for step in night.steps], by=BY_NIGHTLY)
+    record_posted(facts, now, who=BY_NIGHTLY, request="night", posted=map(act_of, jobs))
     for step, job in zip(night.steps, (each.job for each in jobs), strict=True):
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
         posted.append(NightJob(job.id, step.kind, step.subject, step.why, step.size))

@@ -8,6 +8,9 @@ import secrets
 from datetime import datetime
 from typing import Any
 
+from loguru import logger
+
+from app.accounting.spending import month_dollars
 from app.fleet.schema import Fleet
 from jobs.core.clock import isoformat
 from jobs.store import keys
@@ -32,10 +35,13 @@ class Wakes:
         self._fleet = fleet
 
     def take(self, tier: str, why: str, now: datetime) -> bool:
-        """Take one of today's wakes of this tier; false when none is left.
+        """Take one of today's wakes of this tier; false when none is left, or the month's budget stops them.
 
         Asked again with the same `why` on the same day, it is the same wake.
         """
+        if self.is_stopped(now):
+            logger.warning("tier {} is not woken: the month's budget is spent", tier)
+            return False
         token = secrets.token_hex(8)
         for number in range(1, self.budget(tier) + 1):
             key = keys.wake(tier, self._day(now), number)
@@ -46,6 +52,14 @@ class Wakes:
                 return True
         self._facts.put(keys.refused_wake(tier, self._day(now)), {"v": 1, "at": isoformat(now), "why": why})
         return False
+
+    def is_stopped(self, now: datetime) -> bool:
+        """Whether the month's budget is spent, and the fleet says that nothing is woken then."""
+        alerts = self._fleet.alerts
+        if alerts.on_budget == "alert" or alerts.monthly_budget_dollars is None:
+            return False
+        entries = dict(self._facts.items(*keys.SORTS["usage"]))
+        return month_dollars(entries, self._fleet, now) >= alerts.monthly_budget_dollars
 
     def is_used_up(self, tier: str, now: datetime) -> bool:
         """Whether somebody was refused a wake of this tier today."""

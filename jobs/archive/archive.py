@@ -12,8 +12,9 @@ from typing import Any
 
 from loguru import logger
 
+from jobs.access import grants
 from jobs.archive.archive_files import Archive
-from jobs.archive.archived import AFTER, CASES, COLD, JOBS, METERS, REPORTS, TURNS, USAGE, WAKES
+from jobs.archive.archived import AFTER, AUDIT, CASES, COLD, JOBS, METERS, REPORTS, TURNS, USAGE, WAKES
 from jobs.core import foreign
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted
@@ -29,7 +30,10 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 COUNTED_AFTER = timedelta(days=1)
 """A container that has not counted or reported for so long has ended."""
 
-OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, keys.COLD, *keys.CASES)
+OBSERVED = (
+    *(keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, keys.COLD, keys.AUDIT),
+    *keys.CASES,
+)
 """What is taken out when it is old, beside jobs."""
 
 _PARTS_AFTER_KEY = {keys.SEEN: 0, keys.INCIDENT: 1, keys.RECOVERED: 1, keys.TOLD: 2, keys.TELLING: 3}
@@ -109,6 +113,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         REPORTS: _old(entries, (keys.SERVER,), now - COUNTED_AFTER),
         WAKES: _old(entries, (keys.WAKE, keys.REFUSED_WAKE), now - AFTER),
         COLD: _old(entries, (keys.COLD,), now - AFTER),
+        AUDIT: _old(entries, (keys.AUDIT,), now - AFTER),
         CASES: _old_cases(entries, now),
         USAGE: _old_usage(entries, now),
     }
@@ -123,6 +128,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         logger.info("archived {}", counted(len(gone), "fact"))
     for key in _passed(entries, now):
         facts.pop(key, None)
+    grants.tidy_all(facts, now)
     return len(gone)
 
 

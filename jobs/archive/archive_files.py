@@ -37,6 +37,10 @@ class Archive:
         self._folder = folder
         self._rotate_at = rotate_at
 
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
     def append(self, sort: str, records: Iterable[Mapping[str, Any]]) -> int:
         """Append the records, oldest first, for good; how many those were. Nothing is touched for none.
 
@@ -62,6 +66,12 @@ class Archive:
         """Every record that is whole, oldest first."""
         for path in [*(path for _, path in self._full(sort)), self._current(sort)]:
             yield from _records_of(path)
+
+    def read_back(self, sort: str) -> Iterator[list[dict[str, Any]]]:
+        """The records that are whole, those of one file after another, the newest file first."""
+        yield list(_records_of(self._current(sort)))
+        for _, path in reversed(self._full(sort)):
+            yield list(_records_of(path))
 
     # -- by the index --------------------------------------------------------------------------------------------------
 

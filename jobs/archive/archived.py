@@ -17,9 +17,9 @@ AFTER = timedelta(days=5)
 """So long after its end a job is archived: two nights may fail before a deployment's Dict forgets."""
 
 FOLDER = "ops"
-JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE, COLD = (
+JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE, COLD, AUDIT = (
     *("jobs", "health", "meters", "servers"),
-    *("wakes", "incidents", "usage", "cold"),
+    *("wakes", "incidents", "usage", "cold", "audit"),
 )
 
 

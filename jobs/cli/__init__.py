@@ -1,5 +1,6 @@
 """The command line, on this machine or against a gateway.
 
+audit_list     who did what, as a list for a person
 completion     what the shell offers for an argument that is being typed
 follow         follows jobs to their end: a bar each on a terminal, else a line per ten per cent
 help           the commands as people look for them, and what is said to one that there is not

@@ -19,7 +19,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Ask and load": ("run", "ps", "warm", "route"),
     "Models": ("pull", "models", "show", "verify", "rollback", "delete", "prune"),
     "Jobs": ("jobs", "job", "cancel", "retry", "dismiss"),
-    "Service": ("up", "status", "plan", "night", "windows", "cost", "cold", "keys", "help"),
+    "Service": ("up", "status", "plan", "night", "windows", "cost", "cold", "audit", "keys", "help"),
 }
 
 _ELSEWHERE: Mapping[str, str] = {

@@ -9,10 +9,12 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobs.access.audit_line import Act, not_written
 from jobs.cli.follow import POLL_EVERY, follow
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
@@ -22,7 +24,7 @@ from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Troubl
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
-from jobs.core.units import local_time
+from jobs.core.units import counted, local_time
 from jobs.ledger import dead_letters
 from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import Job, JobState, Posted
@@ -145,6 +147,8 @@ class JobCommands:
         refusal: why a job of a kind about a model would come to nothing; None when it may come to something.
         refuses_itself: whoever keeps the jobs refuses such a one as it is posted; it is asked first only of several.
         confirmed: whether the person who asked says yes to a question.
+        acts: has it written down that the person does something, of a kind and to something; not where the gateway
+            that it is asked of does.
 
     """
 
@@ -164,6 +168,7 @@ class JobCommands:
     refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
     refuses_itself: bool = False
     confirmed: Callable[[str], bool] = confirmed
+    acts: Callable[[str, str], AbstractContextManager[Act]] = not_written
 
     @property
     def reader(self) -> JobsReader:
@@ -195,7 +200,9 @@ class JobCommands:
                 self._need_sense(kind, request.subject)
         jobs = []
         for request in requests.values():
-            posted = self.ledger.post(*request, by=who(), attempts=attempts)
+            with self.acts(kind.name, request.subject) as act:
+                posted = self.ledger.post(*request, by=who(), attempts=attempts)
+                act.posted(posted.job.id, attached=posted.attached)
             without = kind.without_effect(request.request, posted.job.request)
             if posted.attached and without:
                 say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
@@ -234,7 +241,10 @@ class JobCommands:
         if failure_class is not None:
             raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
         job = self.find(id)
-        retry = self.ledger.again(job, by=who(), anyway=anyway) if job.has_ended else self.ledger.retry(id, by=who())
+        with self.acts("retry", subject_of(job)) as act:
+            again = self.ledger.again if job.has_ended else None
+            retry = again(job, by=who(), anyway=anyway) if again else self.ledger.retry(id, by=who())
+            act.posted(retry.job.id, attached=retry.attached)
         return self._see_through([self._announced(retry)], wait, json, is_list=False)
 
     def _retry_all(self, failure_class: str | None, *, yes: bool, json: bool) -> int:
@@ -250,7 +260,10 @@ class JobCommands:
         if chosen and not yes and not self.confirmed(f"post {len(chosen):,} again?"):
             say("nothing was posted")
             return 1
-        again = [self.ledger.again(job, by=who()).job for job in chosen]
+        again: list[Job] = []
+        if chosen:
+            with self.acts("retry", f"all: {failure_class or 'any class'}, {counted(len(chosen), 'job')}"):
+                again = [self.ledger.again(job, by=who()).job for job in chosen]
         for job in again:
             self.posted(job)
         show([job.as_json() for job in again], [job.id for job in again], json=json)
@@ -414,7 +427,11 @@ class JobCommands:
 
     def cancel(self, id: str, *, json: bool) -> int:
         before = self.find(id)
-        job = before if before.has_ended else self.ledger.cancel(before.id, by=who())
+        job = before
+        if not before.has_ended:
+            with self.acts("cancel", subject_of(before)) as act:
+                act.about(subject_of(before), job=before.id)
+                job = self.ledger.cancel(before.id, by=who())
         if json:
             put_json(job.as_json())
         if before.has_ended and before.state is not JobState.CANCELLED:
@@ -428,7 +445,10 @@ class JobCommands:
 
     def dismiss(self, id: str, *, json: bool) -> int:
         """Hear no more of a job that failed for good."""
-        job = self.ledger.dismiss(self.find(id).id, by=who())
+        found = self.find(id)
+        with self.acts("dismiss", subject_of(found)) as act:
+            act.about(subject_of(found), job=found.id)
+            job = self.ledger.dismiss(found.id, by=who())
         if json:
             put_json(job.as_json())
         say(f"job {job.id} is dismissed: the {job.kind} of {job.subject} is nobody's trouble any more")
@@ -496,6 +516,11 @@ class JobCommands:
         for line in models.complaints:
             say(self.worded(line))
         return 0
+
+
+def subject_of(job: Job) -> str:
+    """What is done to a job, as the line of that says it."""
+    return f"{job.kind} {job.subject}"
 
 
 def who() -> str:

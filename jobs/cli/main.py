@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from jobs.cli.completion import job_ids, model_names
 from jobs.cli.help import CommandGroup
-from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
+from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code, who
 from jobs.cli.output import put, put_lines, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
 from jobs.cli.warnings_log import log_warnings
@@ -97,8 +97,9 @@ class ThisMachine(NamedTuple):
 def this_machine() -> ThisMachine:
     clock = SystemClock()
     home = home_of(os.environ)
+    jobs = LocalJobs(home, clock, who)
     commands = JobCommands(
-        LocalJobs(home, clock),
+        jobs,
         clock,
         is_worked=lambda: home.up_pid() is not None,
         idle=IDLE,
@@ -109,6 +110,7 @@ def this_machine() -> ThisMachine:
         archived_begin=lambda text: archived_jobs(home).beginning(text),
         listed=lambda fitting, limit: _listed(home, clock, fitting, limit),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
+        acts=jobs.act,
     )
     return ThisMachine(home, commands)
 

@@ -6,6 +6,7 @@ home            the local home: where the one-machine stack keeps its ledger, wh
 local_jobs      the jobs of this machine's ledger: read as they lie, and opened for writing by what writes
 names_here      the names of the models on this machine, before something is posted about one that is not there
 prune_preview   the upkeep of the weights on one machine: who uses them, and what a prune would do now
+remote_keys     the keys of a gateway anywhere, over HTTP
 status          what is here, for the command line: the models and what is wrong with them, the servers and whether
                 they answer
 unreachable     what to do when a gateway's address does not lead to a gateway

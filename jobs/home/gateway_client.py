@@ -22,6 +22,8 @@ from jobs.ledger.job import Job, Posted
 if TYPE_CHECKING:
     import httpx
 
+    from jobs.archive.audited import AuditPage, AuditQuery
+    from jobs.home.remote_keys import RemoteKeys
     from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
 
@@ -234,6 +236,36 @@ class GatewayClient:
 
         """
         return self._document("/cold", params={"since": isoformat(since)})
+
+    @property
+    def keys(self) -> "RemoteKeys":
+        """Its keys, for an administrator."""
+        from jobs.home.remote_keys import RemoteKeys  # noqa: PLC0415 - few ask for them
+
+        return RemoteKeys(self._ask)
+
+    def audit(self, query: "AuditQuery") -> "AuditPage":
+        """Who did what there, asked for page by page.
+
+        Raises:
+            NotFound: the gateway is of an older version, which writes none down.
+            Unauthorized: the key is no administrator's.
+
+        """
+        from jobs.access.audit_line import AuditLine  # noqa: PLC0415 - few ask for them
+        from jobs.archive.audited import AuditPage  # noqa: PLC0415
+
+        asked = {"since": isoformat(query.since), "who": query.who, "act": query.act, "before": query.before}
+        lines: list[AuditLine] = []
+        while True:
+            left = PAGE if query.limit is None else min(query.limit - len(lines), PAGE)
+            given = {name: value for name, value in asked.items() if value}
+            document = self._document("/audit", params={**given, "limit": left})
+            lines += map(AuditLine.from_json, document["lines"])
+            next = document["next"]  # noqa: A001 - as its JSON has it
+            if next is None or (query.limit is not None and len(lines) >= query.limit):
+                return AuditPage(lines, next)
+            asked["before"] = next
 
     def suggested_windows(self, since: datetime, worth: timedelta) -> dict[str, Any]:
         """The windows that would have paid there since then.

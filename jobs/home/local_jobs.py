@@ -1,22 +1,28 @@
 """The jobs of this machine's ledger, for the commands: read as they lie, and opened for writing by what writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from jobs.access.audit_line import HERE
 from jobs.core.clock import Clock
 from jobs.home.home import Home
 from jobs.ledger.job import Job, Posted
 from jobs.ledger.reader import LedgerReader
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from jobs.access.audit import Audit
+    from jobs.access.audit_line import Act
     from jobs.ledger.ledger import Ledger
 
 
 class LocalJobs:
     """A home that nobody ever wrote to has no jobs, and stays as it is while it is only read."""
 
-    def __init__(self, home: Home, clock: Clock) -> None:
-        self._home, self._clock = home, clock
+    def __init__(self, home: Home, clock: Clock, who: Callable[[], str]) -> None:
+        self._home, self._clock, self._who = home, clock, who
+        self._audit: Audit | None = None
         self._ledger: Ledger | None = None
 
     @property
@@ -45,6 +51,14 @@ class LocalJobs:
 
     def dismiss(self, id: str, *, by: str) -> Job:
         return self._written().dismiss(id, by=by)
+
+    def act(self, act: str, subject: str) -> "AbstractContextManager[Act]":
+        """Write down that the user of this machine does something."""
+        if self._audit is None:
+            from jobs.access.audit import Audit  # noqa: PLC0415 - whoever only reads needs no writer
+
+            self._audit = Audit(self._home.facts(), self._clock)
+        return self._audit.act(who=self._who(), request=f"{HERE} {act}", act=act, subject=subject)
 
     def _written(self) -> "Ledger":
         if self._ledger is None:

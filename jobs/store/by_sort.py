@@ -27,6 +27,8 @@ MOVED_AFTER = timedelta(days=1)
 _ABSENT = object()
 
 _BEGINS = tuple((begin, sort) for sort, begins in keys.SORTS.items() for begin in begins)
+_NEWER = tuple(begin for sort in sorted(keys.NEVER_AMONG_JOBS) for begin in keys.SORTS[sort])
+_NEVER_THERE = (*keys.OF_MINUTES, *_NEWER)
 _ONCE = tuple(entry.pattern.partition("<")[0] for entry in keys.TABLE if entry.is_once)
 
 
@@ -90,7 +92,7 @@ class DictBySort:
         if own is None:
             return self._jobs.pop(key, default)
         value = own.pop(key, default)
-        return value if self._has_moved() else self._jobs.pop(key, value)
+        return value if key.startswith(_NEWER) or self._has_moved() else self._jobs.pop(key, value)
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         """One round trip for each dict that any of them belongs to; as long as not all is moved, one more for each."""
@@ -102,7 +104,7 @@ class DictBySort:
                 self._jobs.update(entries)
             else:
                 self._sorts[sort].update(entries)
-                for key in () if self._has_moved() else entries:
+                for key in () if sort in keys.NEVER_AMONG_JOBS or self._has_moved() else entries:
                     self._jobs.pop(key, None)  # what was there is older now
 
     def remove_all(self, keys: Iterable[str], /) -> int:
@@ -148,7 +150,7 @@ class DictBySort:
         return self._sorts.get(sort) if sort else None
 
     def _is_where_it_belongs(self, key: Any) -> bool:
-        return key.startswith(keys.OF_MINUTES) or self._has_moved()
+        return key.startswith(_NEVER_THERE) or self._has_moved()
 
     def _listed(self, prefixes: tuple[str, ...]) -> Iterator[tuple[ShrinkingDict, tuple[str, ...]]]:
         """The dicts to list for these prefixes, each with the prefixes to ask of it; the one that counts comes last."""
@@ -156,7 +158,8 @@ class DictBySort:
         asked = [sort for sort in sorts if sort in self._sorts]
         for sort in asked:
             yield self._sorts[sort], prefixes
-        if has_rest or len(asked) < len(sorts) or not self._has_moved():
+        is_newer = set(sorts) <= keys.NEVER_AMONG_JOBS
+        if has_rest or len(asked) < len(sorts) or not (is_newer or self._has_moved()):
             yield self._jobs, prefixes
 
     def _has_moved(self) -> bool:

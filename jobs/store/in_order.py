@@ -1,4 +1,4 @@
-"""What the dict of one machine has beside: entries found by their time, and the requests of jobs by their posting.
+"""What the dict of one machine has beside: entries found by their time or their key, and requests by their posting.
 
 Modal's Dicts know no order. Who asks has an answer that is as good there, and costs a listing.
 """
@@ -20,6 +20,9 @@ class InOrder(Protocol):
     def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
         """Where entries stand whose keys begin so, of those sorts that are kept by their `at`
         (`jobs.store.keys.BY_TIME`): those after one moment and until another, the oldest first, so many at most."""
+
+    def last(self, prefix: str, before: str, most: int) -> list[tuple[str, Any]]:
+        """So many entries whose keys begin so and come before that key, the last of them first."""
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         """So many entries of requests, the newest first, of those that stand before this moment and key."""

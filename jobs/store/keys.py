@@ -217,6 +217,38 @@ def told(case: str, change: str) -> str:
     return f"{TOLD}{case}/{change}"
 
 
+# -- who may ask -------------------------------------------------------------------------------------------------------
+
+KEY = "key/"
+
+
+def key(name: str, n: object) -> str:
+    return f"{KEY}{name}/{n}"
+
+
+# -- what keys may take: a `span` is a day or a month ------------------------------------------------------------------
+
+GRANT = "grant/"
+TOOK = "took/"
+
+
+def grant(key: str, span: str, n: object) -> str:
+    return f"{GRANT}{key}/{span}/{n}"
+
+
+def took(key: str, span: str, account: str) -> str:
+    return f"{TOOK}{key}/{span}/{account}"
+
+
+# -- who did what ------------------------------------------------------------------------------------------------------
+
+AUDIT = "audit/"
+
+
+def audit(day: str, id: str) -> str:
+    return f"{AUDIT}{day}/{id}"
+
+
 # -- what is listed together -------------------------------------------------------------------------------------------
 
 OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
@@ -240,9 +272,14 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "changes": (CHANGED, CHANGES_FORGOTTEN, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT, COLD),
     "incidents": (*CASES, STILL_OPEN),
+    "audit": (AUDIT,),
+    "access": (KEY, GRANT, TOOK),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
+
+NEVER_AMONG_JOBS = frozenset({"access", "audit"})
+"""Sorts that no version kept with the jobs, so that nobody looks for them there."""
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -314,6 +351,14 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (telling("<key>/<n>", "<change>", "<k>"), "somebody tries for the k-th time to tell of it", "who tells the webhook",
      True, _CASE),
     (told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
+    (key("<name>", "<n>"), "version n of a key: what proves it, and what it may; that it is revoked",
+     "whoever makes, changes or revokes it", True, "the last version stays, a revoked one for 90 days"),
+    (grant("<key>", "<span>", "<n>"), "version n of what gateways are granted of a key's budgets in a day or a month",
+     "a gateway", True, "some minutes after the next one; the last until some days after its span"),
+    (took("<key>", "<span>", "<account>"), "what requests took of what that account was granted", "the gateway of it",
+     False, "until a version has it; else until some days after its span"),
+    (audit("<day>", "<id>"), "who did what, by which request; how it went", "whoever does it, before and after", False,
+     _LATER),
 )  # fmt: skip
 
 _OPEN_JOBS = "jobs that were not archived yet, those among them that had not ended"
@@ -327,6 +372,9 @@ _LOSES: dict[str, str] = {
     HEALTH: "how the tiers were in the last days",
     UPKEEP_MEMORY: "what was verified when, and which versions were rolled back from",
     NIGHT_RAN: "what the last night did",
+    KEY: "which keys there are, until the copy on the volume is read",
+    **dict.fromkeys((GRANT, TOOK), "what keys took of their budgets, but for what the usage knows"),
+    AUDIT: "who did what in the last days",
     **dict.fromkeys((INCIDENT, RECOVERED), _INCIDENTS),
 }
 """By what the keys begin with."""

@@ -1,15 +1,15 @@
 """A dict that lists some sorts of entries once and answers from that: for who asks for many of them in one breath."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobs.core.errors import StoreTrouble
 from jobs.store.prefixes import beginning
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import BatchDict
 
 
 class ListedDict:
-    """A `DictLike` for one thread, for seconds: what others write meanwhile under its prefixes is not seen.
+    """A `BatchDict` for one thread, for seconds: what others write meanwhile under its prefixes is not seen.
 
     What is written goes to the real one, which alone decides who of several was first. A key that somebody else turned
     out to have written is read there from then on.
@@ -20,7 +20,7 @@ class ListedDict:
 
     """
 
-    def __init__(self, real: DictLike, *prefixes: str) -> None:
+    def __init__(self, real: BatchDict, *prefixes: str) -> None:
         self._real = real
         self._prefixes = prefixes
         self._known: dict[Any, Any] | None = None
@@ -31,6 +31,11 @@ class ListedDict:
         if self._known is not None and self._is_listed(key):
             self._known[key] = value if is_written else self._real.get(key)
         return is_written
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._real.update(other)
+        if self._known is not None:
+            self._known.update({key: value for key, value in other.items() if self._is_listed(key)})
 
     def get(self, key: Any, default: Any = None) -> Any:
         if not self._is_listed(key) or self._is_away:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.store.in_order import InOrder, Moment, in_order
-from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
+from jobs.store.protocols import BatchDict, DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
 
@@ -126,6 +126,9 @@ class PatientOrder:
     def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
         return self._calls.again(f"list of {prefix}", lambda: self._real.by_time(prefix, after, until, most))
 
+    def last(self, prefix: str, before: str, most: int) -> list[tuple[str, Any]]:
+        return self._calls.again(f"list of {prefix}", lambda: self._real.last(prefix, before, most))
+
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         return self._calls.again("list of jobs", lambda: self._real.posted_before(at, key, most))
 
@@ -147,7 +150,18 @@ class PatientDict(PatientReads):
         return self._calls.again("write", lambda: self._written.put(key, value, skip_if_exists=skip_if_exists))
 
 
-class PatientShrinkingDict(PatientDict):
+class PatientBatchDict(PatientDict):
+    """A `BatchDict`."""
+
+    def __init__(self, real: BatchDict, calls: Calls) -> None:
+        super().__init__(real, calls)
+        self._batched = real
+
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._calls.again("write of several", lambda: self._batched.update(other))
+
+
+class PatientShrinkingDict(PatientBatchDict):
     """A `ShrinkingDict`. A removal whose first answer was lost says the second time that nothing was there."""
 
     def __init__(self, real: ShrinkingDict, calls: Calls) -> None:
@@ -156,9 +170,6 @@ class PatientShrinkingDict(PatientDict):
 
     def pop(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("removal", lambda: self._shrinking.pop(key, default))
-
-    def update(self, other: Mapping[Any, Any], /) -> None:
-        self._calls.again("write of several", lambda: self._shrinking.update(other))
 
     def remove_all(self, keys: Iterable[str], /) -> int:
         known = list(keys)

@@ -79,17 +79,21 @@ class DictLike(ReadableDict, Protocol):
         """
 
 
-class ShrinkingDict(DictLike, Protocol):
-    """One from which entries can be removed. Facts are removed by the archive alone: to write once means never to."""
-
-    def pop(self, key: Any, default: Any = None) -> Any:
-        """Remove one entry and return its value, or `default` when it is absent."""
+class BatchDict(DictLike, Protocol):
+    """One that takes several entries at once."""
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         """Write several entries by one round trip, whatever stood there.
 
         - Should it fail, some of them may be written.
         """
+
+
+class ShrinkingDict(BatchDict, Protocol):
+    """One from which entries can be removed. Facts are removed by the archive alone: to write once means never to."""
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        """Remove one entry and return its value, or `default` when it is absent."""
 
     def remove_all(self, keys: Iterable[str], /) -> int:
         """Remove these; how many were there.

@@ -313,6 +313,10 @@ class SqliteDict:
         rows, _ = self._file.run(*in_time(self._name, prefix, after, until, most))
         return [Moment(*row) for row in rows]
 
+    def last(self, prefix: str, before: str, most: int) -> list[tuple[str, Any]]:
+        rows, _ = self._file.run(*last_of(self._name, prefix, before, most))
+        return [(key, json.loads(value)) for key, value in rows]
+
     def remove_all(self, keys: Iterable[str], /) -> int:
         rows = [(self._name, _key(key)) for key in keys]
         if not rows:
@@ -396,6 +400,13 @@ def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tup
     select = f"SELECT {_AT}, key FROM {entries} WHERE dict = ? AND {_begins(prefix)} AND {_AT}"  # noqa: S608 - constants
     sql = f"{select} = ? AND key > ? UNION ALL {select} > ? AND {_AT} <= ? ORDER BY 1, 2 LIMIT ?"
     return sql, name, after.at, after.key, name, after.at, until, most
+
+
+def last_of(name: str, prefix: str, before: str, most: int) -> tuple[Any, ...]:
+    """The statement for the last entries that begin so and come before a key, and its values: a range of the keys."""
+    sql = "SELECT key, value FROM entries WHERE dict = ? AND key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
+    end = _end_of(prefix)
+    return sql, name, prefix, before if end is None else min(before, end), most
 
 
 def listing(columns: str, name: str, prefixes: tuple[str, ...]) -> tuple[str, list[str]]:

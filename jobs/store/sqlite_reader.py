@@ -19,6 +19,7 @@ from jobs.store.sqlite import (
     POSTED_INDEX,
     in_order_of_posting,
     in_time,
+    last_of,
     listing,
     store_trouble,
     without_end,
@@ -56,6 +57,9 @@ class SqliteReader:
 
     def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment]:
         return [Moment(*row) for row in self._rows(*in_time(self._name, prefix, after, until, most))]
+
+    def last(self, prefix: str, before: str, most: int) -> list[tuple[str, Any]]:
+        return [(key, json.loads(value)) for key, value in self._rows(*last_of(self._name, prefix, before, most))]
 
     def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
         is_indexed = bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = ?", POSTED_INDEX))

@@ -258,6 +258,17 @@ def cost(
     return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)), waited)
 
 
+def per_request_second(of: Cost) -> dict[str, float]:
+    """What a second of a request cost on each tier, by how its serving was shared among those that took any."""
+    took: dict[str, float] = defaultdict(float)
+    paid: dict[str, float] = defaultdict(float)
+    for use in of.uses:
+        if use.requests:
+            took[use.tier] += use.seconds
+            paid[use.tier] += use.dollars
+    return {tier: paid[tier] / seconds for tier, seconds in took.items() if tier and seconds and paid[tier]}
+
+
 def _per_hour(noted: float, seconds: Mapping[TimeShare, float]) -> float:
     """The price of an hour of containers that noted theirs, in the middle of all their seconds."""
     total = sum(seconds.values())

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
 
-from app.gateway.auth.keys import hash_of, new_key
 from app.logs import as_json, as_text
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import SystemClock
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.registry.faults import RegistryFault

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.gateway.auth.keys import VARIABLE, hash_of, new_key
+from app.gateway.auth.keys import VARIABLE
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
@@ -160,6 +161,8 @@ def test_a_chat_key_looks_and_is_told_why_it_may_not_touch(page: Browser) -> Non
     page.until_text("#read-only", "scope admin")
     assert "alice has the scope chat" in page.text("#read-only")
     assert not page.is_shown("#pull-form")
+    assert not page.is_shown("#acts")
+    assert "/ops/v1/audit" not in asked(page)
     assert not page.run(
         "return [...document.querySelectorAll('.job button, #models button')].some((each) => each.checkVisibility())"
     )
@@ -187,6 +190,7 @@ def test_a_pull_from_the_form_ends(board: Browser) -> None:
     assert "10.0 MB" in board.text("#model-list")
     assert board.text("#news") == "pull steady:latest: succeeded"
     assert board.run("return document.activeElement.id") == "pull-model"  # ready for the next
+    board.until_text("#act-list", "pull steady:latest posted")
     assert board.complaints() == []
 
 

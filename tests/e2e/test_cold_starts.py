@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.support.local_stack import Shell, family, up
 from tests.support.waiting import PATIENCE, until
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.fleet.file import FLEET_FILE
-from app.gateway.auth.keys import hash_of
+from jobs.access.keys.proofs import hash_of
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
@@ -92,7 +92,7 @@ def test_others_need_keys(shell: Shell) -> None:
     refused = shell.run("up", "--simulate", "--port", "0", "--host", "0.0.0.0")
     assert refused.returncode == 2
     assert "without keys the gateway answers this machine only, not '0.0.0.0'" in refused.stderr
-    assert "hint: make a key with `ollama-modal keys new NAME`" in refused.stderr
+    assert "hint: make a key first: `ollama-modal keys new NAME --scope admin`" in refused.stderr
     (shell.home / "om").mkdir(exist_ok=True)
     (shell.home / "om" / "keys").write_text(f"alice {hash_of('omk_secret')} chat\n")
     with up(shell, "--simulate", "--host", "0.0.0.0") as running:

@@ -20,7 +20,9 @@ from app.deployment import functions_with_secrets
 from app.deployment.modal_cli import list_jobs_of
 from app.deployment.status import status
 from app.fleet.schema import load
+from jobs.access.audit import PostedAct, record_posted
 from jobs.archive.archived import AFTER
+from jobs.archive.audited import AuditQuery, no_archive, page
 from jobs.cli.completion import job_ids
 from jobs.cli.job_commands import JobCommands
 from jobs.cli.main import app as command_line
@@ -66,6 +68,8 @@ class PastHome:
         self.home.facts().put(keys.NIGHT_RAN, night.as_json())
         ledger = self.home.ledger(SystemClock())
         ledger.index_all(ledger.reader.jobs())
+        acts = [PostedAct("pull", f"m{number}:latest", id, attached=False) for number, id in enumerate(self.ids)]
+        record_posted(self.home.facts(), now - timedelta(minutes=5), who="alice", request="test", posted=acts)
 
     def check_alerts(self) -> None:
         """As a running `up` does every few minutes."""
@@ -108,6 +112,9 @@ FLAT: dict[str, Work] = {
     "job ID, cut short": job_of(-3),
     "night": typed("night"),
     "cost": typed("cost"),
+    "audit": typed("audit"),
+    "audit --act": typed("audit", "--act", "pull"),
+    "keys list": typed("keys", "list"),
     "cold": typed("cold"),
     "windows --suggest": typed("windows", "--suggest"),
     "completion": lambda _: job_ids("x"),
@@ -117,6 +124,7 @@ FLAT: dict[str, Work] = {
 """What costs the same, however many jobs have ended, whether `up` runs or has ended days ago."""
 
 LINEAR: dict[str, tuple[Work, str]] = {
+    "audit --limit 0": (typed("audit", "--limit", "0"), "it shows each"),
     "jobs --limit 0": (typed("jobs", "--limit", "0"), "it shows each"),
     "jobs --since --limit 0": (typed("jobs", "--since", "30d", "--limit", "0"), "it shows each"),
     "jobs --state failed": (
@@ -228,6 +236,8 @@ class Deployed:
         look_and_remember(ledger.reader, self.store.facts, self.clock.now())  # as the last tick did
         for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
             self.store.facts.pop(key)
+        acts = [PostedAct("pull", "m:latest", id, attached=False) for id in self.ids]
+        record_posted(self.store.facts, self.clock.now(), who="alice", request="test", posted=acts)
         self.clock.tick(300)
         fresh = Ledger(self.store.queue, self.store.facts, self.clock)
         self.reader = fresh.reader
@@ -268,6 +278,11 @@ def look_at_night(at: Deployed) -> None:
     report(dict(at.store.facts.items(*OF_NIGHTS)), of_last_night(at.reader, known))
 
 
+def look_at_audit(at: Deployed) -> None:
+    query = AuditQuery(at.clock.now() - timedelta(days=4), limit=50)
+    assert page(at.store.facts, no_archive, query, at.clock.now()).lines
+
+
 def look_at_status(at: Deployed) -> None:
     known = known_jobs(at.reader, at.clock.now())
     of_night = of_last_night(at.reader, known)
@@ -301,6 +316,7 @@ LOOKS: dict[str, tuple[Look, int, str]] = {
         "what begins so is found in a listing of the keys",
     ),
     "night": (look_at_night, 4, ""),
+    "audit": (look_at_audit, 1, "Modal lists a Dict whole; of this one some days' lines"),
     "status": (look_at_status, 6, ""),
     "cost": (look_at_cost, 1, "it is the sum of what each gateway wrote down on each day"),
     "windows": (look_at_windows, 1, "as `cost`: the starts that containers wrote down"),

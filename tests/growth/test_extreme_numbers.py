@@ -19,8 +19,9 @@ from rich.progress import Progress as Drawn
 from app.accounting.modal_prices import CPU, MEMORY, priced
 from app.accounting.window_cost import offers
 from app.fleet.schema import declared
-from app.gateway.auth.keys import Key, parse_expiry
+from app.gateway.auth.keys import Key
 from app.local.commands.key_commands import expiry_of
+from jobs.access.keys.key_words import parse_expiry
 from jobs.cli.follow import Lines
 from jobs.cli.progress_bar import Bars
 from jobs.core.clock import isoformat, parse_moment

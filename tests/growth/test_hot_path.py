@@ -14,9 +14,9 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from app.gateway.auth.keys import hash_of
 from app.gateway.http_protocol import ConnectionLimits, StrictHttpProtocol
 from app.log_queue import LineQueue
+from jobs.access.keys.proofs import hash_of
 from tests.support.call_counts import calls_by_name
 from tests.support.checkout import ROOT
 from tests.support.gateways import RunningGateway, gateway

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_cycle import CALLER
@@ -32,7 +33,17 @@ from tests.support.gateways import ModelList
 N = 40
 LEASE = timedelta(minutes=5)
 FLEET = load()
-PAGE = ("board", "night", "tiers", "jobs/summary", "jobs?limit=20&folded=true", "models", "health", "days")
+PAGE = (
+    "board",
+    "night",
+    "tiers",
+    "jobs/summary",
+    "jobs?limit=20&folded=true",
+    "models",
+    "health",
+    "days",
+    "audit?limit=8",
+)
 """All that the page asks, as it asks it when somebody comes back to it."""
 
 
@@ -90,7 +101,7 @@ class Past:
                 upstreams={},
                 known_state=known_state,
                 router=Router(known_state, FLEET.catalog_tiers()),
-                keys=Keys.parse(""),
+                keys=LiveKeys.fixed(Keys.parse("")),
                 facts=self.store.facts,
                 open_ledger=self.ledger,
                 clock=clock or SystemClock(),
@@ -207,17 +218,23 @@ def asking(path: str) -> Work:
 LISTS = ("jobs/summary", "jobs?limit=20", "jobs?limit=20&q=m1&state=failed", "jobs?dead=true&folded=true")
 
 READERS: dict[str, tuple[Work, int]] = {
-    "the page": (look, 6),
+    "the page": (look, 7),
     **{path: (asking(path), 2) for path in LISTS},
     **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
-    **{path: (asking(path), 1) for path in ("cost?since=7d", "usage", "cold?since=7d", "windows")},
-    **{path: (asking(path), 0) for path in ("tiers", "models")},
+    **{
+        path: (asking(path), 1)
+        for path in ("audit?since=1d", "keys", "cost?since=7d", "usage", "cold?since=7d", "windows")
+    },
+    **{path: (asking(path), 0) for path in ("tiers", "models", "limits")},
 }
 """What somebody looks at, and the most round trips of it."""
 
 ELSEWHERE = {
     "GET /jobs/{id}": "one job by its keys: `job ID` in test_commands.py",
     "GET /jobs/{id}/events": "`look` in test_round_trips.py, shared by all who follow it",
+    "GET /keys/{name}": "as `keys`; what is done with one: test_round_trips.py",
+    **dict.fromkeys(("POST /keys", "PATCH /keys/{name}", "DELETE /keys/{name}"), "`make`, `set`, `revoke` there"),
+    "POST /keys/{name}/rotate": "`rotate` in test_round_trips.py",
     "GET /plan": "what a night does before it posts: test_round_trips.py",
     "GET /plan/prune": "as a night's",
     "GET /route": "from memory, as `models`: test_gateway_models.py",

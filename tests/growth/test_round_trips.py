@@ -17,9 +17,16 @@ from app.deployment.volume_queries import loaded
 from app.fleet.file import read
 from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, parse
+from app.gateway.auth.key_lines import FixedLines
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.model_server.report import Report
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
+from jobs.access.keys.key_copy import copy_at, keep_keys
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore
+from jobs.access.keys.proofs import hash_of
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job
@@ -412,6 +419,66 @@ def test_a_night_touches_what_a_dict_would_forget(entries: int, days: int) -> No
     trips = nights(scene, fleet_of(1))
     assert sum(asked.startswith("get usage/") for asked in trips.asked) == (entries if days == 5 else 0)
     assert len(trips) <= 40 + 2 + (6 * entries if days == 5 else 0), trips.asked
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+class KeyScene:
+    """So many keys, and as many jobs that have ended; the clock, and the store that counts."""
+
+    def __init__(self, count: int) -> None:
+        self.scene = Scene(ended=count)
+        self.facts, self.clock = self.scene.store.facts, self.scene.clock
+        for number in range(count):
+            KeyStore(self.facts, self.clock).make(f"k{number}", hash_of(str(number)), KeySettings(), by="test")
+
+    def counted(self, work: Callable[[], object]) -> Trips:
+        return self.scene.counted(work)
+
+
+KEY_ACTS: dict[str, tuple[int, Callable[[KeyStore], object]]] = {
+    "list": (1, lambda store: store.all()),
+    "make": (2, lambda store: store.make("new", hash_of("new"), KeySettings(), by="test")),
+    "set": (2, lambda store: store.change("k1", lambda _: KeySettings(scopes=("admin",)), by="test")),
+    "rotate": (2, lambda store: store.rotate("k1", hash_of("other"), timedelta(hours=1), by="test")),
+    "revoke": (2, lambda store: store.revoke("k1", by="test")),
+}
+"""What each may cost in trips: a listing, and a write."""
+
+
+@pytest.mark.parametrize("count", [N, 2 * N])
+@pytest.mark.parametrize("act", KEY_ACTS)
+def test_an_act_on_a_key_is_a_listing_and_a_write(act: str, count: int) -> None:
+    """However many keys and jobs there are; what is listed are keys and nothing else."""
+    most, do = KEY_ACTS[act]
+    scene = KeyScene(count)
+    trips = scene.counted(lambda: do(KeyStore(scene.facts, scene.clock)))
+    assert len(trips) == most, trips.asked
+    assert trips.listed == count
+
+
+@pytest.mark.parametrize("count", [N, 2 * N])
+def test_a_gateway_reads_all_keys_by_one_trip(count: int) -> None:
+    """Each time, however many there are, and with nothing else in it."""
+    scene = KeyScene(count)
+    live = LiveKeys(FixedLines(Keys(is_open=False)), scene.facts, scene.clock)
+    trips = scene.counted(live.refresh)
+    assert (len(trips), trips.listed, live.count) == (1, count, count), trips.asked
+
+
+@pytest.mark.parametrize("count", [N, 2 * N])
+def test_a_night_copies_keys_by_two_trips(count: int, tmp_path: Path) -> None:
+    """It lists them and writes them anew, so that the Dict keeps them; an hour later, with no change, it lists them."""
+    scene = KeyScene(count)
+    copy = copy_at(tmp_path)
+
+    def keep() -> object:
+        return keep_keys(scene.facts, copy, scene.clock.now(), lambda: None)
+
+    assert len(scene.counted(keep)) == 2, scene.scene.store.trips.asked
+    scene.clock.tick(3600)
+    assert len(scene.counted(keep)) == 1
 
 
 # -- what fresh ledgers put into the queue -----------------------------------------------------------------------------

@@ -18,6 +18,8 @@ FLOORS: dict[str, int] = {
     "jobs/core": 0,
     "jobs/http": 1,
     "jobs/store": 1,
+    "jobs/access": 2,
+    "jobs/access/keys": 3,
     "jobs/ledger": 2,
     "jobs/listing": 3,
     "jobs/telemetry": 3,

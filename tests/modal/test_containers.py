@@ -34,6 +34,7 @@ CALLED: dict[str, tuple[object, ...]] = {
     "read_fleet": (),
     "archived_jobs": ("2026-01-01T00:00:00Z",),
     "archived_usage": (),
+    "archived_audit": ({"since": "2026-01-01T00:00:00Z"},),
     "deliver_alerts": (),
     "tick": (),
     "nightly": (),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody m
 
 APP = "ollama-service"
 LINE = r"(?m)^omk_[\w-]{43}$\n^{} sha256:\w{{64}} {}$"
-KEYS_NEW = "ollama-modal keys new me --scope admin"
+KEYS_NEW = "ollama-modal keys new me --line --scope admin"
 DEPLOY = "modal deploy -m app.deploy"
 EXPORT = "export OLLAMA_MODAL_URL=https://…-gateway.us-east.modal.direct OLLAMA_MODAL_KEY=omk_…"
 
@@ -51,16 +51,16 @@ SAYS: dict[str, str] = {
     "modal deploy --env test -m app.deploy": r"App deployed",
     "modal secret create ollama-webhook OLLAMA_MODAL_WEBHOOK=https://hooks.slack.com/services/…": r"ollama-webhook",
     "ollama-modal keys new alice --scope chat --models 'llama*' --models 'hf.co/*'"
-    " --rpm 60 --concurrent 4 --expires 90d": (
-        r"(?m)^alice sha256:\w{64} chat models=llama\*,hf\.co/\* rpm=60 concurrent=4 expires=\S+$"
-    ),
+    " --rpm 60 --concurrent 4 --expires 90d": (r"(?m)^omk_[\w-]{43}$"),
+    "ollama-modal keys list": r"(?m)^alice +active +chat +llama\*,hf\.co/\* +rpm=60 concurrent=4 ",
+    "ollama-modal keys set alice --rpm 120 --limit dollars=5/month": r"(?m)^key alice: active, version 2$",
+    "ollama-modal keys rotate alice --overlap 24h": r"(?m)^omk_[\w-]{43}$",
+    "ollama-modal keys revoke alice": r"(?m)^key alice is revoked$",
     'modal secret create --force ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
     "modal app rollover ollama-service": r"Rollover completed",
-    'ollama-modal keys new me --scope admin --public-key "$(cat ~/.ollama/id_ed25519.pub)"': (
-        r"(?m)^me ssh-ed25519:\S+ "
-    ),
+    'ollama-modal keys new signer --scope admin --public-key "$(cat ~/.ollama/id_ed25519.pub)"': r"OLLAMA_AUTH=1",
     'curl -N -H "x-api-key: $OLLAMA_MODAL_KEY" $OLLAMA_MODAL_URL/ops/v1/jobs/ID/events': r'"state": ?"succeeded"',
-    "ollama-modal keys new prometheus --scope admin-only": r"(?m)^prometheus sha256:\w{64} admin$",
+    "ollama-modal keys new prometheus --scope admin-only": r"(?m)^omk_[\w-]{43}$",
     "modal app stop --yes ollama-service": r"^$",
     "modal volume delete --yes ollama-model-weights": r"^$",
     **{f"modal dict delete --yes {name}": r"^$" for name in ("ollama-ledger", *DICTS.values())},

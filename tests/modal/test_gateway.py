@@ -110,7 +110,7 @@ def test_without_keys_it_does_not_start(platform: Platform, servers: Proxy, keys
     said = refused(platform, keys)
 
     assert "no keys are configured, and a gateway that lets everybody in does not start" in said
-    assert "`ollama-modal keys new NAME` prints a line for OLLAMA_MODAL_KEYS of secret `ollama-api-keys`" in said
+    assert "`ollama-modal keys new NAME --line` prints a line for OLLAMA_MODAL_KEYS of secret `ollama-api-keys`" in said
     assert servers.unserved == 0
 
 

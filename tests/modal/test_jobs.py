@@ -92,7 +92,15 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(map(server_class, declared().tiers))
 
-    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
+    looking = {
+        "list_models",
+        "names_here",
+        "archived_jobs",
+        "archived_usage",
+        "archived_audit",
+        "plan_prune",
+        "plan_night",
+    }
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
     assert set(functions) == {*servers, *looking, *working, "read_fleet", "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
@@ -210,6 +218,9 @@ def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -
     assert bare.running_apps() == []
     [job] = ask(bare, "jobs")
     assert (job["kind"], job["subject"], job["state"]) == ("pull", "llama3.2:latest", "succeeded")
+    [line] = ask(bare, "audit")
+    assert (line["act"], line["subject"], line["outcome"]) == ("pull", "llama3.2:latest", "posted")
+    assert (line["request"], line["job"]) == ("modal run ::pull", job["id"])
     [model] = ask(bare, "models")
     assert (model["name"], model["digest"]) == ("llama3.2:latest", simulated("llama3.2").digest)
 

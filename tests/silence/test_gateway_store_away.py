@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from grpclib import GRPCError, Status
 
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_server import HttpServer, listening
@@ -78,7 +79,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
                 known_state=known_state,
                 router=Router(known_state, [TierCapacity("a10g", None, gpu_promised=False)]),
-                keys=Keys.parse(""),
+                keys=LiveKeys.fixed(Keys.parse("")),
                 facts=facts,
                 open_ledger=lambda: Ledger(queue, facts, CLOCK),
                 clock=CLOCK,

@@ -13,9 +13,9 @@ import modal
 import pytest
 from modal.client import Client
 
-from app.gateway.auth.keys import hash_of, new_key
 from app.platform.store import LimitedDict, LimitedQueue
 from app.resources import DICTS
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import Clock, SystemClock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger

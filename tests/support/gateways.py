@@ -16,7 +16,9 @@ import httpx
 from app.engines.engine import Engine
 from app.engines.ollama import OLLAMA
 from app.fleet.schema import Fleet
+from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import Origins
@@ -28,7 +30,7 @@ from app.gateway.inference.routing import Router
 from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream
 from jobs.cli.job_commands import Preview
-from jobs.core.clock import SystemClock
+from jobs.core.clock import Clock, SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.models.aliases import Aliases
@@ -40,6 +42,7 @@ from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
+from tests.support.failing_stores import Meet, TroubledDict
 from tests.support.tiers import A10G, H100
 from tests.support.waiting import PATIENCE, until
 
@@ -72,6 +75,7 @@ class RunningGateway:
     url: str
     composed: Composed
     facts: SqliteDict
+    path: Path
     server: HttpServer
     known_state: KnownState
 
@@ -105,6 +109,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
+    live_keys: bool = False,
     source: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
@@ -129,8 +134,11 @@ def gateway(
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     engines: Mapping[str, Engine] | None = None,
     declared: Mapping[str, str] | None = None,
+    meet: Meet | None = None,
+    clock: Clock = CLOCK,
+    writer: str = "test",
 ) -> Iterator[RunningGateway]:
-    """A gateway in front of these servers, by tier."""
+    """A gateway in front of these servers, by tier. What it asks of its store, `meet` is told before."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
     known_state = KnownState(facts, source or ModelList(), CLOCK, aliases=Aliases(aliases or {}))
@@ -152,11 +160,11 @@ def gateway(
         router=Router(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
-        keys=Keys.parse(keys),
-        facts=facts,
+        keys=LiveKeys(FixedLines(Keys.parse(keys)), facts, CLOCK) if live_keys else LiveKeys.fixed(Keys.parse(keys)),
+        facts=TroubledDict(facts, meet) if meet else facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
-        clock=CLOCK,
-        writer="test",
+        clock=clock,
+        writer=writer,
         version="0.0.1",
         patience=patience or Patience(),
         hold_timing=pace,
@@ -177,7 +185,7 @@ def gateway(
     server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits, loop)
     server.start()
     try:
-        yield RunningGateway(server.url, composed, facts, server, known_state)
+        yield RunningGateway(server.url, composed, facts, path, server, known_state)
     finally:
         server.stop()
         facts.close()

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from app.fleet.schema import load
-from app.gateway.auth.keys import hash_of
 from app.model_server.report import Loaded, Report
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock, isoformat
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import as_made

@@ -14,19 +14,24 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from app.fleet.schema import load
-from app.gateway.auth.keys import Keys, hash_of, new_key
+from app.gateway.auth.fair_shares import SoMany
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.dashboard import audit, keys, plans
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
 from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
-from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
 from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
+from jobs.access.audit import Audit
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
+from jobs.archive.audited import no_archive, page
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -117,7 +122,7 @@ class OpsApi:
 
     def ops_context(self, keys: str = KEYS, **changes: Any) -> OpsContext:
         known = Keys.parse(keys)
-        metrics = Metrics(known.names, ["a10g"], lambda name: name == "llama3.2:latest")
+        metrics = Metrics(lambda: known.names, ["a10g"], lambda name: name == "llama3.2:latest")
         metrics.watch(
             Readings(
                 held=lambda: {"a10g": 0},
@@ -130,9 +135,10 @@ class OpsApi:
         )
         ops_context = OpsContext(
             open_ledger=self.ledger,
-            keys=known,
+            keys=LiveKeys.fixed(known),
             limits=RateLimits(self.clock),
             clock=self.clock,
+            audit=Audit(self.store().facts, self.clock),
             metrics=metrics,
             models=lambda: MODELS,
             route=route,
@@ -153,9 +159,9 @@ class OpsApi:
             kinds=ops_context.kinds,
         )
         self.ledger_pool.append(staff)
-        return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff))
+        return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff, ops_context))
 
-    def more(self, staff: LedgerPool) -> tuple[APIRouter, ...]:
+    def more(self, staff: LedgerPool, ops_context: OpsContext) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
         async def entries() -> dict[str, Any]:
@@ -173,7 +179,14 @@ class OpsApi:
             days.router(days.Days(self.clock, fleet), entries),
             costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
-            plans.router(plans.Plans(pruning, pruning), 1),
+            plans.router(plans.Plans(pruning, pruning), SoMany(1)),
+            keys.router(
+                keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None),
+                object,
+            ),
+            audit.router(
+                lambda query: page(self.store().facts, no_archive, query, self.clock.now()), self.clock, object
+            ),
         )
 
     def close(self) -> None:

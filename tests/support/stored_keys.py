@@ -9,11 +9,13 @@ PARTS = {
     "id": r"[a-z0-9]+-\d+",
     "day": r"\d{4}-\d\d-\d\d",
     "month": r"\d{4}-\d\d",
+    "span": r"\d{4}-\d\d(?:-\d\d)?",
     "change": "opened|recovered",
+    "name": r"[A-Za-z0-9_.-]+",
     "subject": ".+",
     "key": ".+",
     **dict.fromkeys(("n", "k", "place"), r"\d+"),
-    **dict.fromkeys(("kind", "tier", "who", "lane", "writer", "container"), "[^/]+"),
+    **dict.fromkeys(("kind", "tier", "who", "lane", "writer", "container", "account"), "[^/]+"),
 }
 """What stands for each part of a pattern; a subject may be a model's name, and hold slashes."""
 

@@ -5,13 +5,32 @@ A slot is taken at once or not at all, and given back once, however often that i
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from app.gateway.auth.keys import Caller
 from jobs.core.errors import TooManyRequests
 
 PARTS = 4
 """One key may have a quarter: it serves a team behind one key, and it takes four greedy keys to shut out a fifth."""
+
+
+class KeyCount(Protocol):
+    """How many keys there are now."""
+
+    @property
+    def count(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SoMany:
+    """As many keys as there ever are."""
+
+    count: int
+
+
+ONE, SEVERAL = SoMany(1), SoMany(2)
 
 
 def share_of(most: int, caller: Caller) -> int:
@@ -25,19 +44,24 @@ class Shares:
     Args:
         what: the slots, in words, as in `followers of jobs`.
         most: how many there are.
-        keys: how many keys there are; the only one may have all of them.
+        keys: how many there are; the only one may have all of the slots.
         hint: what a caller who gets none can do instead.
         retry_after: when one may be free.
     """
 
-    def __init__(self, what: str, most: int, *, keys: int, hint: str, retry_after: timedelta) -> None:
-        self.share = most if keys <= 1 else max(1, most // PARTS)
+    def __init__(self, what: str, most: int, *, keys: KeyCount, hint: str, retry_after: timedelta) -> None:
+        self._keys = keys
         self._what = what
         self._most = most
         self._hint = hint
         self._retry_after = retry_after
         self._taken: dict[str, int] = defaultdict(int)
         self._all = 0
+
+    @property
+    def share(self) -> int:
+        """What one key may have."""
+        return self._most if self._keys.count <= 1 else max(1, self._most // PARTS)
 
     def take(self, key: str) -> Callable[[], None]:
         """Take a slot for this key; call what is returned to give it back.

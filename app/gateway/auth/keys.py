@@ -1,8 +1,8 @@
-"""API keys: who may ask, for what, and until when. All in memory, read once at the start; only hashes are ever here.
+"""API keys: who may ask, for what, and until when. All in memory; only hashes are ever here.
 
-A line for each key, in a file or a secret; what follows a `#` is for people:
+Those of the ledger (`live_keys`), and a line for each other, in a file or a secret; what follows a `#` is for people:
 
-    NAME   PROOF              SCOPE…   models=PATTERN,…   rpm=N   concurrent=N   expires=MOMENT
+    NAME   PROOF              SCOPE…   models=PATTERN,…              LIMIT=…  expires=MOMENT
     alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
     bob    ssh-ed25519:AAAA…  admin
 
@@ -10,47 +10,40 @@ A pattern without a slash fits models of Ollama's own library, `NAMESPACE/MODEL`
 of that host; a `*` never turns one into the other. A word that means nothing is refused: no mistake makes a key wider.
 
 The proof is the hash of a key; or the public key of Ollama's own command, which can send no key but signs (`signing`).
-A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them out, which is what a slow hash is
-against, and a slow one would cost each request more than the gateway does.
 """
 
 import base64
 import hashlib
 import hmac
-import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Any, Self
 
 from app.gateway.auth import signatures
-from app.gateway.auth.signatures import KIND, SignedRequest, is_signature, parse_public_key, signer
+from app.gateway.auth.signatures import SignedRequest, is_signature, signer
+from jobs.access.keys.key_records import proof_about
+from jobs.access.keys.key_words import ADMIN, CHAT, SCOPES, is_name, parse_expiry, parse_patterns
+from jobs.access.keys.proofs import PREFIX, SIGNER, hash_of, is_proof
+from jobs.access.limits import NO_LIMITS, Limits
+from jobs.access.limits import OPTIONS as LIMITS
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
 
 VARIABLE = "OLLAMA_MODAL_KEYS"
 
-CHAT = "chat"
-ADMIN = "admin"
-SCOPES = (CHAT, ADMIN)
-"""Chat: inference, lists, and reading about jobs. Admin: whatever changes something, and reading as well."""
-
-PREFIX = "omk_"
-"""So that a key is recognised wherever it should not be: in a log, a commit, a screenshot."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_SIGNER = f"{KIND}:"
-_PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
-_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
+_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME --line`"
 _UNKNOWN = "this key is not known here"
 _SEND_ONE = (
     "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"
     " `ollama-modal keys new NAME` makes one"
 )
+
+
+class UnknownKey(Unauthorized):
+    """This key is not known here, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,7 @@ class Caller:
     name: str
     scopes: frozenset[str]
     models: tuple[str, ...] = ()
-    rpm: int | None = None
-    concurrent: int | None = None
+    limits: Limits = NO_LIMITS
     is_only: bool = field(default=False, compare=False)
     """It is the only key, so there is no other to leave a share to."""
 
@@ -150,19 +142,26 @@ class Key:
     caller: Caller
     proof: str
     expires: datetime | None = None
+    is_of_ledger: bool = False
+    """So it has to be read again and again; a line is what it is."""
+    revoked_at: datetime | None = None
 
     @property
     def is_shown_again(self) -> bool:
         """Whether what shows it is good for more than one request, which a signature is not."""
-        return not self.proof.startswith(_SIGNER)
+        return not self.proof.startswith(SIGNER)
 
     def caller_at(self, now: datetime) -> Caller:
         """Whose it is.
 
         Raises:
-            Unauthorized: it has expired.
+            Unauthorized: it has expired, or was revoked.
 
         """
+        if self.revoked_at is not None:
+            raise Unauthorized(
+                f"key {self.caller.name!r} was revoked at {isoformat(self.revoked_at)}", hint="ask for another one"
+            )
         if self.expires is not None and self.expires <= now:
             raise Unauthorized(
                 f"key {self.caller.name!r} expired at {isoformat(self.expires)}",
@@ -181,12 +180,12 @@ class Key:
         if PREFIX in line:
             raise BadRequest("it holds a key itself, and only its hash belongs here", hint=_MAKE_ANEW)
         name, *rest = line.split()
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise BadRequest("its first word is no name of a key", hint=f"letters, digits, `_`, `.`, `-`; {_MAKE_ANEW}")
-        if not rest or not _is_proof(rest[0]):
+        if not rest or not is_proof(rest[0]):
             raise BadRequest(
                 "its second word is no hash and no public key",
-                hint=f"sha256: and 64 hex digits, or {_SIGNER} and its base64; {_MAKE_ANEW}",
+                hint=f"sha256: and 64 hex digits, or {SIGNER} and its base64; {_MAKE_ANEW}",
             )
         scopes = [word for word in rest[1:] if "=" not in word]
         options = _options(name, [word for word in rest[1:] if "=" in word])
@@ -198,9 +197,8 @@ class Key:
         caller = Caller(
             name,
             frozenset(scopes or [CHAT]),
-            _patterns(options["models"]) if "models" in options else (),
-            _count("rpm", options.get("rpm")),
-            _count("concurrent", options.get("concurrent")),
+            parse_patterns(options["models"]) if "models" in options else (),
+            Limits.parse({name: value for name, value in options.items() if name in LIMITS}),
         )
         return cls(caller, rest[0], parse_expiry(options["expires"]) if "expires" in options else None)
 
@@ -208,26 +206,35 @@ class Key:
         caller = self.caller
         words = [caller.name, self.proof, *sorted(caller.scopes, key=SCOPES.index)]
         words += [f"models={','.join(caller.models)}"] if caller.models else []
-        words += [f"rpm={caller.rpm}"] if caller.rpm is not None else []
-        words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
+        words += [f"{name}={value}" for name, value in caller.limits.options().items()]
         words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
+
+
+def line_about(key: Key, now: datetime) -> dict[str, Any]:
+    """What is told of a key of a line, as of those of the ledger."""
+    caller = key.caller
+    is_over = key.expires is not None and key.expires <= now
+    return {
+        "name": caller.name,
+        "source": "lines",
+        "state": "expired" if is_over else "active",
+        "scopes": [scope for scope in SCOPES if scope in caller.scopes],
+        "models": list(caller.models),
+        "limits": caller.limits.options(),
+        "expires": isoformat(key.expires) if key.expires else None,
+        "proofs": [proof_about(key.proof)],
+        "version": 0,
+        **dict.fromkeys(("made_by", "changed_by", "revoked_by"), ""),
+        **dict.fromkeys(("made_at", "changed_at", "revoked_at")),
+    }
 
 
 _ANYONES = Key(ANYONE, "")
 """In place of a key, where none are configured."""
 
 
-def _is_proof(word: str) -> bool:
-    if not word.startswith(_SIGNER):
-        return _HASH.fullmatch(word) is not None
-    try:
-        return word == proof_of(word.removeprefix(_SIGNER))
-    except BadRequest:
-        return False
-
-
-_READERS = ("models", "rpm", "concurrent", "expires")
+_READERS = ("models", *LIMITS, "expires")
 
 
 def _options(name: str, words: list[str]) -> Mapping[str, str]:
@@ -242,69 +249,45 @@ def _options(name: str, words: list[str]) -> Mapping[str, str]:
     return options
 
 
-def _patterns(text: str) -> tuple[str, ...]:
-    """Never none of them: a key for no pattern would be one for every model."""
-    patterns = tuple(text.lower().split(","))
-    if wrong := [part for part in patterns if not _PATTERN.fullmatch(part) or part.count("/") > 2]:
-        what = f"a pattern that no name can fit: {wrong[0]!r}" if wrong[0] else "an empty pattern"
-        raise BadRequest(
-            f"models has {what}", hint="as in models=llama*,hf.co/*/*:q4*; leave `models=` out to allow all of them"
-        )
-    return patterns
-
-
-def _count(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,6}", text, re.ASCII):
-        raise BadRequest(
-            f"{option}={text!r} is no number of requests", hint=f"a whole number from 1, as in {option}=60"
-        )
-    return int(text)
-
-
-def parse_expiry(text: str) -> datetime:
-    """A day (its beginning, in UTC) or a moment.
-
-    Raises:
-        BadRequest: it is neither.
-
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:  # the second at either end of time, in another zone
-        raise BadRequest(
-            f"expires={text!r} is no moment", hint="a day or a moment, as in expires=2027-01-31 or 2027-01-31T18:00Z"
-        ) from error
-
-
-def new_key() -> str:
-    return PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_of(key: str) -> str:
-    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
-
-
-def proof_of(public_key: str) -> str:
-    """How a line names the public key of an Ollama.
-
-    Raises:
-        BadRequest: it is none.
-
-    """
-    return _SIGNER + parse_public_key(public_key)
+def _limits(caller: Caller, defaults: Limits) -> Limits:
+    """What a key may take; the one `NO_LIMITS` where that is anything, so that no request looks closer."""
+    limits = caller.limits if caller.may(ADMIN) else caller.limits.or_else(defaults)
+    return NO_LIMITS if limits == NO_LIMITS else limits
 
 
 class Keys:
-    """All keys of a gateway."""
+    """All keys of a gateway, as they are known at one moment.
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
+    Args:
+        keys: those that are good, and those of which it is told that they were revoked.
+        is_open: without any everybody is let in.
+        is_of_ledger: whether it is so may be another matter in a moment.
+        defaults: what a key may take that says nothing of it, unless it is an admin's.
+
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[Key] = (),
+        *,
+        is_open: bool = True,
+        is_of_ledger: bool = False,
+        defaults: Limits = NO_LIMITS,
+    ) -> None:
         given = tuple(keys)
-        is_only = len({key.caller.name for key in given}) == 1
-        self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
-        self._takes_signatures = any(key.proof.startswith(_SIGNER) for key in given)
+        self.names = tuple(dict.fromkeys(key.caller.name for key in given if key.revoked_at is None)) or (ANYONE.name,)
+        """For labels and lists: nothing here is secret."""
+        self.count = len(self.names)
+        self.is_open = is_open and not given
+        """Whether everybody is let in."""
+        is_only = self.count == 1
+        self._keys = tuple(
+            replace(key, caller=replace(key.caller, is_only=is_only, limits=_limits(key.caller, defaults)))
+            for key in given
+        )
+        self._by_proof = {key.proof: key for key in self._keys}
+        self._anyones = replace(_ANYONES, is_of_ledger=is_of_ledger)
+        self._takes_signatures = any(key.proof.startswith(SIGNER) for key in given)
         if self._takes_signatures:
             signatures.prepare()
         #: The key by the hash of the headers that showed it, so that each is read once: of keys that are known alone.
@@ -343,9 +326,16 @@ class Keys:
         return not self._keys
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """For labels and lists: nothing here is secret."""
-        return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
+    def all(self) -> tuple[Key, ...]:
+        return self._keys
+
+    def named(self, name: str) -> Caller | None:
+        """Whose key has this name; None where it is of nobody, or revoked."""
+        return next((key.caller for key in self._keys if key.caller.name == name and key.revoked_at is None), None)
+
+    def of_proof(self, proof: str) -> Key | None:
+        """The key that this proves."""
+        return self._by_proof.get(proof)
 
     def identify(
         self,
@@ -373,8 +363,8 @@ class Keys:
             Unauthorized: no key, or one that is not known; or a signature that does not fit.
 
         """
-        if not self._keys:
-            return _ANYONES
+        if self.is_open:
+            return self._anyones
         shown = [(name.lower(), value) for name, value in headers if name.lower() in _HEADERS]
         sent = hashlib.sha256(repr(shown).encode()).digest()  # in place of what was sent, which is kept nowhere
         known = self._seen.get(sent)
@@ -392,7 +382,7 @@ class Keys:
             if hmac.compare_digest(key.proof, shown):
                 known = key
         if known is None:
-            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
+            raise UnknownKey(_UNKNOWN, hint=_SEND_ONE)
         return known
 
 
@@ -427,8 +417,8 @@ def _proof(
     authorization = values.get(b"authorization", "")
     if signed is not None and is_signature(authorization):
         if not takes_signatures:
-            raise Unauthorized(_UNKNOWN, hint=_SEND_ONE)
-        return _SIGNER + signer(authorization, signed(), now)
+            raise UnknownKey(_UNKNOWN, hint=_SEND_ONE)
+        return SIGNER + signer(authorization, signed(), now)
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip() if scheme.lower() == "bearer" else ""
     key = key or values.get(b"x-api-key", "")

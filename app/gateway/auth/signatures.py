@@ -7,18 +7,15 @@ reader of the traffic can use it again for some minutes, as any key that comes i
 """
 
 import base64
-import binascii
 import importlib
-import struct
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from jobs.core.errors import BadRequest, Unauthorized
-
-KIND = "ssh-ed25519"
+from jobs.access.keys.proofs import raw_public_key
+from jobs.core.errors import Unauthorized
 
 SKEW = timedelta(minutes=5)
 """How far the clocks of a caller and of the gateway may be apart."""
@@ -40,24 +37,6 @@ class SignedRequest:
     @property
     def ts(self) -> str:
         return next(iter(parse_qs(self.query).get("ts", ())), "")
-
-
-def parse_public_key(text: str) -> str:
-    """The public key of an `id_ed25519.pub`, in the one spelling that is compared: its base64.
-
-    Raises:
-        BadRequest: it is none.
-
-    """
-    words = text.split()
-    blob = words[1] if len(words) > 1 and words[0] == KIND else words[0] if words else ""
-    try:
-        _raw(blob)
-    except ValueError as error:
-        raise BadRequest(
-            "this is no public key of Ollama's", hint=f"the text of ~/.ollama/id_ed25519.pub, which begins with {KIND}"
-        ) from error
-    return blob
 
 
 def prepare() -> None:
@@ -85,7 +64,7 @@ def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
     public, _, signature = authorization.partition(":")
     ts = request.ts
     try:
-        key = Ed25519PublicKey.from_public_bytes(_raw(public))
+        key = Ed25519PublicKey.from_public_bytes(raw_public_key(public))
         key.verify(base64.b64decode(signature, validate=True), f"{request.method},{request.path}?ts={ts}".encode())
     except (ValueError, InvalidSignature) as error:
         raise Unauthorized(
@@ -99,20 +78,3 @@ def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
             f"the signature was made {apart:.0f} s from now", hint="set the clock of the machine that asks"
         )
     return public
-
-
-def _raw(blob: str) -> bytes:
-    """The 32 bytes of the key in an SSH public key: two strings, each after its length.
-
-    Raises:
-        ValueError: it is of another kind, or nothing at all.
-
-    """
-    try:
-        data = base64.b64decode(blob, validate=True)
-    except binascii.Error as error:
-        raise ValueError("no base64") from error
-    head = struct.pack(">I", len(KIND)) + KIND.encode() + struct.pack(">I", 32)
-    if not data.startswith(head) or len(data) != len(head) + 32:
-        raise ValueError(f"no {KIND} key")
-    return data[len(head) :]

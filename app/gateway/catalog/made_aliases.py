@@ -14,6 +14,8 @@ from loguru import logger
 from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
 from app.gateway.protocol.json_fields import Body, fields_of
+from app.logs import request_of_lines
+from jobs.access.audit import Audit
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import BadName, BadRequest, NotFound, Refused
 from jobs.core.model_name import ModelName
@@ -34,11 +36,13 @@ class MadeAliases:
         facts: the ledger's dict.
         known: what is known of models.
         clock: the time.
+        audit: where it is written down who did what.
 
     """
 
-    def __init__(self, facts: DictLike, known: KnownState, clock: Clock) -> None:
+    def __init__(self, facts: DictLike, known: KnownState, clock: Clock, audit: Audit) -> None:
         self._facts = facts
+        self._audit = audit
         self._known = known
         self._clock = clock
         #: Held from reading the entry to writing it. Another gateway, as there is one during a deployment, is not kept
@@ -55,6 +59,10 @@ class MadeAliases:
             Refused: the name is a model's own, or the fleet declares it, or there are too many.
 
         """
+        with self._audit.act(who=caller.name, request=request_of_lines.get(), act="copy", subject=destination):
+            self._make(caller, source, destination)
+
+    def _make(self, caller: Caller, source: str, destination: str) -> None:
         wanted, name = _name("source", source), _name("destination", destination)
         model, alias = self._known.resolve(wanted)
         caller.need_model(model.name if model else alias.target if alias else wanted, asked_as=wanted)
@@ -91,12 +99,19 @@ class MadeAliases:
         with self._changing:
             made = dict(self._made())
             entry = made.pop(str(name.folded()), None)
+            request = request_of_lines.get()
             if entry is None:
-                self._refuse_declared(name, caller)
+                try:
+                    self._refuse_declared(name, caller)
+                except Refused as refusal:
+                    who = caller.name
+                    self._audit.refused(who=who, request=request, act="delete", subject=str(name), error=refusal)
+                    raise
                 return False
-            for alias in Aliases(made={str(name.folded()): entry}).all:  # none, where it cannot be read
-                caller.need_model(alias.target, asked_as=name)
-            self._facts.put(keys.ALIASES, made)
+            with self._audit.act(who=caller.name, request=request, act="delete", subject=str(name)):
+                for alias in Aliases(made={str(name.folded()): entry}).all:  # none, where it cannot be read
+                    caller.need_model(alias.target, asked_as=name)
+                self._facts.put(keys.ALIASES, made)
         logger.info("{} is no alias any more, removed by {}", name, caller.name)
         self._known.refresh()
         return True

@@ -14,7 +14,9 @@ from loguru import logger
 
 from app.accounting import spending
 from app.gateway.catalog.sources import Mounted
+from jobs.access.audit_line import AuditLine
 from jobs.archive.archived import ArchivedJobs, archive_at
+from jobs.archive.audited import AuditQuery, archived_lines
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
@@ -111,6 +113,11 @@ class VolumeModels:
         """What has left the ledger's dict for the archive, by key; some minutes old at most."""
         with self._reading:
             return self._past()
+
+    def audited(self, query: AuditQuery) -> Sequence[AuditLine]:
+        """The lines of who did what that have left the ledger."""
+        with self._up_to_date():
+            return archived_lines(self._archive, query)
 
     def _bring_up_to_date(self) -> None:
         try:

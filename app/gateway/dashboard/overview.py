@@ -30,6 +30,7 @@ MayName = Callable[[str], bool]
 class CallerEntry(BaseModel):
     name: str
     scopes: list[str]
+    models: Annotated[list[str], Field(description="Patterns of those that it may use; none of them is every model")]
     keyless: Annotated[bool, Field(description="No keys are configured here, so everybody may do everything")]
 
 
@@ -108,7 +109,7 @@ class Overview:
         routes: the tier that answers for each model that is here, by its folded name.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
-        keyless: no keys are configured.
+        keyless: whether no keys are configured.
         rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do,
             and the fleet's prices add up to nothing.
         simulated: the servers only pretend.
@@ -120,7 +121,7 @@ class Overview:
     routes: Callable[[], Mapping[str, str]] = dict
     fleet: Fleet | None = None
     quota_bytes: int | None = None
-    keyless: bool = False
+    keyless: Callable[[], bool] = lambda: False
     rented: bool = True
     simulated: bool = False
     refresh: Callable[[], Awaitable[None]] = nothing_newer
@@ -133,7 +134,12 @@ class Overview:
         used = {name: isoformat(at) for name, at in last_used.items() if may_name(name)}
         return {
             "simulated": self.simulated,
-            "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
+            "caller": {
+                "name": caller.name,
+                "scopes": sorted(caller.scopes, reverse=True),
+                "models": list(caller.models),
+                "keyless": self.keyless(),
+            },
             "rented": self.rented,
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from app.gateway.auth.fair_shares import Shares
+from app.gateway.auth.fair_shares import KeyCount, Shares
 from app.gateway.auth.keys import Caller
 from app.gateway.event_loop.long_answers import json_in_thread, response_of
 from app.gateway.ops.post_jobs import MayChange
@@ -80,11 +80,11 @@ def as_json(plan: Preview) -> dict[str, Any]:
     }
 
 
-def router(plans: Plans, keys: int) -> APIRouter:
+def router(plans: Plans, keys: KeyCount) -> APIRouter:
     """
     Args:
         plans: how they are made.
-        keys: how many keys there are.
+        keys: how many there are.
     """
     api = APIRouter(tags=["state"])
     begun: set[asyncio.Task[bytes]] = set()  # which the event loop itself would not keep

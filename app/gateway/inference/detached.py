@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
-from app.gateway.auth.fair_shares import Shares
+from app.gateway.auth.fair_shares import ONE, KeyCount, Shares
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from jobs.core.errors import TooManyRequests, Trouble
 
@@ -19,7 +19,7 @@ MOST = 64
 class DetachedRequests:
     """Belongs to one event loop, but that any thread may ask how many there are."""
 
-    def __init__(self, most: int = MOST, *, keys: int = 1) -> None:
+    def __init__(self, most: int = MOST, *, keys: KeyCount = ONE) -> None:
         self._shares = Shares("requests without a caller", most, keys=keys, hint="", retry_after=timedelta(0))
         #: Changed by the event loop alone; its length may be read by any thread.
         self._tasks: set[asyncio.Task[None]] = set()

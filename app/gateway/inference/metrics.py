@@ -6,7 +6,7 @@ ours. Whatever else comes is counted as `other`.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -65,14 +65,16 @@ class Metrics:
     """All meters of one gateway. The event loop counts, a thread renders; the meters have locks of their own.
 
     Args:
-        keys: the names of the configured keys.
+        keys: the names of all keys.
         tiers: the names of the tiers.
         is_known: whether a model of this name is here.
 
     """
 
-    def __init__(self, keys: Iterable[str], tiers: Iterable[str], is_known: Callable[[str], bool]) -> None:
-        self._keys = frozenset(keys)
+    def __init__(
+        self, keys: Callable[[], Collection[str]], tiers: Iterable[str], is_known: Callable[[str], bool]
+    ) -> None:
+        self._keys = keys
         self._tiers = frozenset(tiers)
         self._is_known = is_known
         self._registry = CollectorRegistry()
@@ -105,7 +107,7 @@ class Metrics:
         """Count a request that has ended."""
         model = record.model if record.model and self._is_known(record.model) else OTHER
         tier = record.tier if record.tier in self._tiers else OTHER
-        self._requests.add(record, (model, tier, record.key if record.key in self._keys else OTHER))
+        self._requests.add(record, (model, tier, record.key if record.key in self._keys() else OTHER))
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""

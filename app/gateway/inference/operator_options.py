@@ -9,8 +9,9 @@ all of it; on one machine without keys everybody may.
 from collections.abc import Mapping
 from typing import Any
 
-from app.gateway.auth.keys import ADMIN, Caller
+from app.gateway.auth.keys import Caller
 from app.gateway.protocol.request import InferenceRequest
+from jobs.access.keys.key_words import ADMIN
 from jobs.core.errors import BadRequest
 
 PLACEMENT: Mapping[str, tuple[Any, ...]] = {

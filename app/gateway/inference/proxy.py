@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from app.engines.engine import Engine
+from app.gateway.auth.admission import NOT_HELD, Admission, Admitted
 from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference import abilities, operator_options, prompt_truncation
@@ -31,8 +32,9 @@ from app.gateway.protocol.request import InferenceRequest, naming, read_request,
 from app.gateway.upstream.cold_start import ColdStarts, Ready
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
+from jobs.access.budgets import NOTHING, Taken
 from jobs.core.clock import Clock
-from jobs.core.errors import CutShort, NotFound, Trouble, Unreachable
+from jobs.core.errors import CutShort, NotFound, TooManyRequests, Trouble, Unreachable
 from jobs.core.model_name import ModelName
 
 T = TypeVar("T")
@@ -65,6 +67,7 @@ class Proxy:
     recorder: Recorder
     clock: Clock
     detached: DetachedRequests
+    admission: Admission
     lengths_left: Callable[[Route, int], frozenset[int]]
     """What is left of a prompt that is cut there; see `prompt_truncation`. Costs nothing worth the name."""
     comment_seconds: float = COMMENT_SECONDS
@@ -94,25 +97,37 @@ class _ProxiedRequest:
         self._woke = False
         self._readied = _NOT_WAITED
         self._uncut: prompt_truncation.UncutPrompt | None = None
+        self._admitted: Admitted | None = None
+        self._is_asked = False
+        """Whether a server was asked."""
 
     async def run(self) -> None:
         try:
             await self._pass()
         except asyncio.CancelledError:
-            if not self._exchange.is_gone:
+            if self._exchange.ended_for is not None:
+                await self._reply.fail(self._exchange.ended_for)
+            elif not self._exchange.is_gone:
                 raise
-            self._reply.caller_left()
+            else:
+                self._reply.caller_left()
         except Trouble as trouble:
             await self._reply.fail(trouble)
         finally:
-            self._proxy.recorder.add(self._record())
+            record = self._record()
+            self._proxy.recorder.add(record)
+            if self._admitted is not None:
+                self._admitted.settle(taken_by(record, self._proxy.admission.idle_seconds, is_asked=self._is_asked))
 
     async def _pass(self) -> None:
         request = await read_request(self._exchange)
         if request.malformed is not None and self._proxy.is_all_ollama:
             raise request.malformed
         operator_options.refuse(request, self._exchange.caller)
-        route = self._route = await self._routed(request)
+        route = await self._routed(request)
+        if self._proxy.admission.concerns(self._exchange.caller):
+            await self._admit(route)
+        self._route = route  # from here on its time counts for the tier
         if route.engine.cuts_prompts and self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
             self._reply.lengths_left = partial(self._proxy.lengths_left, route, size)  # without us: that were a circle
@@ -129,6 +144,11 @@ class _ProxiedRequest:
                 await self._reply.pass_on(answer, route)
         finally:
             answer.close()
+
+    async def _admit(self, route: Route) -> None:
+        """Keep to the limits of the key, and to the budget of the fleet."""
+        exchange, admission = self._exchange, self._proxy.admission
+        self._admitted = await admission.admit(exchange.caller, route.tier, len(exchange.body), exchange.at)
 
     def _in_memory(
         self, request: InferenceRequest, route: Route, answer: UpstreamAnswer
@@ -259,7 +279,7 @@ class _ProxiedRequest:
         self, request: InferenceRequest, route: Route, headers: bytes, body: bytes | bytearray
     ) -> UpstreamAnswer:
         """The head of an answer. A caller who leaves before it ends the request, unless a load may hang on it."""
-        proxy = self._proxy
+        proxy, self._is_asked = self._proxy, True
         asking = proxy.upstream_clients[route.tier].ask("POST", self._exchange.entry.path, headers, body)
         is_loaded = proxy.cold_starts[route.tier].is_everywhere(route.served_name, request.settings)
         if not request.needs_load or is_loaded:
@@ -289,9 +309,21 @@ class _ProxiedRequest:
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")
 
     async def _ready(self, request: InferenceRequest, route: Route, until: float) -> None:
-        model = route.served_name if request.needs_load else ""
-        ready = self._proxy.cold_starts[route.tier].ready(model, request.settings, until, self._exchange.caller)
-        self._readied = await self._waiting(ready, request, route)
+        model, caller = route.served_name if request.needs_load else "", self._exchange.caller
+        cold_starts, admission = self._proxy.cold_starts[route.tier], self._proxy.admission
+        if admission.concerns(caller) and cold_starts.is_asleep:
+            await admission.insist_on_waking(caller, route.tier)
+        if caller.limits.may_hold is False:
+            until = min(until, _now() + NOT_HELD)
+        ready = cold_starts.ready(model, request.settings, until, caller)
+        try:
+            self._readied = await self._waiting(ready, request, route)
+        except Expired as expired:
+            if caller.limits.may_hold is not False:
+                raise
+            raise TooManyRequests(
+                f"key {caller.name!r} may not be held: {expired}", hint=expired.hint, retry_after=expired.retry_after
+            ) from expired
         self._woke |= self._readied.woke
 
     async def _waiting(self, event: Awaitable[T], request: InferenceRequest, route: Route) -> T:
@@ -335,6 +367,16 @@ class _ProxiedRequest:
             is_prompt_truncated=reply.is_prompt_truncated,
             alias=route.alias if route else "",
         )
+
+
+def taken_by(record: RequestRecord, idle_seconds: Mapping[str, float], *, is_asked: bool) -> Taken:
+    """What a request took of its key's budgets; by tier, for how long a server waits on that it has woken."""
+    if not (tier := record.tier):
+        return NOTHING
+    tokens = (record.prompt_tokens or 0) + (record.output_tokens or 0)
+    held = {tier: record.held_seconds} if record.held_seconds else {}
+    idle = {tier: idle_seconds.get(tier, 0.0)} if record.woke else {}
+    return Taken(int(is_asked), tokens, {tier: record.seconds}, held, held if record.woke else {}, idle)
 
 
 _NOT_WAITED = Ready(woke=False)

@@ -50,7 +50,7 @@ def create(
 
     """
     pool = ledger_pool or LedgerPool(ops_context.open_ledger, kinds=ops_context.kinds)
-    following = Following(followers, len(ops_context.keys.names))
+    following = Following(followers, ops_context.keys)
     job_counts = state_api.JobCounts(ops_context, pool)  # one for all who ask how many jobs there are
 
     @asynccontextmanager
@@ -75,6 +75,7 @@ def create(
         limits=ops_context.limits,
         clock=ops_context.clock,
         concurrency=concurrency_limit(ops_context.keys),
+        told=ops_context.told,
     )
     _word_failures(app)
     documented: dict[str, Any] = {
@@ -91,6 +92,8 @@ def create(
     others = (state_api.probes(ops_context, pool, job_counts), pulls.router(ops_context, pool, following))
     for api in others:
         app.include_router(api, include_in_schema=False)
+    #: For `changer`, which has the request alone.
+    app.state.audit = ops_context.audit
     #: Of the routes, for `prepare`.
     app.state.endpoints = [
         route.endpoint for api in (*public, *others) for route in api.routes if isinstance(route, routing.APIRoute)

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
-from app.gateway.auth.keys import Caller, Keys
+from app.gateway.auth.admission import TellsLeft, tells_nothing
+from app.gateway.auth.keys import Caller
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
+from jobs.access.audit import Audit
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -44,7 +47,9 @@ class OpsContext:
         open_ledger: a ledger for the thread that calls it.
         keys: who may ask.
         limits: how often.
+        told: makes the headers that tell a key what is left of its limits.
         clock: the time.
+        audit: where it is written down who did what.
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
         aliases: their other names, for a caller who may see these models.
@@ -69,15 +74,17 @@ class OpsContext:
     """
 
     open_ledger: Callable[[], Ledger]
-    keys: Keys
+    keys: LiveKeys
     limits: RateLimits
     clock: Clock
+    audit: Audit
     metrics: Metrics
     models: Callable[[], Sequence[Document]]
     route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
     tiers: Callable[[], Sequence[Document]]
     usage: Callable[[date | None], Awaitable[Sequence[Document]]]
     age: Callable[[], timedelta | None]
+    told: TellsLeft = tells_nothing
     aliases: Callable[[Callable[[ModelName], bool]], Sequence[Document]] = lambda _: ()
     notes: Callable[[], Sequence[str]] = tuple
     subject: Callable[[ModelName], ModelName] = lambda name: name

@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.gateway.auth.fair_shares import Shares
+from app.gateway.auth.fair_shares import KeyCount, Shares
 
 FOLLOWERS = 256
 """At once, in any of the three ways."""
@@ -24,10 +24,10 @@ class Following:
 
     Args:
         most: followers at once.
-        keys: how many keys there are.
+        keys: how many there are.
     """
 
-    def __init__(self, most: int, keys: int) -> None:
+    def __init__(self, most: int, keys: KeyCount) -> None:
         self.slots = Shares(
             "followers of jobs", most, keys=keys, hint="ask for /ops/v1/jobs/ID now and then", retry_after=FULL
         )

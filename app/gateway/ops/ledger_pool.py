@@ -100,6 +100,10 @@ class LedgerPool:
         finally:
             self.changes += 1
 
+    def changed_elsewhere(self) -> None:
+        """Something was changed by other means than through here, which who did it is to see at once."""
+        self.changes += 1
+
     async def read(self, work: Callable[[LedgerReader], T]) -> T:
         """Like `do`, for what only reads."""
         return await self._ask(lambda ledger: work(ledger.reader))

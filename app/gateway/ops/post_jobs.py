@@ -1,17 +1,24 @@
 """Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from loguru import logger
 
-from app.gateway.auth.keys import ADMIN, CHAT, Caller
+from app.gateway.auth.keys import Caller
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
-from jobs.core.errors import NotFound, Refused
+from app.logs import request_of_lines
+from jobs.access.acts import act_of
+from jobs.access.audit_line import Act
+from jobs.access.keys.key_words import ADMIN, CHAT
+from jobs.cli.job_commands import subject_of
+from jobs.core.errors import Forbidden, NotFound, Refused, StoreTrouble, Trouble
 from jobs.core.model_name import ModelName
+from jobs.core.units import counted
 from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, Posted
 from jobs.ledger.kinds import ALL, JobRequest, kind_named
@@ -28,9 +35,16 @@ def reader(request: Request) -> Caller:
 
 
 def changer(request: Request) -> Caller:
-    """Whoever may change something."""
+    """Whoever may change something. Who may not, and tried to, is written down."""
     caller: Caller = request.state.caller
-    caller.need(ADMIN)
+    try:
+        caller.need(ADMIN)
+    except Forbidden as refusal:
+        if (act := act_of(request.method, request.url.path)) is not None:
+            request.app.state.audit.refused(
+                who=caller.name, request=request_of_lines.get(), act=act, subject="", error=refusal
+            )
+        raise
     return caller
 
 
@@ -83,11 +97,16 @@ class Poster:
             NotFound: it needs a model that is neither here nor being pulled.
 
         """
-        request = self._request(caller, kind, model, parameters)
+        with self._may_refuse(caller, kind, model or ALL):
+            request = self._request(caller, kind, model, parameters)
 
         def post(ledger: Ledger) -> Posted:
-            self._need_here(caller, ledger, request)
-            return self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
+            with self._may_refuse(caller, kind, request.subject):
+                self._need_here(caller, ledger, request)
+            with self._act(caller, kind, request.subject) as act:
+                posted = ledger.post(*request, by=caller.name, attempts=attempts)
+                act.posted(posted.job.id, attached=posted.attached)
+            return self._send_worker(posted)
 
         return await self.ledger_pool.do(post)
 
@@ -120,11 +139,16 @@ class Poster:
         """
 
         def retry(ledger: Ledger) -> Posted:
-            job = find_job(ledger.reader, self.ops_context, caller, id)
-            self._need_registry(job.kind, model_of(job))
-            if not job.has_ended:
-                return self._send_worker(ledger.retry(id, by=caller.name))
-            return self._send_worker(ledger.again(job, by=caller.name, anyway=anyway))
+            with self._may_refuse(caller, "retry", id):
+                job = find_job(ledger.reader, self.ops_context, caller, id)
+                self._need_registry(job.kind, model_of(job))
+            with self._act(caller, "retry", subject_of(job)) as act:
+                if job.has_ended:
+                    posted = ledger.again(job, by=caller.name, anyway=anyway)
+                else:
+                    posted = ledger.retry(id, by=caller.name)
+                act.posted(posted.job.id, attached=posted.attached)
+            return self._send_worker(posted)
 
         return await self.ledger_pool.do(retry)
 
@@ -132,8 +156,11 @@ class Poster:
         """Ask a job to stop; one that has ended, archived or not, stays as it is."""
 
         def cancel(ledger: Ledger) -> Job:
-            job = find_job(ledger.reader, self.ops_context, caller, id)
-            return job if job.has_ended else ledger.cancel(id, by=caller.name)
+            with self._may_refuse(caller, "cancel", id):
+                job = find_job(ledger.reader, self.ops_context, caller, id)
+            with self._act(caller, "cancel", subject_of(job)) as act:
+                act.about(subject_of(job), job=id)
+                return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
         return await self.ledger_pool.do(cancel)
 
@@ -141,8 +168,11 @@ class Poster:
         """Hear no more of a job that failed for good."""
 
         def dismiss(ledger: Ledger) -> Job:
-            find_job(ledger.reader, self.ops_context, caller, id)
-            return ledger.dismiss(id, by=caller.name)
+            with self._may_refuse(caller, "dismiss", id):
+                job = find_job(ledger.reader, self.ops_context, caller, id)
+            with self._act(caller, "dismiss", subject_of(job)) as act:
+                act.about(subject_of(job), job=id)
+                return ledger.dismiss(id, by=caller.name)
 
         return await self.ledger_pool.do(dismiss)
 
@@ -153,28 +183,29 @@ class Poster:
             Refused: jobs of this kind take weights away, and are posted again one by one.
 
         """
-        spec = kind_named(kind, self.ops_context.kinds)
-        if spec.takes_away:
-            raise Refused(
-                f"a {kind} takes weights away, so it is never posted again among others",
-                hint="one by one: `ollama-modal jobs --dead`, then `ollama-modal retry ID`",
-            )
+        with self._may_refuse(caller, "retry", f"all: {kind} {failure_class}"):
+            if kind_named(kind, self.ops_context.kinds).takes_away:
+                raise Refused(
+                    f"a {kind} takes weights away, so it is never posted again among others",
+                    hint="one by one: `ollama-modal jobs --dead`, then `ollama-modal retry ID`",
+                )
 
         def again(ledger: Ledger, job: Job) -> None:
             self._need_registry(job.kind, model_of(job))
             self._send_worker(ledger.again(job, by=caller.name))
 
-        return await self._change_group(caller, kind, failure_class, again)
+        return await self._change_group(caller, "retry", kind, failure_class, again)
 
     async def dismiss_group(self, caller: Caller, kind: str, failure_class: str) -> ChangedJobs:
         """Hear no more of the dead letters of a kind and class, `AT_ONCE` at a time."""
-        kind_named(kind, self.ops_context.kinds)
+        with self._may_refuse(caller, "dismiss", f"all: {kind} {failure_class}"):
+            kind_named(kind, self.ops_context.kinds)
         return await self._change_group(
-            caller, kind, failure_class, lambda ledger, job: ledger.dismiss(job.id, by=caller.name)
+            caller, "dismiss", kind, failure_class, lambda ledger, job: ledger.dismiss(job.id, by=caller.name)
         )
 
     async def _change_group(
-        self, caller: Caller, kind: str, failure_class: str, change: Callable[[Ledger, Job], object]
+        self, caller: Caller, act: str, kind: str, failure_class: str, change: Callable[[Ledger, Job], object]
     ) -> ChangedJobs:
         """Change as many as a request has time for. What was changed is no dead letter any more."""
         kinds = self.ops_context.kinds
@@ -183,19 +214,31 @@ class Poster:
             dead = known_jobs(ledger.reader, self.ops_context.clock.now(), kinds=kinds).dead
             jobs = [job for job in dead if (job.kind, dead_letters.class_of(job)) == (kind, failure_class)]
             jobs = [job for job in jobs if not caller.models or caller.may_see(model_of(job))]
-            changed = 0
-            refused: dict[str, str] = {}
-            for tried, job in enumerate(jobs):
-                if changed == AT_ONCE or len(refused) == AT_ONCE:
-                    return ChangedJobs(changed, len(jobs) - tried, refused)
-                try:
-                    change(ledger, job)
-                    changed += 1
-                except Refused as no:
-                    refused[job.id] = str(no)
-            return ChangedJobs(changed, 0, refused)
+            of_group = f"all: {kind} {failure_class}"
+            with self._act(caller, act, of_group) as doing:
+                done = _change_some(ledger, jobs, change)
+                doing.about(f"{of_group}, {counted(done.changed, 'job')}")
+            return done
 
         return await self.ledger_pool.do(change_some)
+
+    def _act(self, caller: Caller, act: str, subject: str) -> AbstractContextManager[Act]:
+        """Do something for a caller, by the request that is answered, and write it down."""
+        request = request_of_lines.get()
+        return self.ops_context.audit.act(who=caller.name, request=request, act=act, subject=subject)
+
+    @contextmanager
+    def _may_refuse(self, caller: Caller, act: str, subject: str) -> Iterator[None]:
+        """See whether it may be done: a refusal is written down, and costs nobody a trip."""
+        try:
+            yield
+        except StoreTrouble:  # nothing was refused, and nothing could be written
+            raise
+        except Trouble as refusal:
+            self.ops_context.audit.refused(
+                who=caller.name, request=request_of_lines.get(), act=act, subject=subject, error=refusal
+            )
+            raise
 
     def _need_registry(self, kind: str, name: ModelName | None) -> None:
         if kind == "pull" and name is not None:
@@ -211,6 +254,20 @@ class Poster:
             except Exception as error:  # noqa: BLE001 - the job is posted, whatever the platform says now
                 logger.warning("lane {} could not be sent a worker: {}: {}", job.lane, type(error).__name__, error)
         return posted
+
+
+def _change_some(ledger: Ledger, jobs: Sequence[Job], change: Callable[[Ledger, Job], object]) -> ChangedJobs:
+    changed = 0
+    refused: dict[str, str] = {}
+    for tried, job in enumerate(jobs):
+        if changed == AT_ONCE or len(refused) == AT_ONCE:
+            return ChangedJobs(changed, len(jobs) - tried, refused)
+        try:
+            change(ledger, job)
+            changed += 1
+        except Refused as no:
+            refused[job.id] = str(no)
+    return ChangedJobs(changed, 0, refused)
 
 
 def model_of(job: Job) -> ModelName | None:

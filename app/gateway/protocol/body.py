@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from starlette.types import Message, Receive
 
+from app.gateway.auth.fair_shares import SEVERAL, KeyCount
 from app.gateway.protocol.errors import TooLarge, TooSlow
 from jobs.core.errors import NetworkTrouble
 
@@ -47,9 +48,11 @@ class Crowded(NetworkTrouble):
 class Budget:
     """What all bodies take, and those of each key. Belongs to one event loop: no thread takes or gives back."""
 
-    def __init__(self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL, *, keys: int = 2) -> None:
+    def __init__(
+        self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL, *, keys: KeyCount = SEVERAL
+    ) -> None:
         self._most = most
-        self._parts = 1 if keys <= 1 else 2
+        self._keys = keys
         self._reserve = reserve
         self._small = small
         self._of_key: dict[str, int] = defaultdict(int)
@@ -71,7 +74,7 @@ class Budget:
 
         """
         most = self._most + (self._reserve if size <= self._small else 0)
-        if self._of_key[key] + more > most // self._parts:
+        if self._of_key[key] + more > most // (1 if self._keys.count <= 1 else 2):
             raise Crowded(
                 f"the bodies of this key take {self._of_key[key]:,} bytes already",
                 hint="wait until some of its requests are answered",

@@ -4,6 +4,8 @@ import math
 from datetime import timedelta
 
 from app.model_server.start_failures import CannotStart
+from jobs.access.budgets import BudgetSpent
+from jobs.access.keys.key_words import KeyConflict
 from jobs.core.errors import (
     BadRequest,
     CutShort,
@@ -45,6 +47,7 @@ STATUS: dict[type[Trouble], int] = {
     Forbidden: 403,
     NotFound: 404,
     Refused: 400,
+    KeyConflict: 409,
     BadRequest: 400,
     Unlisted: 403,
     WrongMethod: 405,
@@ -80,7 +83,7 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
-    if status_of(trouble) == 501:
+    if status_of(trouble) == 501 or isinstance(trouble, BudgetSpent):
         headers["x-should-retry"] = "false"  # else the clients of OpenAI and Anthropic try it three times
     again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
     if again is not None:

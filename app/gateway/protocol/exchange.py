@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Send
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import RouteEntry
+from jobs.core.errors import Unauthorized
 
 JSON = b"application/json; charset=utf-8"
 
@@ -92,6 +93,8 @@ class Exchange:
     send: Send = field(repr=False)
     connection: CallerConnection = field(repr=False)
     to_server: bytes = field(default=b"", repr=False)
+    ended_for: Unauthorized | None = None
+    """Why it was ended from here: its key is good no more."""
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
@@ -100,6 +103,8 @@ class Exchange:
     """Keeps the body until what is returned is called, beyond the end of the request if need be."""
     drop: Callable[[], None] = field(default=_nothing, repr=False)
     """Gives up the request's own hold on the body."""
+    told: Callable[[], Sequence[Header]] | None = field(default=None, repr=False)
+    """Makes what the head of the answer tells of the key's limits, where it has some."""
 
     @property
     def is_gone(self) -> bool:
@@ -130,6 +135,8 @@ class Exchange:
         """The head of an answer."""
         self.status = status
         with_id = [*headers, (b"x-request-id", self.id.encode())]
+        if self.told is not None:
+            with_id += self.told()
         if self.is_direct:
             if self.connection.is_full:
                 await self.connection.room()

@@ -90,6 +90,11 @@ class ColdStarts:
         known_settings, at = self._loaded.get(model, (None, 0.0))
         return known_settings == settings and self._clock.monotonic() - at < self._timing.trust_seconds
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the next request would have to wake it, as far as is known."""
+        return self._waker.task is None and self._waker.up_since() is None
+
     def is_everywhere(self, model: str, settings: LoadSettings) -> bool:
         """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
         is_only = self._upstream.most_containers == 1
@@ -119,7 +124,7 @@ class ColdStarts:
 
         """
         self._insist_on_room(caller)
-        is_asleep = self._waker.task is None and self._waker.up_since() is None
+        is_asleep = self.is_asleep
         if is_asleep:
             self._waker.insist_on_starts()
         woke = is_asleep and not len(self.loads)

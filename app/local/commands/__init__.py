@@ -1,5 +1,8 @@
 """Commands of `ollama-modal` that need what only app knows, beside `up` and `plan`.
 
+audit_command    `ollama-modal audit`: who did what
 key_commands     `ollama-modal keys`: keys of the gateway
+key_list         keys as a person reads them
+local_keys       the keys of this machine
 report_commands  `ollama-modal night`, `ollama-modal cost` and `ollama-modal windows`
 """

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from app.accounting.key_budgets import KnownSpending
 from app.accounting.spending import estimate
 from app.deployment.server_container import tier_settings
 from app.endpoint import server_options
@@ -17,17 +18,20 @@ from app.fleet.effects import KEYS, set_keys
 from app.fleet.file import FLEET_FILE
 from app.fleet.parameters import ParametersConfig
 from app.fleet.schema import Fleet, parse
+from app.gateway.admission_parts import month_budget
 from app.gateway.cross_origin import allowed_origins
 from app.local.plan import StackPlan, allowed_registries
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.wake_budget import Wakes
+from jobs.access.budgets import span_of
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job, JobState
 from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
+from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import WeightsUse, plan
@@ -85,6 +89,17 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "windows[].models": ("windows.0.models", ["qwen3"]),
     "registries.allowed": ("registries.allowed", ["registry.ollama.ai"]),
     "gateway.origins": ("gateway.origins", ["https://chat.example.com"]),
+    "keys.charge_cold": ("keys.charge_cold", True),
+    "keys.defaults.rpm": ("keys.defaults.rpm", 9),
+    "keys.defaults.tpm": ("keys.defaults.tpm", 9),
+    "keys.defaults.concurrent": ("keys.defaults.concurrent", 9),
+    "keys.defaults.requests": ("keys.defaults.requests", "9/day"),
+    "keys.defaults.tokens": ("keys.defaults.tokens", "9/day"),
+    "keys.defaults.gpu_seconds": ("keys.defaults.gpu_seconds", "9/day"),
+    "keys.defaults.dollars": ("keys.defaults.dollars", "9/day"),
+    "keys.defaults.tiers": ("keys.defaults.tiers", ["h100"]),
+    "keys.defaults.wake": ("keys.defaults.wake", False),
+    "keys.defaults.hold": ("keys.defaults.hold", False),
     "volume.quota_gb": ("volume.quota_gb", 9),
     "volume.retention.unused_days": ("volume.retention.unused_days", 9),
     "volume.retention.trash_days": ("volume.retention.trash_days", 9),
@@ -97,6 +112,7 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "alerts.quota_percent": ("alerts.quota_percent", 99),
     "alerts.nightly_late_hours": ("alerts.nightly_late_hours", 9),
     "alerts.monthly_budget_dollars": ("alerts.monthly_budget_dollars", 10_000.0),
+    "alerts.on_budget": ("alerts.on_budget", "refuse"),
     "alerts.webhook_secret": ("alerts.webhook_secret", "other"),
     "prices.as_of": ("prices.as_of", datetime(2026, 1, 1, tzinfo=UTC).date()),
     "prices.source": ("prices.source", "a friend"),
@@ -120,6 +136,10 @@ def document() -> dict[str, Any]:
     zero = dict.fromkeys(ParametersConfig.model_fields, 0)
     found["models"][0] |= {"context": 4096, "parameters": {**zero, "stop": ["end"]}, "system": "Be brief."}
     found["aliases"] = {"gpt-4o": "llama3.2"}
+    found["alerts"]["on_budget"] = "no_wakes"
+    budgets = dict.fromkeys(("requests", "tokens", "gpu_seconds", "dollars"), "5/month")
+    counts, switches = dict.fromkeys(("rpm", "tpm", "concurrent"), 5), {"wake": True, "hold": True}
+    found["keys"] = {"charge_cold": False, "defaults": {**counts, **budgets, "tiers": ["a10g"], **switches}}
     return found
 
 
@@ -200,12 +220,25 @@ def _everywhere(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+def _limits(fleet: Fleet, *, rented: bool) -> dict[str, Any]:
+    """What keys are limited to, and what the month's budget stops."""
+    clock = HandClock(NOW)
+    prices = KnownSpending(dict, fleet, clock, rented=rented).tariff(span_of("month", NOW, UTC))
+    stops = month_budget(fleet, dict, clock) if rented else None
+    return {
+        "default limits": fleet.default_limits(rented=rented),
+        "charged": prices.charges_cold,
+        "stops": stops and (stops.dollars, stops.stops),
+    }
+
+
 def deployed(fleet: Fleet) -> dict[str, Any]:
     """What a deployment makes of a fleet file."""
     asked = {name: server_options(fleet, name) for name in fleet.tiers}
     spent = estimate({}, fleet, NOW, NOW).as_json()
     return {
         **_everywhere(fleet),
+        **_limits(fleet, rented=True),
         **_night_and_alerts(fleet, rented=True),
         "asked of Modal": [{**each, "image": None, "volumes": None} for each in asked.values()],
         "servers": [tier_settings(fleet, name) for name in fleet.tiers],
@@ -239,6 +272,7 @@ def here(fleet: Fleet) -> dict[str, Any]:
     asked = stack_plan(fleet)
     return {
         **_everywhere(fleet),
+        **_limits(fleet, rented=False),
         **_night_and_alerts(fleet, rented=False),
         "tiers": asked.server_tiers,
         "capacities": [*asked.capacities({})],
@@ -306,7 +340,7 @@ def test_whatever_does_nothing_here_is_named() -> None:
 def test_only_what_a_file_says_is_named() -> None:
     """Of what a file leaves out, nothing is said."""
     found = document()
-    del found["alerts"]["monthly_budget_dollars"]
+    del found["alerts"]["monthly_budget_dollars"], found["alerts"]["on_budget"]
     found["alerts"] |= {"kinds": ["quota", "nightly"]}
     line = of_modal(parse(found, "test"), BARE)
     assert "[alerts]" not in line
@@ -428,3 +462,13 @@ def test_what_a_deployment_can_make_nothing_of_is_named() -> None:
         "alerts.webhook_secret has no effect: alerts.kinds is empty, so there is nothing to tell",
         "alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
     ]
+
+
+def test_a_stop_without_a_budget_is_named() -> None:
+    """What is to happen when a budget is spent that is not there never does, and that is said."""
+    found = document()
+    del found["alerts"]["monthly_budget_dollars"]
+    said = 'alerts.on_budget = "no_wakes" has no effect: alerts.monthly_budget_dollars says no budget'
+
+    assert said in list(in_a_deployment(parse(found, "test")))
+    assert said not in list(in_a_deployment(fleet_with()))

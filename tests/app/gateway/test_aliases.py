@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of
 from app.gateway.inference.answer_name import AnswerName
 from app.gateway.protocol.forms import field_of
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock
 from jobs.models.aliases import FLEET
 from jobs.store import keys

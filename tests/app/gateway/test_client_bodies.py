@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of, new_key
+from jobs.access.keys.proofs import hash_of, new_key
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.client_bodies import EMBEDDER, MODEL, THINKER, ClientBody, client_bodies

@@ -14,9 +14,9 @@ import pytest
 
 from app.fleet.file import FLEET_FILE, BadFleet, read
 from app.fleet.schema import parse
-from app.gateway.auth.keys import hash_of
 from app.gateway.cross_origin import Origins, allowed_origins
 from app.gateway.origin_guard import OriginGuard
+from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import BadRequest
 from tests.app.gateway.test_origin_guard import inside
 from tests.support.browser import MISSING, Browser, browser

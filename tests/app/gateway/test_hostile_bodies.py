@@ -16,8 +16,8 @@ from typing import Self
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import BUDGET, MOST
+from jobs.access.keys.proofs import hash_of
 from tests.support.gateway_process import Process, gateway_process
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE

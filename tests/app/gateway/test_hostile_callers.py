@@ -18,13 +18,15 @@ import httpx
 import pytest
 
 from app.fleet.schema import WindowConfig, load
-from app.gateway.auth.keys import Caller, hash_of
+from app.gateway.auth.fair_shares import SoMany
+from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.metrics import Metrics
 from app.gateway.inference.route_cache import MOST, RouteCache
 from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
+from jobs.access.keys.proofs import hash_of
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.store.keys import NIGHT_RAN
@@ -216,7 +218,7 @@ def test_one_key_never_lingers_in_all_places() -> None:
     """Of the requests that go on without a caller a key has a share: what is beyond ends at once, others' goes on."""
 
     async def trial() -> tuple[list[bool], bool]:
-        detached = DetachedRequests(most=8, keys=3)
+        detached = DetachedRequests(most=8, keys=SoMany(3))
         asking = [asyncio.create_task(asyncio.Event().wait()) for _ in range(6)]
         for each in asking[:5]:
             detached.keep(each, 60, "greedy", lambda: None)  # type: ignore[arg-type]  # it never has an answer
@@ -277,7 +279,7 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
 
 def test_scrapes_at_once_see_all_jobs() -> None:
     """Whoever scrapes while others do sees every kind of job that was counted for him, each with its number."""
-    metrics = Metrics(["k"], ["a10g"], lambda _: True)
+    metrics = Metrics(lambda: ["k"], ["a10g"], lambda _: True)
     counts = {("pull", f"state{number}"): number for number in range(50)}
 
     def scrape(_: int) -> int:

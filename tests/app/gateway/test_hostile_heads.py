@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import OLLAMA, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, gateway, is_whole
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer

@@ -10,11 +10,13 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.gateway.auth.keys import Keys, hash_of
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.ops.auth import OpsAuth, concurrency_limit
 from app.gateway.protocol.body import bounded
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, caller_of, gateway
 from tests.support.scripted_server import Connection, ScriptedServer
@@ -158,7 +160,7 @@ def test_the_ops_api_does_not_wait_either() -> None:
         async def send(message: Message) -> None:
             said.append(message)
 
-        keys = Keys.parse("")
+        keys = LiveKeys.fixed(Keys.parse(""))
         ops_auth = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, concurrency_limit(keys), body_seconds=0.01)
         await ops_auth({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
 

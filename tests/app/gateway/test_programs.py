@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.gateway.auth.keys import hash_of
+from jobs.access.keys.proofs import hash_of
 from tests.app.gateway.inference.test_proxy import raw
 from tests.support.dialects import OLLAMA, Dialect, each_dialect, whole_answer
 from tests.support.gateways import RunningGateway, gateway

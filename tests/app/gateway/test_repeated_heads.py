@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.gateway.auth.keys import hash_of
 from app.gateway.http_head import ReadHead
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import OLLAMA, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, gateway, is_whole
 from tests.support.scripted_server import ScriptedServer

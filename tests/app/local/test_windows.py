@@ -54,7 +54,7 @@ def test_a_window_keeps_its_models_loaded(store: Store, server: OllamaDouble, cl
     for minute, before in pairwise([30, 29, 0, -1, -20, -26, -27, -45, -52, -80, -119, -121]):  # to its opening
         clock.wait((minute - before) * 60)
         windows = LocalWindows(fleet(), [LocalServer("a10g", server.url)], clock)
-        ids = windows.post_warmups(store.ledger())
+        ids = windows.post_warmups(store.ledger(), store.facts)
         posted += [before for _ in ids]
         run(store, server, *ids)
     assert posted == [0, -26, -52, -80, -119]
@@ -68,7 +68,7 @@ def test_what_cannot_be_loaded_is_not_asked_for_all_the_time(
     clock.wait(31 * 60)
     ids: list[Any] = []
     for _ in range(30):
-        for id in windows.post_warmups(store.ledger()):
+        for id in windows.post_warmups(store.ledger(), store.facts):
             store.ledger().cancel(id, by="test")
             ids.append(id)
         clock.wait(60)
@@ -79,11 +79,11 @@ def test_a_server_without_a_tiers_name_stands_for_all(store: Store, server: Olla
     """Windows of every tier have their models loaded by the one server that is here without a tier's name."""
     windows = LocalWindows(fleet(), [LocalServer("local", server.url)], clock)
     clock.wait(31 * 60)
-    [id] = windows.post_warmups(store.ledger())
+    [id] = windows.post_warmups(store.ledger(), store.facts)
     assert store.ledger().reader.get(id).request == {"model": "tiny:latest", "tier": "local"}
 
 
 def test_a_window_of_no_server_here_loads_nothing(store: Store, server: OllamaDouble, clock: HandClock) -> None:
     """A window of a tier that has no server here posts nothing, while another that has one does."""
     clock.wait(31 * 60)
-    assert LocalWindows(fleet(), [LocalServer("l4", server.url)], clock).post_warmups(store.ledger()) == []
+    assert LocalWindows(fleet(), [LocalServer("l4", server.url)], clock).post_warmups(store.ledger(), store.facts) == []

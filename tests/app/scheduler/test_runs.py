@@ -13,12 +13,12 @@ from app.fleet.schema import declared, parse
 from app.scheduler import night_plan as desired
 from app.scheduler.night_plan import Actual, UpstreamTag
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
+from jobs.access.acts import ACTS
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, JobState
-from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
@@ -49,9 +49,9 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     return Actual(models, upstream, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, now))
 
 
-def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
+def nightly(store: Store, actual: Actual, now: datetime) -> list[str]:
     """The jobs of this night."""
-    return [each.id for each in post_night(ledger, desired.night(FLEET, actual, now))]
+    return [each.id for each in post_night(store.ledger(), desired.night(FLEET, actual, now), store.facts, now)]
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
@@ -89,24 +89,28 @@ def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
 def test_nightly_posts_what_should_be(store: Store) -> None:
     """Absent pinned models are pulled, those that are here verified and warmed, with the words of the plan."""
     here, absent = NAMES
-    nightly(store.ledger(), found(store, here), begin(store))
+    nightly(store, found(store, here), begin(store))
 
     posted = {(job.kind, job.subject) for job in store.ledger().reader.jobs()}
     assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
+    acts = [fact for _, fact in store.facts.items(keys.AUDIT)]
+    assert {(each["act"], each["subject"]) for each in acts} == posted
+    assert {(each["who"], each["outcome"]) for each in acts} == {("nightly", "posted")}
+    assert {each["act"] for each in acts} <= {act for act, recorded in ACTS.items() if "nightly" in recorded.by}
 
 
 def test_nightly_twice_is_nightly_once(store: Store) -> None:
     """A second run of a night posts nothing, though everything of the first has ended and the models have come."""
     ledger = store.ledger()
-    first = nightly(ledger, found(store), begin(store))
+    first = nightly(store, found(store), begin(store))
     for id in first:
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
         ledger.end(claim, Ending("succeeded", result={"way": "registry"}), Reading())
 
     assert first
-    assert nightly(ledger, found(store, *NAMES), begin(store)) == []
-    next_night = nightly(ledger, found(store, *NAMES, night=1), begin(store, 1))
+    assert nightly(store, found(store, *NAMES), begin(store)) == []
+    next_night = nightly(store, found(store, *NAMES, night=1), begin(store, 1))
     assert [ledger.reader.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
 
 
@@ -136,6 +140,11 @@ def test_a_window_keeps_its_tier_awake(store: Store) -> None:
     assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
     [job] = store.ledger().reader.jobs()
     assert (job.kind, job.subject, job.request["tier"]) == ("warm", "llama3.2:latest", "a10g")
+    acts = [fact for _, fact in sorted(store.facts.items(keys.AUDIT))]
+    assert {each["who"] for each in acts} == {"window"}
+    told = sorted((each["act"], each["subject"], each["job"]) for each in acts)
+    assert told == [("warm", "llama3.2:latest", job.id), ("window-close", "a10g", ""), ("window-open", "a10g", "")]
+    assert {each["act"] for each in acts} == {act for act, recorded in ACTS.items() if "window" in recorded.by}
 
 
 def test_a_silent_server_is_marked_once(store: Store) -> None:

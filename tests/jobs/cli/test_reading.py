@@ -23,7 +23,7 @@ FLEET = str(Path("app/fleet.toml").absolute())
 READING = (
     "jobs", "jobs --dead", "jobs --since 7d", "job nope", "models", "list", "ps", "status", "plan",
     f"plan --fleet {FLEET}", "route tiny", "cost", "night", "windows", "show tiny", "prune --dry-run", "help",
-    "keys new bob",
+    "keys new bob --line", "keys list", "keys show bob",
 )  # fmt: skip
 
 

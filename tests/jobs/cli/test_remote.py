@@ -216,18 +216,18 @@ def test_a_wrong_key_or_address_is_told(remote: Shell, url: str, tmp_path: Path)
 
 
 def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) -> None:
-    """`keys new` prints a key and its line; with the line in the gateway's keys, the key is let in."""
-    made = remote.ask("keys", "new", "bob", "--scope", "admin", "--models", "llama*", "--expires", "90d")
+    """`keys new --line` prints a key and its line; with the line in the gateway's keys, the key is let in."""
+    made = remote.ask("keys", "new", "bob", "--line", "--scope", "admin", "--models", "llama*", "--expires", "90d")
     assert set(made) == {"name", "key", "line"}
     with ops_api(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
         shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
         assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
         assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr
-    plain = remote.run("keys", "new", "carol")
+    plain = remote.run("keys", "new", "carol", "--line")
     key, line = plain.stdout.splitlines()
     assert line.startswith("carol sha256:")
     assert key not in line + plain.stderr
-    wrong = remote.run("keys", "new", "carol", "--expires", "2020-01-01")
+    wrong = remote.run("keys", "new", "carol", "--line", "--expires", "2020-01-01")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "'2020-01-01' is over already" in wrong.stderr
 

@@ -212,3 +212,15 @@ def test_several_entries_go_to_the_dict_of_each() -> None:
     parts.sorts["open"].asked.clear()
     moved.update({keys.open("c-1"): 4, keys.open("d-1"): 5})
     assert parts.sorts["open"].asked == ["update open/c-1 open/d-1"]
+
+
+def test_a_sort_that_never_was_among_the_jobs_is_not_looked_for_there(parts: Parts) -> None:
+    """Keys and who did what cost one trip each from the first day on: the jobs' dict, however large, is not asked."""
+    facts = parts.opened()
+    parts.old.asked.clear()
+    facts.put("key/alice/1", {"v": 1}, skip_if_exists=True)
+    facts.update({"key/alice/1": {"v": 1}})
+    assert facts.get("key/alice/1") == dict(facts.items("key/"))["key/alice/1"]
+    assert (list(facts.keys("key/", "audit/")), facts.pop("key/alice/1")) == (["key/alice/1"], {"v": 1})
+    assert parts.old.asked == []
+    assert len(parts.sorts["access"].asked) == 6

@@ -18,6 +18,7 @@ from tests.support.stores import Store
 
 STORED = {
     "aliases": "overwritten",
+    "audit/<day>/<id>": "overwritten",
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "changed/<id>": "overwritten",
@@ -28,9 +29,11 @@ STORED = {
     "dismissed/<id>": "once",
     "end/<id>/<n>": "once",
     "gone/<id>": "overwritten",
+    "grant/<key>/<span>/<n>": "once",
     "health/<tier>/<n>": "once",
     "incident/<key>/<n>": "once",
     "job/<id>": "once",
+    "key/<name>/<n>": "once",
     "last_used": "overwritten",
     "live/<kind>/<subject>": "overwritten",
     "meter/<tier>/<container>": "overwritten",
@@ -53,6 +56,7 @@ STORED = {
     "told/<key>/<n>/<change>": "once",
     "upkeep/memory": "overwritten",
     "usage/<day>/<writer>": "overwritten",
+    "took/<key>/<span>/<account>": "overwritten",
     "wake/<tier>/<day>/<n>": "once",
     "wanted/<tier>": "overwritten",
     "warming/<tier>": "overwritten",

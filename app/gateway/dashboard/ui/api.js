@@ -1,4 +1,4 @@
-// Talks to the ops API, and to nothing else. It only reads, unless `post` is called because somebody pressed a button.
+// Talks to the ops API, and to nothing else. It only reads, unless `post` or `remove` is called because somebody pressed a button.
 
 import { setClock } from "./words.js";
 
@@ -37,6 +37,12 @@ export async function post(path, document = null) {
     signal: AbortSignal.timeout(PATIENCE),
   });
   return { isNew: answer.status === 201, document: await answer.json() };
+}
+
+/** Take something away, because somebody pressed a button. */
+export async function remove(path) {
+  const answer = await ask(path, { method: "DELETE", signal: AbortSignal.timeout(PATIENCE) });
+  return answer.json();
 }
 
 /**

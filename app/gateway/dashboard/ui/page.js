@@ -1,5 +1,6 @@
 // The page: signs in, polls the ops API while somebody looks at the page, and shows what it learns.
 
+import { SHOWN, showActs } from "./acts.js";
 import * as api from "./api.js";
 import { Asking } from "./asking.js";
 import { el, keep, setHidden, setText } from "./dom.js";
@@ -8,6 +9,7 @@ import { Following } from "./following.js";
 import { groupTitle } from "./groups.js";
 import { JobList, partsOf } from "./job_list.js";
 import { hasEnded, titleOf } from "./jobs.js";
+import { NewKey, showKeys, wanted } from "./keys.js";
 import { Polling } from "./polling.js";
 import { showModels } from "./models.js";
 import { headline } from "./now.js";
@@ -26,7 +28,8 @@ const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 
 const known = {
-  board: null, night: null, tiers: null, health: null, models: null, aliases: [], complaints: [], summary: null,
+  board: null, night: null, keys: null, tiers: null, health: null, models: null, aliases: [], complaints: [],
+  summary: null, acts: null,
 };
 let afterAsking = null; // done once the list has come that somebody asked for
 
@@ -39,6 +42,12 @@ const jobList = new JobList(partsOf(at), (after = null) => {
 });
 const following = new Following((job) => tellEnds(jobList.takeJob(job) ? [job] : []));
 
+const newKey = new NewKey({
+  section: at("new-key"), title: at("new-key-title"), words: at("new-key-words"), text: at("new-key-text"),
+  lines: at("new-key-lines"), done: at("new-key-done"),
+});
+const HERE = new URL("..", import.meta.url).href.replace(/\/$/, ""); // where the gateway answers
+
 const polling = new Polling(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
@@ -48,7 +57,9 @@ const polling = new Polling(
     { path: () => jobList.path(), every: pace, take: takeList },
     { path: () => "models", every: () => SLOW, take: takeModels },
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
+    { path: () => "keys", every: () => SLOW, isWanted: managesKeys, take: (answer) => (known.keys = answer) },
     { ...weeks.poll, every: () => RARE },
+    { path: () => `audit?limit=${SHOWN}`, every: () => SLOW, isWanted: mayChange, take: takeActs },
   ],
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
 );
@@ -64,6 +75,16 @@ const parts = [
 
 function hasTried(path) {
   return polling.hasTried(path);
+}
+
+/** Whether the key that is signed in may change keys: an administrator's of all models, where there are keys. */
+function managesKeys() {
+  const { keyless = true, models = [] } = known.board?.caller ?? {};
+  return mayChange() && !keyless && models.length === 0;
+}
+
+function mayChange() {
+  return known.board?.caller.scopes.includes("admin") ?? false;
 }
 
 function pace() {
@@ -89,6 +110,10 @@ function takeModels(answer) {
   known.complaints = answer.complaints;
 }
 
+function takeActs(answer) {
+  known.acts = answer.lines;
+}
+
 function takeList(answer) {
   tellEnds(jobList.take(answer));
   afterAsking?.();
@@ -107,7 +132,7 @@ function tellEnds(moved) {
 /** One that was posted or changed by us: in its place, or as the newest. */
 function takeJob(job) {
   jobList.takeJob(job, { isNew: true });
-  polling.again("jobs");
+  polling.again("jobs", "audit");
   show();
 }
 
@@ -118,22 +143,24 @@ function announce(text) {
 // -- showing ----------------------------------------------------------------------------------------------------------
 
 function show() {
-  const mayChange = known.board?.caller.scopes.includes("admin") ?? false;
   showConnection();
   headline({ section: at("now"), title: at("now-title"), list: at("problems"), summary: at("standing") }, known, seek);
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
-  jobList.show({ remedies: known.board?.remedies, mayChange, act, actAll, seek }, known.summary?.counts);
-  showModelList(mayChange);
-  setHidden(at("pull-form"), !mayChange);
-  setHidden(at("read-only"), mayChange || known.board === null);
-  if (known.board && !mayChange) {
+  jobList.show({ remedies: known.board?.remedies, mayChange: mayChange(), act, actAll, seek }, known.summary?.counts);
+  showModelList(mayChange());
+  showKeyList();
+  setHidden(at("pull-form"), !mayChange());
+  setHidden(at("read-only"), mayChange() || known.board === null);
+  if (known.board && !mayChange()) {
     const { name, scopes } = known.board.caller;
     const why = `Key ${name} has the scope ${scopes.join(" and ")}: it may look.`;
     setText(at("read-only"), `${why} To pull, cancel or try again, sign in with a key of scope admin.`);
   }
   if (known.board) showRuns(at("run-list"), at("next-note"), known.board);
   if (known.night) showLastNight(at("last-night"), known.night);
+  if (known.acts) showActs(at("act-list"), at("acts-note"), known.acts);
+  setHidden(at("acts"), !known.acts || !mayChange());
   setText(at("prices"), pricesNote());
   if (!at("board").hidden) setHidden(at("footer"), !reveal(parts));
   keepFocus();
@@ -163,7 +190,7 @@ function pricesNote() {
   return `Prices are of ${prices.as_of}, from ${prices.source}; ${use}.`;
 }
 
-function showModelList(mayChange) {
+function showModelList(isAdmin) {
   if (known.models === null) return;
   const declared = known.board?.models ?? {};
   const used = known.board?.last_used ?? {};
@@ -172,7 +199,7 @@ function showModelList(mayChange) {
     const aliases = known.aliases.filter((each) => each.model.toLowerCase() === folded).map((each) => each.alias);
     return { ...model, ...declared[folded], last_used: used[folded], aliases };
   });
-  showModels(at("model-list"), models, { mayChange, ask });
+  showModels(at("model-list"), models, { mayChange: isAdmin, ask });
   setHidden(at("model-table"), models.length === 0);
   const total = known.models.reduce((sum, { size }) => sum + size, 0);
   const quota = known.board?.quota_bytes;
@@ -180,6 +207,18 @@ function showModelList(mayChange) {
   const sum = `${count(models.length, "model")}, ${room}. Models may share parts of that.`;
   setText(at("models-note"), models.length ? sum : "No model is here yet.");
   keep(at("complaints"), known.complaints, (line) => line, () => {
+    const node = el("li");
+    return { node, show: (line) => setText(node, line) };
+  });
+}
+
+function showKeyList() {
+  const isShown = managesKeys() && known.keys !== null && !at("models").hidden;
+  setHidden(at("keys"), !isShown);
+  setHidden(at("keys-link"), !isShown);
+  if (!isShown) return;
+  showKeys(at("key-list"), known.keys.keys, askAboutKey);
+  keep(at("key-problems"), known.keys.problems, (line) => line, () => {
     const node = el("li");
     return { node, show: (line) => setText(node, line) };
   });
@@ -226,6 +265,41 @@ function ask({ kind, model, ...question }) {
   asking.ask({ ...question, work });
 }
 
+/** Ask whether a key is to be rotated or revoked, and do it. */
+function askAboutKey(verb, { name }, question) {
+  const path = `keys/${encodeURIComponent(name)}`;
+  const work = async () => {
+    if (verb === "revoke") await api.remove(path).catch(refused);
+    else {
+      const { document: made } = await api.post(`${path}/rotate`, {}).catch(refused);
+      newKey.show(name, made.key, HERE);
+    }
+    announce(verb === "revoke" ? `The key of ${name} is revoked` : `${name} has another key`);
+    polling.again("keys");
+  };
+  asking.ask({ ...question, work });
+}
+
+at("make-key").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const button = form.querySelector("button");
+  button.disabled = true;
+  setText(at("make-key-trouble"), "");
+  try {
+    const body = wanted(form.elements);
+    const { document: made } = await api.post("keys", body).catch(refused);
+    announce(`A key for ${body.name} is made`);
+    newKey.show(body.name, made.key, HERE);
+    polling.again("keys");
+    form.reset();
+  } catch (error) {
+    setText(at("make-key-trouble"), error.message);
+  } finally {
+    button.disabled = false;
+  }
+});
+
 function refused(error) {
   if (error.status === 401) signIn(error);
   if (error.status === 0) polling.wake(); // the polls will say the same, and when it is over
@@ -259,6 +333,7 @@ function signIn(error) {
   const wasRefused = api.key.get() !== null;
   api.key.forget();
   following.stop();
+  newKey.hide();
   setHidden(at("board"), true);
   setHidden(at("nav"), true);
   setHidden(at("forget"), true);

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.auth.fair_shares import share_of
-from app.gateway.auth.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
+from app.gateway.auth.keys import ANYONE, Caller, Key, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from app.local.commands.key_commands import scopes_of
+from jobs.access.keys.key_words import ADMIN, CHAT
+from jobs.access.keys.proofs import PREFIX, hash_of, new_key
+from jobs.access.limits import Limits
 from jobs.core.errors import (
     BadName,
     BadRequest,
@@ -61,7 +64,7 @@ def test_a_line_says_everything_and_reads_back_the_same() -> None:
     """What a line is parsed to is written as a line that means the same."""
     line = f"{LINE} chat admin models=llama*,hf.co/* rpm=60 concurrent=4 expires=2027-01-01"
     (key,) = Keys.parse(line)._keys
-    assert key.caller == Caller("alice", frozenset({CHAT, ADMIN}), ("llama*", "hf.co/*"), 60, 4)
+    assert key.caller == Caller("alice", frozenset({CHAT, ADMIN}), ("llama*", "hf.co/*"), Limits(60, None, 4))
     assert key.expires == datetime(2027, 1, 1, tzinfo=UTC)
     assert Key.parse(str(key)) == key
 
@@ -157,7 +160,7 @@ def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
     done = shell.run("up", "--simulate", "--port", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
-    assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
+    assert "hint: make the line anew: `ollama-modal keys new NAME --line`" in done.stderr
     assert KEY not in done.stderr
 
 
@@ -334,7 +337,7 @@ def test_a_restricted_key_may_not_ask_for_all_models() -> None:
 def test_a_minute_slides() -> None:
     """So many requests pass within any sixty seconds; the next is told when to come again, and then passes."""
     clock = HandClock()
-    limits, caller = RateLimits(clock), Caller("alice", frozenset(), rpm=3)
+    limits, caller = RateLimits(clock), Caller("alice", frozenset(), limits=Limits(rpm=3))
     for _ in range(3):
         limits.enter(caller)()
         clock.tick(10)
@@ -349,7 +352,7 @@ def test_a_minute_slides() -> None:
 
 def test_so_many_at_once_and_no_more() -> None:
     """A request that has ended makes room for one, however often its end is told."""
-    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), concurrent=2)
+    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), limits=Limits(concurrent=2))
     leave, _ = limits.enter(caller), limits.enter(caller)
     with pytest.raises(TooManyRequests, match="2 requests under way") as refused:
         limits.enter(caller)
@@ -363,7 +366,7 @@ def test_so_many_at_once_and_no_more() -> None:
 
 def test_what_was_refused_is_not_counted() -> None:
     """A request that was too many at once does not use up the minute as well."""
-    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), rpm=2, concurrent=1)
+    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), limits=Limits(rpm=2, concurrent=1))
     leave = limits.enter(caller)
     for _ in range(5):
         with pytest.raises(TooManyRequests, match="under way"):
@@ -375,8 +378,8 @@ def test_what_was_refused_is_not_counted() -> None:
 def test_keys_do_not_share_their_limits() -> None:
     """What one key uses up is not missing to another, and without limits there are none."""
     limits = RateLimits(HandClock())
-    limits.enter(Caller("alice", frozenset(), rpm=1, concurrent=1))
-    limits.enter(Caller("bob", frozenset(), rpm=1, concurrent=1))
+    limits.enter(Caller("alice", frozenset(), limits=Limits(rpm=1, concurrent=1)))
+    limits.enter(Caller("bob", frozenset(), limits=Limits(rpm=1, concurrent=1)))
     for _ in range(1_000):
         limits.enter(ANYONE)
 

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.auth.keys import Keys, proof_of
-from app.gateway.auth.signatures import SignedRequest, is_signature, parse_public_key, signer
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.signatures import SignedRequest, is_signature, signer
+from jobs.access.keys.proofs import parse_public_key, proof_of
 from jobs.core.errors import BadRequest, Unauthorized
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)

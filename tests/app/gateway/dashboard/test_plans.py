@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
+from app.gateway.auth.fair_shares import SoMany
 from app.gateway.dashboard.plans import WAITING, PlanResponse, Plans, router
 from app.gateway.ops.app import create
 from jobs.core.errors import Refused
@@ -36,7 +37,7 @@ def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
         return pruning()
 
     with ops_api(tmp_path) as somewhere:
-        client = TestClient(create(somewhere.ops_context(), more=(router(Plans(pruning, prune), 1),)))
+        client = TestClient(create(somewhere.ops_context(), more=(router(Plans(pruning, prune), SoMany(1)),)))
         assert client.get("/ops/v1/plan").status_code == 401
         assert client.get("/ops/v1/plan", headers={"x-api-key": CHAT_KEY}).status_code == 403
         headers = {"x-api-key": ADMIN_KEY}
@@ -62,7 +63,7 @@ def test_a_plan_for_nobody_keeps_no_place(tmp_path: Path) -> None:
 
     headers = {"x-api-key": ADMIN_KEY}
     with ops_api(tmp_path) as somewhere, httpx.Client(timeout=PATIENCE) as client:
-        app = create(somewhere.ops_context(), more=(router(Plans(slow, prune), 1),))
+        app = create(somewhere.ops_context(), more=(router(Plans(slow, prune), SoMany(1)),))
         with served(app) as url:
 
             def leaves(path: str) -> bool:
@@ -94,7 +95,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
         raise Refused("no fleet file says what should be here", hint="`ollama-modal up --fleet FILE`")
 
     with ops_api(tmp_path) as somewhere:
-        client = TestClient(create(somewhere.ops_context(), more=(router(Plans(night=refuse), 1),)))
+        client = TestClient(create(somewhere.ops_context(), more=(router(Plans(night=refuse), SoMany(1)),)))
         headers = {"x-api-key": ADMIN_KEY}
         night, prune = (client.get(f"/ops/v1/{path}", headers=headers) for path in ("plan", "plan/prune"))
     assert (night.json()["error"], night.is_success) == ("no fleet file says what should be here", False)
@@ -104,7 +105,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
 def test_the_commands_ask_a_gateway_elsewhere(tmp_path: Path) -> None:
     """`plan --url` and `prune --dry-run --url` print the plan made there, as they print one made here."""
     with ops_api(tmp_path) as somewhere:
-        app = create(somewhere.ops_context(), more=(router(Plans(pruning, lambda _: pruning()), 1),))
+        app = create(somewhere.ops_context(), more=(router(Plans(pruning, lambda _: pruning()), SoMany(1)),))
         with served(app) as url:
             shell = Shell(tmp_path / "elsewhere", {"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": ADMIN_KEY})
             assert shell.ask("prune", "--dry-run") == pruning().as_json()

@@ -7,7 +7,7 @@ from tests.support.ops_api import ENDED_REQUEST
 
 
 def meters() -> Metrics:
-    return Metrics(["alice"], ["a10g", "h100"], lambda name: name == "llama3.2:latest")
+    return Metrics(lambda: ["alice"], ["a10g", "h100"], lambda name: name == "llama3.2:latest")
 
 
 def shown(metrics: Metrics) -> list[str]:

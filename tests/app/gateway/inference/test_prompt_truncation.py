@@ -208,7 +208,7 @@ def test_the_log_and_the_meter_tell_it() -> None:
     record = replace(ENDED_REQUEST, is_prompt_truncated=True)
     assert line(record).endswith(", prompt truncated")
     assert "truncated" not in line(ENDED_REQUEST)
-    metrics = Metrics(["alice"], ["a10g", "h100"], lambda name: name == "llama3.2:latest")
+    metrics = Metrics(lambda: ["alice"], ["a10g", "h100"], lambda name: name == "llama3.2:latest")
     metrics.add(ENDED_REQUEST)
     metrics.add(record)
     shown = metrics.render({}).decode().splitlines()

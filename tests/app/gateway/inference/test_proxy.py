@@ -644,7 +644,7 @@ def test_structure_without_end_is_refused(shared: RunningGateway, server: Script
 
 def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
     """No key, a wrong scope, a model that is not allowed, too often: each in the caller's dialect, with its status."""
-    from app.gateway.auth.keys import hash_of  # noqa: PLC0415 - only here
+    from jobs.access.keys.proofs import hash_of  # noqa: PLC0415 - only here
 
     lines = (
         f"alice {hash_of('omk_a')} chat rpm=2\nbob {hash_of('omk_b')} chat models=qwen*\ncarol {hash_of('omk_c')} admin"

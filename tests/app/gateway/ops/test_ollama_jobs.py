@@ -15,10 +15,11 @@ import ollama
 import pytest
 from loguru import logger
 
-from app.gateway.auth.keys import ANYONE, hash_of
+from app.gateway.auth.keys import ANYONE
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.ollama_jobs import Frames, Pulls
 from app.gateway.ops.post_jobs import Poster
+from jobs.access.keys.proofs import hash_of
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Stalled
 from jobs.core.progress import Progress, Reading

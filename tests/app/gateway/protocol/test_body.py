@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from app.gateway.auth.keys import hash_of
+from app.gateway.auth.fair_shares import ONE
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
+from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
@@ -88,7 +89,7 @@ def test_one_key_leaves_room_for_the_others() -> None:
 
 def test_the_only_key_may_have_all_the_room() -> None:
     """Where nobody else could come, half of the room is not kept free for him; questions still pass beside the rest."""
-    budget = Budget(MOST, RESERVE, SMALL, keys=1)
+    budget = Budget(MOST, RESERVE, SMALL, keys=ONE)
     budget.hold("a").add(b"x" * MOST)
     with pytest.raises(Crowded):
         budget.hold("a").add(b"x" * (SMALL + 1))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.engines.llama_server import LLAMA_SERVER
 from app.engines.ollama import OLLAMA
-from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.routes import TABLE, RouteEntry, clean, find, speech_of
+from jobs.access.keys.proofs import hash_of
 from jobs.testing.ollama.http import ROUTES
 from tests.support.checkout import ROOT
 from tests.support.dialects import TALK

@@ -530,6 +530,7 @@ READ_PATHS = (
     "/ops/v1/models",
     "/ops/v1/health",
     "/ops/v1/usage",
+    "/ops/v1/limits",
     "/ops/v1/jobs",
     "/ops/v1/route?model=llama3.2",
 )

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.auth.keys import PREFIX, Caller, hash_of
+from app.gateway.auth.keys import Caller
 from app.gateway.inference.operator_options import PLACEMENT
 from app.gateway.upstream.loads import LoadLimits, Loads, TooManyLoads
+from jobs.access.keys.proofs import PREFIX, hash_of
 from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, whole_answer

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.access.audit import Audit
 from jobs.cli.terminal.table import GiveWay, table_rows
 from jobs.core.clock import SystemClock, isoformat
+from jobs.core.errors import NotFound
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.ledger.job import Ending
 from jobs.store import keys
@@ -81,6 +83,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         ReadShare(123 << 30, 30, now + timedelta(days=9)),
     )  # fmt: skip
     store.facts.put(keys.NIGHT_RAN, ran.as_json())
+    for name in KEY_NAMES:
+        audit = Audit(store.facts, clock)
+        audit.record(who=name, request="3f9a0c1200000007", act="pull", subject=LONG, outcome="posted", job=failed[0].id)
+        refused = NotFound("no")
+        audit.refused(who=name, request="3f9a0c1200000007", act="delete", subject=LONG, error=refused)
     store.close()
     with ScriptedServer(server, opening=server) as first, ScriptedServer(server, opening=server) as second:
         urls = (first.url, second.url, f"http://127.0.0.1:{free_port()}")
@@ -109,7 +116,7 @@ def fits(line: str, columns: int) -> bool:
 
 COMMANDS = (
     "status", "ps", "cost", "cold", "night", "windows", "plan", "plan --fleet {fleet}", "jobs --dead", "jobs", "models",
-    "retry --all --class disk", "job nope", "run llama3.2 hello", "prune --dry-run",
+    "audit", "retry --all --class disk", "job nope", "run llama3.2 hello", "prune --dry-run",
 )  # fmt: skip
 
 
@@ -135,6 +142,16 @@ def test_a_row_of_the_cost_stays_a_row(shell: Shell, columns: int) -> None:
         assert any(model == name or is_shortened(model, name) for name in MODELS)
         assert any(tier == name or is_shortened(tier, name) for name in TIERS)
     assert len({tuple(row.split()[:3]) for row in rows}) == len(rows)  # each can be told from each other
+
+
+def test_an_act_stays_a_row(shell: Shell, columns: int) -> None:
+    """Who did what has a line each, with who, the act, and how it went."""
+    head, *rows = seen(shell, columns, "audit")
+    assert {"WHO", "ACT", "WHAT", "OUTCOME"} <= set(head.split())
+    assert len(rows) == 2 * len(KEY_NAMES)
+    for row in rows:
+        assert any(word == name or is_shortened(word, name) for word in row.split() for name in KEY_NAMES)
+        assert re.search(r" pull .* posted| delete .* refused: NotFound", row)
 
 
 def test_a_cold_start_has_its_phases(shell: Shell, columns: int) -> None:
