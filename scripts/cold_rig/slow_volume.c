@@ -256,15 +256,34 @@ static void *answer_all(void *unused) {
 
 /* -- the mount ----------------------------------------------------------------------------------------------------- */
 
-/* The kernel's side of the mount, which fusermount3 hands over a socket. It stays, and unmounts when that is closed: so
- * nothing is left of a program that was killed. */
+/* A process that unmounts when this one has ended, however that was. It has our stdout, so who reads that knows when. */
+static void unmount_in_the_end(const char *mount) {
+    int life[2];
+    char byte;
+    if (pipe(life) || fork()) {
+        close(life[0]);
+        return;
+    }
+    close(life[1]);
+    setsid();
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    while (read(life[0], &byte, 1) < 0 && errno == EINTR) {
+    }
+    dup2(open("/dev/null", O_WRONLY), 2); /* it may be unmounted already */
+    execlp("fusermount3", "fusermount3", "-u", "-z", "--", mount, (char *)NULL);
+    _exit(127);
+}
+
+/* The kernel's side of the mount, which fusermount3 hands over a socket. */
 static int mounted(const char *mount) {
     int pair[2];
     char number[16], options[96];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
         return -1;
     snprintf(number, sizeof number, "%d", pair[0]);
-    snprintf(options, sizeof options, "ro,nosuid,nodev,auto_unmount,fsname=slow_volume,max_read=%d", MOST_READ);
+    snprintf(options, sizeof options, "ro,nosuid,nodev,fsname=slow_volume,max_read=%d", MOST_READ);
     pid_t child = fork();
     if (child == 0) {
         close(pair[1]);
@@ -281,8 +300,7 @@ static int mounted(const char *mount) {
     int file = -1;
     if (sent)
         memcpy(&file, CMSG_DATA(sent), sizeof file);
-    else
-        waitpid(child, NULL, 0);
+    waitpid(child, NULL, 0);
     return file;
 }
 
@@ -295,7 +313,8 @@ int main(int argc, char **argv) {
     stream_rate = atof(argv[4]) * 1e6;
     total_rate = atof(argv[5]) * 1e6;
     background = atoi(argv[6]);
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody is left who would unmount it */
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* with who started it */
+    unmount_in_the_end(argv[2]);
     node_of(argv[1]);
     device = mounted(argv[2]);
     if (device < 0) {

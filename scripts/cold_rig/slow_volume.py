@@ -1,6 +1,6 @@
 """The slow volume: built where a C compiler is, mounted where FUSE is, and gone when it is left, by whatever.
 
-Who is killed leaves no mount: the program ends with who started it, and `fusermount3` unmounts when it has ended. What
+Who is killed leaves no mount: the program ends with who started it, and a process beside it unmounts then. What
 lies in a scratch folder is removed by the next run.
 """
 
@@ -128,6 +128,8 @@ def mounted(program: Path, source: Path, mount: Path, speed: VolumeSpeed) -> Ite
         _unmount(mount)
         process.kill()  # the end of the volume, also where another process has taken a copy of the table of mounts
         process.wait()
+        if process.stdout is not None:
+            process.stdout.read()  # until what unmounts in the end has ended: it knows the mount by its path alone
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
