@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,18 +38,24 @@ print(*remove_left_over(Path(sys.argv[1])))
 """
 
 
-def python(code: str, *arguments: Path, temporary: Path) -> "subprocess.Popen[str]":
+@contextmanager
+def python(code: str, *arguments: Path, temporary: Path) -> Iterator["subprocess.Popen[str]"]:
+    """It is gone when it is left, so that a promise that does not hold is told at once."""
     environ = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "scripts"))),
         "TMPDIR": str(temporary),
     }
     words = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def is_mounted(folder: Path) -> bool:
-    return str(folder) in Path("/proc/mounts").read_text("utf-8")
+    return str(folder).replace(" ", r"\040") in Path("/proc/mounts").read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda each: each.name)
