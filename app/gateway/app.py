@@ -222,7 +222,7 @@ class GatewayApp:
         keys.under_way[stop] = key
         try:
             entry = exchange.entry
-            if decided is None or decided.known is not known:
+            if decided is None or decided.known is not known or decided.key is not key:
                 try:
                     _refuse_wrong(exchange, path, is_known=is_known)
                 except Forbidden as refusal:

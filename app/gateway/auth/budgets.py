@@ -211,7 +211,7 @@ class Budgets:
 
     async def write(self) -> None:
         """Write down what was taken until now, as far as the store takes it."""
-        for account in self._accounts.values():
+        for account in list(self._accounts.values()):  # meanwhile others come
             if account.is_unwritten:
                 await self._write(account)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import httpx
 import pytest
 from loguru import logger
 
+from app.gateway.auth.live_keys import TRUSTED
 from jobs.access.keys.key_records import KeySettings
 from jobs.access.keys.key_store import KeyStore
 from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import SystemClock
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect
 from tests.support.gateways import RunningGateway, gateway, held_callers
+from tests.support.moved_clock import MovedClock
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -258,6 +261,25 @@ def test_a_connection_that_is_kept_forgets_its_key(live: RunningGateway) -> None
         assert client.post("/api/chat", json=dict(OLLAMA.body)).status_code == 403
         ask(live, "DELETE", f"{KEYS}/alice")
         assert client.get("/api/tags").status_code == 401
+
+
+def test_a_connection_that_is_kept_forgets_what_its_key_might(tmp_path: Path) -> None:
+    """A key that another process has narrowed while its connection was quiet may no more than what is left to it, from
+    the first request on.
+    """
+    clock, key = MovedClock(), new_key()
+    with running(tmp_path, clock=clock) as live:
+        store = KeyStore(live.facts, clock)
+        store.make("alice", hash_of(key), KeySettings(("chat", "admin")), by="somebody")
+        with httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE) as client:
+
+            def copies() -> int:
+                return client.post("/api/copy", json={"source": "llama3.2", "destination": "mine"}).status_code
+
+            assert [copies() for _ in range(3)] == [200] * 3
+            store.change("alice", lambda told: replace(told, scopes=("chat",)), by="somebody")
+            clock.tick(TRUSTED.total_seconds() + 1)
+            assert [copies() for _ in range(3)] == [403] * 3
 
 
 def test_what_another_process_revoked_ends_here_as_well(tmp_path: Path) -> None:

@@ -212,3 +212,20 @@ def test_what_is_kept_does_not_grow() -> None:
 
     ten, hundred = asyncio.run(play(10)), asyncio.run(play(100))
     assert hundred <= ten <= 6
+
+
+def test_another_key_may_come_while_what_was_taken_is_written() -> None:
+    """What a key took is written down however slow the store is, and whichever keys come meanwhile."""
+    ann = Caller("ann", frozenset({"chat"}), limits=BOB.limits)
+
+    async def play() -> World:
+        world = World()
+        await world.ask(0)
+        world.end(0)
+        writing = asyncio.create_task(world.gateways[0].look_after())
+        await asyncio.sleep(0)
+        await world.gateways[0].admit(ann, "a10g", 10, world.clock.now())
+        await writing
+        return world
+
+    assert any("took/bob/" in key for key in asyncio.run(play()).store.facts.keys())
