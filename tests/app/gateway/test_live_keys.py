@@ -252,6 +252,23 @@ def test_who_follows_a_job_is_let_go_when_his_key_is_revoked(live: RunningGatewa
             list(pieces)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "", {}), ("PATCH", "/{}", {}), ("POST", "/{}/rotate", {}), ("DELETE", "/{}", None)],
+)
+def test_a_key_in_place_of_its_name_is_told_and_kept_nowhere(
+    shared: RunningGateway, method: str, path: str, body: Any
+) -> None:
+    """Whoever takes a key for its name is told so; neither the answer nor any line of the audit has it."""
+    key = new_key()
+    document = {"name": key} if path == "" else body
+    answer = ask(shared, method, KEYS + path.format(key), json=document)
+    assert answer.status_code == 400
+    assert "that is a key itself, and not its name" in answer.text
+    assert key not in answer.text
+    assert key not in ask(shared, "GET", "/ops/v1/audit").text
+
+
 def test_a_connection_that_is_kept_forgets_its_key(live: RunningGateway) -> None:
     """A head that was decided on before is decided on anew once the keys have changed."""
     key = ask(live, "POST", KEYS, json={"name": "alice"}).json()["key"]
