@@ -250,9 +250,8 @@ class Budgets:
         self._accounts.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(self.ask_seconds):
-                for account in self._ending:
-                    if account.view is not None:
-                        await self._write(account, is_ended=not account.under_way)
+                told = [each for each in self._ending if each.view is not None]
+                await asyncio.gather(*(self._write(each, is_ended=not each.under_way) for each in told))
 
     # What an account has
 

@@ -252,6 +252,20 @@ def test_who_follows_a_job_is_let_go_when_his_key_is_revoked(live: RunningGatewa
             list(pieces)
 
 
+def test_a_key_for_some_models_is_told_of_no_other_keys_limits(shared: RunningGateway) -> None:
+    """As of the keys themselves; of its own it is, and an administrator for all models is told of any."""
+    asked = "/ops/v1/limits?key=carl"
+    assert [ask(shared, "GET", asked, key).status_code for key in (ROOT, LIMITED, CHAT)] == [200, 403, 200]
+    assert ask(shared, "GET", "/ops/v1/limits?key=larry", LIMITED).status_code == 200
+
+
+def test_as_many_tokens_a_minute_as_a_line_takes_are_taken(live: RunningGateway) -> None:
+    """Nine digits, over HTTP as on a line."""
+    made = ask(live, "POST", KEYS, json={"name": "alice", "limits": {"tpm": "200000000", "tokens": "5000000/month"}})
+    assert made.json()["entry"]["limits"] == {"tpm": "200000000", "tokens": "5000000/month"}
+    assert lists(live, made.json()["key"]) == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [("POST", "", {}), ("PATCH", "/{}", {}), ("POST", "/{}/rotate", {}), ("DELETE", "/{}", None)],
