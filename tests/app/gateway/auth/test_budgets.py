@@ -285,7 +285,7 @@ def test_who_leaves_before_the_count_uses_tokens_as_well(tmp_path: Path, dialect
 
     def endless(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
-        for _ in range(5):
+        for _piece in range(5):
             line.chunk(dialect.pieces[0])
         line.await_end()
 

@@ -357,6 +357,17 @@ def test_a_file_that_becomes_wrong_counts_as_it_was(world: World, tmp_path: Path
     assert (gateway.asks(BOB), gateway.keys.problems()) == ("bob", ())
 
 
+def test_a_line_that_is_taken_out_of_a_wrong_file_lets_nobody_in(world: World, tmp_path: Path) -> None:
+    """Nor does one that became a comment; whatever else is wrong there, and what stands beside the file counts on."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {hash_of(ALICE)}\nbob {hash_of(BOB)}\ncarl {hash_of('omk_carl')}\n")
+    gateway = Gateway(world, lines=KeyFile(file, {"KEYS": LINES}))
+    file.write_text(f"alice {hash_of(ALICE)} rpm=many\n# bob {hash_of(BOB)}\n")
+    gateway.keys.refresh()
+    assert [gateway.asks(key) for key in (ALICE, ROOT)] == ["alice", "root"]
+    assert all("not known" in gateway.asks(key) for key in (BOB, "omk_carl"))
+
+
 def test_a_file_that_is_taken_away_opens_no_door(world: World, tmp_path: Path) -> None:
     """Nobody is let in by its lines any more, and nobody without one either."""
     file = tmp_path / "keys"
