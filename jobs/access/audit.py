@@ -8,7 +8,6 @@ however often he comes.
 No key and no prompt is ever handed in here.
 """
 
-import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +17,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from jobs.access.audit_line import LONGEST, Act, AuditLine, Outcome, id_at
-from jobs.access.keys.proofs import PREFIX
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
-from jobs.core.sanitize import plain
+from jobs.core.sanitize import plain, without_keys
 from jobs.store.patient_calls import Calls, PatientBatchDict
 from jobs.store.protocols import BatchDict
 
@@ -37,9 +35,6 @@ MOST_UNWRITTEN = 1_000
 
 Later = Callable[[Callable[[], None]], object]
 """Has something done that its caller does not wait for."""
-
-_KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]+")
-"""What looks like a key: somebody may have put one where a name belongs, and no line keeps it."""
 
 _Refusal = tuple[str, str, str, str, str]
 """Of which day, who, act, class and subject."""
@@ -208,7 +203,7 @@ def entry_of(now: datetime, *, who: str, request: str, act: str, subject: str) -
 
 def _line(now: datetime, outcome: Outcome, *said: str) -> AuditLine:
     """Said: who, by which request, which act, to what."""
-    who, request, act, subject = (_KEY.sub(f"{PREFIX}…", plain(text, LONGEST)) for text in said)
+    who, request, act, subject = (without_keys(plain(text, LONGEST)) for text in said)
     return AuditLine(id_at(now, secrets.token_hex(4)), now, who, request, act, subject, outcome)
 
 

@@ -290,8 +290,10 @@ def test_who_leaves_before_the_count_uses_tokens_as_well(tmp_path: Path, dialect
         line.await_end()
 
     with ScriptedServer(endless) as server, gateway(tmp_path, {"a10g": server.url}, keys=lines("tpm=5")) as running:
-        headers = {"authorization": f"Bearer {BOB}"}
-        with httpx.stream("POST", running.url + dialect.path, json=dict(dialect.body), headers=headers) as answer:
+        with (
+            httpx.Client(headers={"authorization": f"Bearer {BOB}"}, timeout=PATIENCE) as client,
+            client.stream("POST", running.url + dialect.path, json=dict(dialect.body)) as answer,
+        ):
             next(answer.iter_raw())
         until(lambda: running.composed.admission.rates.left(_bob(running))[0].left == 0, "its tokens to be counted")
         assert ask(running, dialect).status_code == 429
