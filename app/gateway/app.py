@@ -217,9 +217,9 @@ class GatewayApp:
             exchange.ended_for = why
             task.cancel()
 
-        if exchange.caller.limits is not NO_LIMITS:
-            exchange.told = self._admission.told(exchange.caller, exchange.entry.speech)
-        leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
+        caller, speech = exchange.caller, exchange.entry.speech
+        exchange.told = None if caller.limits is NO_LIMITS else self._admission.told(caller, speech)
+        leave = self._limits.enter(caller)  # before all else: a request that ends in 404 counts, too
         keys.under_way[stop] = key
         try:
             entry = exchange.entry

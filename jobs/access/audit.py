@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from typing import NamedTuple
 
 from jobs.access.audit_line import LONGEST, Act, AuditLine, Outcome, id_at
@@ -32,6 +33,9 @@ reason are one line: there are as many as keys, acts and classes, so nobody can 
 
 MOST_UNWRITTEN = 1_000
 """Lines that wait for a store that is away; more acts than that cannot have been begun before it was."""
+
+_ORDER = count()
+"""So that acts of one process and one millisecond are told in their order. Any thread may take the next."""
 
 Later = Callable[[Callable[[], None]], object]
 """Has something done that its caller does not wait for."""
@@ -204,7 +208,8 @@ def entry_of(now: datetime, *, who: str, request: str, act: str, subject: str) -
 def _line(now: datetime, outcome: Outcome, *said: str) -> AuditLine:
     """Said: who, by which request, which act, to what."""
     who, request, act, subject = (without_keys(plain(text, LONGEST)) for text in said)
-    return AuditLine(id_at(now, secrets.token_hex(4)), now, who, request, act, subject, outcome)
+    rest = f"{next(_ORDER) % 0x10000:04x}{secrets.token_hex(4)}"
+    return AuditLine(id_at(now, rest), now, who, request, act, subject, outcome)
 
 
 def _warn(text: str, *values: object) -> None:

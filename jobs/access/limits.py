@@ -37,11 +37,11 @@ class Budget:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.unit}={self.words}"
+        return f"{self.unit}={self.text}"
 
     @property
-    def words(self) -> str:
-        """The amount to its last digit, as `parse` reads it."""
+    def text(self) -> str:
+        """As it is written: a million without an exponent, which no reader takes."""
         return f"{f'{self.amount:.4f}'.rstrip('0').rstrip('.')}/{self.period}"
 
 
@@ -81,7 +81,7 @@ class Limits:
         """What `parse` reads, in the order in which lines have it."""
         told = {name: str(value) for name in COUNTS if (value := getattr(self, name)) is not None}
         for unit in UNITS:
-            if mine := [each.words for each in self.budgets if each.unit == unit]:
+            if mine := [each.text for each in self.budgets if each.unit == unit]:
                 told[unit] = ",".join(mine)
         told |= {"tiers": ",".join(self.tiers)} if self.tiers else {}
         switches = zip(SWITCHES, (self.may_wake, self.may_hold), strict=True)

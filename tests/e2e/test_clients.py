@@ -44,7 +44,7 @@ class RunningStack:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     shell = Shell(tmp_path_factory.mktemp("clients"))
-    chat, admin = (shell.ask("keys", "new", name, "--scope", name) for name in ("chat", "admin"))
+    chat, admin = (shell.ask("keys", "new", name, "--line", "--scope", name) for name in ("chat", "admin"))
     home = shell.home / "om"
     home.mkdir(exist_ok=True)
     (home / "keys").write_text(f"{chat['line']}\n{admin['line']}\n")
@@ -152,7 +152,7 @@ def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
     (folder / "id_ed25519").write_bytes(secret)
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     shell = Shell(tmp_path)
-    made = shell.ask("keys", "new", "own", "--scope", "admin", "--public-key", public)
+    made = shell.ask("keys", "new", "own", "--line", "--scope", "admin", "--public-key", public)
     (tmp_path / "om").mkdir(exist_ok=True)
     (tmp_path / "om" / "keys").write_text(f"{made['line']}\n")
 

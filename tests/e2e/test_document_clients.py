@@ -48,7 +48,7 @@ class Gateway:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     shell = Shell(tmp_path_factory.mktemp("clients"))
     scopes = {"chat": "chat", "admin": "admin", "prometheus": "admin-only"}
-    made = {name: shell.ask("keys", "new", name, "--scope", scope) for name, scope in scopes.items()}
+    made = {name: shell.ask("keys", "new", name, "--line", "--scope", scope) for name, scope in scopes.items()}
     home = shell.home / "om"
     home.mkdir(exist_ok=True)
     (home / "keys").write_text("".join(f"{each['line']}\n" for each in made.values()))

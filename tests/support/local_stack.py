@@ -110,8 +110,11 @@ def up(shell: Shell, *words: str, afresh: bool = False) -> Iterator[Up]:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """The process and all below it; nobody, of one that is gone meanwhile."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     return [pid, *(each for child in children for each in family(int(child)))]
 
 

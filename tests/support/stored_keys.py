@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from jobs.store.keys import TABLE, KeyPattern
 
 PARTS = {
-    "id": r"[a-z0-9]+-\d+",
+    "id": r"[a-z0-9]+-\d+|\d\d:\d\d:\d\d\.\d{3}Z-[0-9a-f]{12}",  # of a job, or of a line of the audit
     "day": r"\d{4}-\d\d-\d\d",
     "month": r"\d{4}-\d\d",
     "span": r"\d{4}-\d\d(?:-\d\d)?",

@@ -219,7 +219,10 @@ class Budgets:
         """Write what was taken, every few seconds, and end accounts that are not needed."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            await self.look_after()
+            try:
+                await self.look_after()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next time may do better
+                logger.opt(exception=error).error("what keys took could not be looked after")
 
     async def look_after(self) -> None:
         """The same, once."""

@@ -4,7 +4,7 @@
     refuse    no request to a model is taken
 
 What is under way ends, and admins pass. Whether it is spent is looked at every minute, beside the requests; where that
-cannot be known for a while, it counts as spent, and that is what is said.
+cannot be known for a while, it is closed, and that is what is said.
 """
 
 import asyncio
@@ -83,6 +83,9 @@ class FleetBudget:
             self._known_at = self._clock.monotonic()
         except StoreTrouble as trouble:
             self._trouble = str(trouble)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not known what is spent
+            self._trouble = f"{type(error).__name__}: {error}"
+            logger.opt(exception=error).error("what the month has cost could not be worked out")
         finally:
             self._looking = None
             was, self._was_well = self._was_well, not self._is_in_doubt() and not self._is_spent()
