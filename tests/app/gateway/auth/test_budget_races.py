@@ -17,7 +17,7 @@ from app.gateway.auth.budgets import Budgets, Reservation
 from app.gateway.auth.keys import Caller
 from jobs.access.budgets import NOTHING, OWNED, BudgetSpent, Span, Taken, Tariff
 from jobs.access.limits import Limits
-from jobs.core.errors import StoreUnavailable
+from jobs.core.errors import DiskFailed, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict
 from tests.support.waiting import PATIENCE
@@ -256,3 +256,29 @@ def test_a_gateway_that_ends_gives_all_back_at_once() -> None:
 
     facts = asyncio.run(play()).store.facts
     assert sum(told["ended"] for _, told in facts.items("took/")) == 20
+
+
+def test_prices_that_cannot_be_read_keep_nobody_from_writing_down() -> None:
+    """An archive that fails leaves the prices as they were known; what was taken is written down all the same."""
+
+    class NoArchive(Prices):
+        is_read = True
+
+        def refresh(self, _: Span) -> None:
+            if not self.is_read:
+                raise DiskFailed("the archive cannot be read")
+
+    async def play() -> bool:
+        known, clock, facts = NoArchive(), HandClock(NOON), MemoryDict()
+        gateway = Budgets(facts, clock, known, "g1")
+        caller = Caller("bob", frozenset({"chat"}), limits=Limits.parse({"dollars": "5/month", "requests": "9/month"}))
+        reservation = await gateway.admit(caller, "a10g", 10, clock.now())
+        assert reservation is not None
+        reservation.settle(Taken(1))
+        known.is_read = False
+        await gateway.look_after()
+        clock.tick(200)
+        await gateway.look_after()
+        return all(told["ended"] for _, told in facts.items("took/"))
+
+    assert asyncio.run(play())
