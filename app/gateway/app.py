@@ -201,6 +201,7 @@ class GatewayApp:
             ):
                 key = decided.key
             else:
+                decided = None  # what it may is looked at again as well: it may be another one's by now, or a narrower
                 key = await keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
             exchange.caller = key.caller_at(exchange.at)
         except Unauthorized:
@@ -222,12 +223,8 @@ class GatewayApp:
         keys.under_way[stop] = key
         try:
             entry = exchange.entry
-            if decided is None or decided.known is not known:
-                try:
-                    _refuse_wrong(exchange, path, is_known=is_known)
-                except Forbidden as refusal:
-                    self._note_refusal(exchange, refusal)
-                    raise
+            if decided is None:
+                self._need_right(exchange, path, is_known=is_known)
                 if key.is_shown_again:
                     said = _id_in(scope), exchange.to_server
                     decided = _Decided(path, (entry, exchange.below), key, known, *said)
@@ -252,11 +249,15 @@ class GatewayApp:
         if not exchange.status:
             await _refuse(exchange, why)
 
-    def _note_refusal(self, exchange: Exchange, refusal: Forbidden) -> None:
-        """Write down that somebody tried to change something and may not, or nobody may."""
-        if (act := act_of(exchange.method, exchange.entry.path)) is not None:
-            name = exchange.caller.name
-            self._audit.refused(who=name, request=exchange.id, act=act, subject="", error=refusal)
+    def _need_right(self, exchange: Exchange, path: str, *, is_known: bool) -> None:
+        """Refuse what is wrong, and write down that somebody tried to change something and may not, or nobody may."""
+        try:
+            _refuse_wrong(exchange, path, is_known=is_known)
+        except Forbidden as refusal:
+            if (act := act_of(exchange.method, exchange.entry.path)) is not None:
+                name = exchange.caller.name
+                self._audit.refused(who=name, request=exchange.id, act=act, subject="", error=refusal)
+            raise
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
         """Read its body, for which there is nothing to wait where all of it has come."""

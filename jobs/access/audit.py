@@ -20,7 +20,7 @@ from typing import NamedTuple
 from jobs.access.audit_line import LONGEST, Act, AuditLine, Outcome, id_at
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
-from jobs.core.sanitize import plain
+from jobs.core.sanitize import plain, without_keys
 from jobs.store.patient_calls import Calls, PatientBatchDict
 from jobs.store.protocols import BatchDict
 
@@ -207,7 +207,7 @@ def entry_of(now: datetime, *, who: str, request: str, act: str, subject: str) -
 
 def _line(now: datetime, outcome: Outcome, *said: str) -> AuditLine:
     """Said: who, by which request, which act, to what."""
-    who, request, act, subject = (plain(text, LONGEST) for text in said)
+    who, request, act, subject = (without_keys(plain(text, LONGEST)) for text in said)
     rest = f"{next(_ORDER) % 0x10000:04x}{secrets.token_hex(4)}"
     return AuditLine(id_at(now, rest), now, who, request, act, subject, outcome)
 

@@ -3,12 +3,24 @@
 What passes here can neither move the cursor, nor turn the direction of reading, nor pretend to be a line of ours.
 """
 
+import re
 import unicodedata
 
 LONGEST = 600
 """Characters of a foreign text that are shown; `--json` has all of it."""
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+KEY_PREFIX = "omk_"
+"""What a key of the gateway begins with."""
+
+_KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]+")
+
+
+def without_keys(text: str) -> str:
+    """The text without any key: somebody may have put one where a name belongs."""
+    return _KEY.sub(f"{KEY_PREFIX}…", text)
 
 
 def plain(text: object, longest: int = LONGEST) -> str:

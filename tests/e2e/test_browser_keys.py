@@ -101,6 +101,12 @@ def test_a_new_key_is_shown_once_with_ready_lines(page: Browser, running: Runnin
     assert not page.complaints()
 
 
+def test_when_a_key_ends_is_told_with_its_year(page: Browser) -> None:
+    """A day of next week is told from the same one in years."""
+    make(page, "dora", expires="2199-01-31")
+    page.until(lambda: "Jan 2199" in row(page, "dora"), "the key was not listed")
+
+
 def test_a_key_is_rotated_and_revoked_after_a_question(page: Browser, running: RunningGateway) -> None:
     """Another key is shown in its place, the old one is good for a while; a revoked one is refused, and says so."""
     first = make(page, "bob")

@@ -160,7 +160,7 @@ def gateway(
         router=Router(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
-        keys=LiveKeys(FixedLines(Keys.parse(keys)), facts, CLOCK) if live_keys else LiveKeys.fixed(Keys.parse(keys)),
+        keys=LiveKeys(FixedLines(Keys.parse(keys)), facts, clock) if live_keys else LiveKeys.fixed(Keys.parse(keys)),
         facts=TroubledDict(facts, meet) if meet else facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
         clock=clock,

@@ -23,7 +23,7 @@ from jobs.access.budgets import LEAST, NOTHING, BudgetSpent, Known, Span, Standi
 from jobs.access.grants import Ask, GrantStore, View
 from jobs.access.limits import PERIODS, Budget, Limits, Period, Unit
 from jobs.core.clock import Clock
-from jobs.core.errors import StoreTrouble, StoreUnavailable
+from jobs.core.errors import StoreTrouble, StoreUnavailable, Trouble
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 
@@ -211,7 +211,7 @@ class Budgets:
 
     async def write(self) -> None:
         """Write down what was taken until now, as far as the store takes it."""
-        for account in self._accounts.values():
+        for account in list(self._accounts.values()):  # meanwhile others come
             if account.is_unwritten:
                 await self._write(account)
 
@@ -234,7 +234,7 @@ class Budgets:
                 self._end(account)
         await self.write()
         for account in [each for each in self._accounts.values() if "dollars" in each.caps]:
-            with suppress(StoreTrouble):  # the prices known so far will do
+            with suppress(Trouble):  # the prices known so far will do, also where the archive cannot be read
                 await asyncio.to_thread(self._known.refresh, account.span)
         for account in list(self._ending):
             if not account.under_way and account.asking is None and await self._write(account, is_ended=True):
@@ -253,9 +253,8 @@ class Budgets:
         self._accounts.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(self.ask_seconds):
-                for account in self._ending:
-                    if account.view is not None:
-                        await self._write(account, is_ended=not account.under_way)
+                told = [each for each in self._ending if each.view is not None]
+                await asyncio.gather(*(self._write(each, is_ended=not each.under_way) for each in told))
 
     # What an account has
 

@@ -58,8 +58,12 @@ class FleetBudget:
         self._known_at = float("-inf")
         self._trouble = "it has not answered yet"
         self._looking: asyncio.Task[None] | None = None
-        self.is_open = False
-        """Whether all is known to be well; looked at before anything else is."""
+        self._was_well = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all is known to be well; looked at before anything else is, also while a look does not end."""
+        return self._was_well and not self._is_in_doubt()
 
     async def run(self) -> None:
         """Look at what is spent, every minute."""
@@ -84,8 +88,8 @@ class FleetBudget:
             logger.opt(exception=error).error("what the month has cost could not be worked out")
         finally:
             self._looking = None
-            was, self.is_open = self.is_open, not self._is_in_doubt() and not self._is_spent()
-            if was and not self.is_open:
+            was, self._was_well = self._was_well, not self._is_in_doubt() and not self._is_spent()
+            if was and not self._was_well:
                 logger.warning("the month's budget of the fleet stops: {}", self._budget.stops)
 
     async def insist(self, caller: Caller) -> None:

@@ -35,8 +35,8 @@ class FixedLines:
 
 
 class KeyFile:
-    """The lines of a file, and others that stay as they are. One that becomes wrong counts as it was before, and it is
-    said.
+    """The lines of a file, and others that stay as they are. One that becomes wrong counts as it was before, but for
+    keys of which nothing stands there any more, and it is said.
 
     One thread reads at a time.
 
@@ -65,13 +65,24 @@ class KeyFile:
         try:
             self._keys = self._parsed()
         except Trouble as trouble:
-            self.trouble = f"{trouble}; the keys of this file count as they were before"
+            self._keys = self._still_there()
+            self.trouble = f"{trouble}; the keys that still stand in this file count as they were before"
             logger.error("{}", self.trouble)
         else:
             self.trouble = None
             logger.info("{} has changed, and is read again: its keys count from now on", self._path)
         self._stamp = stamp
         return self._keys
+
+    def _still_there(self) -> Keys:
+        """The keys of before, but for those whose lines are gone: whoever took one out meant it, whatever is wrong."""
+        try:
+            text = _text(self._path)
+        except Trouble:  # nobody knows what stands there
+            return self._keys
+        lines = [line.partition("#")[0] for each in (text, *self._others.values()) for line in each.splitlines()]
+        words = {word for line in lines for word in line.split()}
+        return Keys(key for key in self._keys.all if {key.caller.name, key.proof} & words)
 
     def _parsed(self) -> Keys:
         return Keys.gather({str(self._path): _text(self._path), **self._others})

@@ -262,9 +262,19 @@ class LiveKeys:
     def _keep_fresh(self) -> None:
         while not self._stopping.is_set():
             self._clock.wait(EVERY.total_seconds(), self._stopping)
-            if not self._stopping.is_set() and (self.is_used or self.under_way):
+            if self._stopping.is_set():
+                return
+            if self.is_used or self.under_way:
                 self.is_used = False
                 self.refresh()
+            else:
+                self._look_at_lines()
+
+    def _look_at_lines(self) -> None:
+        """Have a file that has changed count, though nobody asks: who asks next may be one whom it lets in no more."""
+        with self._refreshing:
+            if self._lines.read() is not self._of_lines:
+                self._publish(self._found)
 
     def _put_back(self, facts: DictLike, found: KeysFound) -> None:
         """Give the store what it has lost, as it was known here; where it takes nothing now, the next time."""

@@ -80,6 +80,7 @@ def _documented(pattern: str) -> dict[str, JsonValue]:
 
 
 Number = Annotated[str, Field(max_length=7, json_schema_extra=_documented("[1-9][0-9]{0,6}"))]
+LargeNumber = Annotated[str, Field(max_length=9, json_schema_extra=_documented("[1-9][0-9]{0,8}"))]
 BudgetText = Annotated[
     str,
     Field(
@@ -105,7 +106,7 @@ class LimitsBody(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"rpm": "60", "dollars": "5/month"}]})
 
     rpm: Number | Left = None
-    tpm: Number | Left = None
+    tpm: LargeNumber | Left = None
     concurrent: Number | Left = None
     requests: BudgetText | Left = None
     tokens: BudgetText | Left = None

@@ -34,7 +34,7 @@ from jobs.access.audit import Audit
 from jobs.access.keys.key_change import KeyChange
 from jobs.access.keys.key_records import KeyRecord, KeySettings
 from jobs.access.keys.key_store import KeyStore
-from jobs.access.keys.key_words import KeyConflict
+from jobs.access.keys.key_words import KeyConflict, parse_name
 from jobs.access.keys.proofs import hash_of, new_key, proof_of
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
@@ -109,6 +109,7 @@ class KeyActs:
     def _refuse_line(
         self, name: str, hint: str = "change that line; one of a secret counts once it is deployed"
     ) -> None:
+        parse_name(name)
         if any(key.caller.name == name for key in self.keys.of_lines):
             raise KeyConflict(f"key {name!r} stands on a line of the keys file or the secret", hint=hint)
 

@@ -60,11 +60,14 @@ def router(told: Callable[[Caller], Awaitable[Mapping[str, Any]]], named: Callab
     @api.get("/limits", response_model=LimitsResponse)
     async def limits(
         caller: MayRead,
-        key: Annotated[str, Query(description="Of another key, which takes the admin scope", max_length=64)] = "",
+        key: Annotated[
+            str, Query(description="Of another key, which takes the admin scope for all models", max_length=64)
+        ] = "",
     ) -> Response:
         """Tell what a key may take, what it took, and what is left until when."""
         if key and key != caller.name:
             caller.need(ADMIN)
+            caller.need_model(None)  # as for the keys themselves
             other = named(key)
             if other is None:
                 raise NotFound(f"there is no key {key!r}", hint="`ollama-modal keys list` tells which there are")

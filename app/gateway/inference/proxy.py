@@ -100,6 +100,8 @@ class _ProxiedRequest:
         self._admitted: Admitted | None = None
         self._is_asked = False
         """Whether a server was asked."""
+        self._size = 0
+        """Of the body of a request that was admitted."""
 
     async def run(self) -> None:
         try:
@@ -117,7 +119,9 @@ class _ProxiedRequest:
             record = self._record()
             self._proxy.recorder.add(record)
             if self._admitted is not None:
-                self._admitted.settle(taken_by(record, self._proxy.admission.idle_seconds, is_asked=self._is_asked))
+                least = self._reply.tokens_about(self._size) if self._is_asked else 0
+                idle = self._proxy.admission.idle_seconds
+                self._admitted.settle(taken_by(record, idle, is_asked=self._is_asked, least_tokens=least))
 
     async def _pass(self) -> None:
         request = await read_request(self._exchange)
@@ -148,6 +152,7 @@ class _ProxiedRequest:
     async def _admit(self, route: Route) -> None:
         """Keep to the limits of the key, and to the budget of the fleet."""
         exchange, admission = self._exchange, self._proxy.admission
+        self._size = len(exchange.body)
         self._admitted = await admission.admit(exchange.caller, route.tier, len(exchange.body), exchange.at)
 
     def _in_memory(
@@ -369,11 +374,13 @@ class _ProxiedRequest:
         )
 
 
-def taken_by(record: RequestRecord, idle_seconds: Mapping[str, float], *, is_asked: bool) -> Taken:
+def taken_by(
+    record: RequestRecord, idle_seconds: Mapping[str, float], *, is_asked: bool, least_tokens: int = 0
+) -> Taken:
     """What a request took of its key's budgets; by tier, for how long a server waits on that it has woken."""
     if not (tier := record.tier):
         return NOTHING
-    tokens = (record.prompt_tokens or 0) + (record.output_tokens or 0)
+    tokens = max((record.prompt_tokens or 0) + (record.output_tokens or 0), least_tokens)
     held = {tier: record.held_seconds} if record.held_seconds else {}
     idle = {tier: idle_seconds.get(tier, 0.0)} if record.woke else {}
     return Taken(int(is_asked), tokens, {tier: record.seconds}, held, held if record.woke else {}, idle)

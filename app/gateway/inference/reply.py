@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from app.engines.answer_tokens import Tokens
+from app.gateway.auth.admission import BYTES_A_TOKEN
 from app.gateway.inference.answer_name import AnswerName
 from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
@@ -21,6 +22,11 @@ from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
+
+_ENDED_EARLY = frozenset({"client_gone", "upstream_cut", "timeout"})
+
+MOST_GUESSED = 8_192
+"""Tokens of a prompt, where nobody counted them: in a picture there are many bytes, and few tokens."""
 
 LengthsLeft = Callable[[], frozenset[int]]
 
@@ -37,6 +43,8 @@ class CallerReply:
     def __init__(self, exchange: Exchange, clock: Clock) -> None:
         self.ending: RequestEnding = "error"
         self.first_byte_seconds: float | None = None
+        self.pieces = 0
+        """Of the server's answer, so far; while a model writes, each is a token or more."""
         self.is_prompt_truncated = False
         """Whether the model was given less than the prompt, as far as it is known."""
         self.lengths_left: LengthsLeft = frozenset
@@ -55,6 +63,16 @@ class CallerReply:
     @property
     def tokens(self) -> Tokens:
         return self._tail.tokens() if self._tail else Tokens()
+
+    def tokens_about(self, size: int) -> int:
+        """How many tokens an answer took whose end, which counts them, never came; `size` is that of the request. Else
+        whoever leaves just before the end would never use any up.
+        """
+        is_left = self.ending != "success" and (self.pieces or self.ending in _ENDED_EARLY)
+        prompt, output = self.tokens
+        if output or not is_left:  # at its beginning Anthropic's dialect counts none yet
+            return 0
+        return self.pieces + (min(size // BYTES_A_TOKEN, MOST_GUESSED) if prompt is None else prompt)
 
     def caller_left(self) -> None:
         """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
@@ -146,6 +164,7 @@ class CallerReply:
         connection = self._exchange.connection
         if connection.is_full:
             return False
+        self.pieces += 1
         if self.first_byte_seconds is None:
             self._note(piece, tail)
         else:
@@ -189,6 +208,7 @@ class CallerReply:
     async def _read(self, answer: UpstreamAnswer, tail: dialects.Tail) -> bytes:
         piece = answer.take() or await answer.read()
         if piece:
+            self.pieces += 1
             self._note(piece, tail)
         return piece
 

@@ -56,7 +56,6 @@ class LocalKeys:
         raise NotFound(f"there is no key {name!r}", hint="`ollama-modal keys list` shows them")
 
     def make(self, name: str, proof: str, change: KeyChange) -> Mapping[str, Any]:
-        parse_name(name)
         return self._done("key-new", name, lambda store, by: store.make(name, proof, change.of(KeySettings()), by=by))
 
     def change(self, name: str, change: KeyChange) -> Mapping[str, Any]:
@@ -69,6 +68,7 @@ class LocalKeys:
         return self._done("key-revoke", name, lambda store, by: store.revoke(name, by=by))
 
     def _done(self, act: str, name: str, do: Callable[[KeyStore, str], KeyRecord]) -> Mapping[str, Any]:
+        parse_name(name)
         if any(each.caller.name == name for each in self._lines()):
             raise Refused(f"key {name!r} stands on a line of the keys file", hint=f"change it in {self._home.keys}")
         facts = self._home.facts()

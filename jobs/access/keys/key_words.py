@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from jobs.access.keys.proofs import PREFIX
 from jobs.core.errors import BadRequest, Refused
 
 CHAT = "chat"
@@ -20,7 +21,8 @@ class KeyConflict(Refused):
 
 
 def is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
+    """Whether this names a key, and is none itself: somebody may have taken one for the other."""
+    return _NAME.fullmatch(text) is not None and not text.startswith(PREFIX)
 
 
 def parse_name(text: str) -> str:
@@ -30,6 +32,8 @@ def parse_name(text: str) -> str:
         BadRequest: it is none.
 
     """
+    if text.startswith(PREFIX):
+        raise BadRequest("that is a key itself, and not its name", hint="`ollama-modal keys list` shows the names")
     if not is_name(text):
         raise BadRequest(
             f"{text[:64]!r} is no name of a key", hint="up to 64 letters, digits, `_`, `.`, `-`, as in alice"

@@ -12,8 +12,9 @@ import secrets
 import struct
 
 from jobs.core.errors import BadRequest
+from jobs.core.sanitize import KEY_PREFIX
 
-PREFIX = "omk_"
+PREFIX = KEY_PREFIX
 """So that a key is recognised wherever it should not be: in a log, a commit, a screenshot."""
 
 KIND = "ssh-ed25519"

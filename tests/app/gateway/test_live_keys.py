@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import httpx
 import pytest
 from loguru import logger
 
+from app.gateway.auth.live_keys import TRUSTED
 from jobs.access.keys.key_records import KeySettings
 from jobs.access.keys.key_store import KeyStore
 from jobs.access.keys.proofs import hash_of, new_key
 from jobs.core.clock import SystemClock
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect
 from tests.support.gateways import RunningGateway, gateway, held_callers
+from tests.support.moved_clock import MovedClock
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -249,6 +252,37 @@ def test_who_follows_a_job_is_let_go_when_his_key_is_revoked(live: RunningGatewa
             list(pieces)
 
 
+def test_a_key_for_some_models_is_told_of_no_other_keys_limits(shared: RunningGateway) -> None:
+    """As of the keys themselves; of its own it is, and an administrator for all models is told of any."""
+    asked = "/ops/v1/limits?key=carl"
+    assert [ask(shared, "GET", asked, key).status_code for key in (ROOT, LIMITED, CHAT)] == [200, 403, 200]
+    assert ask(shared, "GET", "/ops/v1/limits?key=larry", LIMITED).status_code == 200
+
+
+def test_as_many_tokens_a_minute_as_a_line_takes_are_taken(live: RunningGateway) -> None:
+    """Nine digits, over HTTP as on a line."""
+    made = ask(live, "POST", KEYS, json={"name": "alice", "limits": {"tpm": "200000000", "tokens": "5000000/month"}})
+    assert made.json()["entry"]["limits"] == {"tpm": "200000000", "tokens": "5000000/month"}
+    assert lists(live, made.json()["key"]) == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "", {}), ("PATCH", "/{}", {}), ("POST", "/{}/rotate", {}), ("DELETE", "/{}", None)],
+)
+def test_a_key_in_place_of_its_name_is_told_and_kept_nowhere(
+    shared: RunningGateway, method: str, path: str, body: Any
+) -> None:
+    """Whoever takes a key for its name is told so; neither the answer nor any line of the audit has it."""
+    key = new_key()
+    document = {"name": key} if path == "" else body
+    answer = ask(shared, method, KEYS + path.format(key), json=document)
+    assert answer.status_code == 400
+    assert "that is a key itself, and not its name" in answer.text
+    assert key not in answer.text
+    assert key not in ask(shared, "GET", "/ops/v1/audit").text
+
+
 def test_a_connection_that_is_kept_forgets_its_key(live: RunningGateway) -> None:
     """A head that was decided on before is decided on anew once the keys have changed."""
     key = ask(live, "POST", KEYS, json={"name": "alice"}).json()["key"]
@@ -258,6 +292,25 @@ def test_a_connection_that_is_kept_forgets_its_key(live: RunningGateway) -> None
         assert client.post("/api/chat", json=dict(OLLAMA.body)).status_code == 403
         ask(live, "DELETE", f"{KEYS}/alice")
         assert client.get("/api/tags").status_code == 401
+
+
+def test_a_connection_that_is_kept_forgets_what_its_key_might(tmp_path: Path) -> None:
+    """A key that another process has narrowed while its connection was quiet may no more than what is left to it, from
+    the first request on.
+    """
+    clock, key = MovedClock(), new_key()
+    with running(tmp_path, clock=clock) as live:
+        store = KeyStore(live.facts, clock)
+        store.make("alice", hash_of(key), KeySettings(("chat", "admin")), by="somebody")
+        with httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE) as client:
+
+            def copies() -> int:
+                return client.post("/api/copy", json={"source": "llama3.2", "destination": "mine"}).status_code
+
+            assert [copies() for _ in range(3)] == [200] * 3
+            store.change("alice", lambda told: replace(told, scopes=("chat",)), by="somebody")
+            clock.tick(TRUSTED.total_seconds() + 1)
+            assert [copies() for _ in range(3)] == [403] * 3
 
 
 def test_what_another_process_revoked_ends_here_as_well(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from jobs.access.audit import COUNTED_FOR, MOST_COUNTED, Audit, PostedAct, entry_of, record_posted
 from jobs.access.audit_line import LONGEST, AuditLine
 from jobs.access.audit_thread import AuditThread
+from jobs.access.keys.proofs import new_key
 from jobs.core.errors import Forbidden, NotFound, Refused, StoreUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
@@ -204,3 +205,14 @@ def test_the_thread_writes_outcomes_and_what_is_left_at_its_end(store: Store) ->
     thread.stop()
     assert [line.count for line in lines(store) if line.who == "bob"] == [3]
     assert "audit" not in {each.name for each in threading.enumerate()}
+
+
+def test_what_looks_like_a_key_is_in_no_line(store: Store) -> None:
+    """A key that somebody put where a name belongs is cut out of the line, which tells that there was one."""
+    key = new_key()
+    audit = Audit(store.facts, store.clock)
+    audit.record(who="alice", request=f"ollama-modal pull {key}", act="pull", subject=f"hf.co/{key}")
+    audit.refused(who="alice", request="r-2", act="delete", subject=key, error=Forbidden("no"))
+    audit.write_rest()
+    assert sorted(line.subject for line in lines(store)) == ["hf.co/omk_…", "omk_…"]
+    assert key not in str(dict(store.facts.items()))

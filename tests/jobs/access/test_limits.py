@@ -9,7 +9,7 @@ from jobs.core.errors import BadRequest
 
 COUNT = st.none() | st.integers(1, 9_999_999)
 SWITCH = st.none() | st.booleans()
-AMOUNT = st.integers(1, 10**6).map(float) | st.sampled_from([0.5, 0.01, 12.25])
+AMOUNT = st.integers(1, 10**13 - 1).map(lambda parts: parts / 10**4) | st.sampled_from([0.5, 0.01, 1e6, 999_999_999.0])
 
 
 def budgets(found: dict[tuple[Unit, Period], float]) -> tuple[Budget, ...]:

@@ -2,7 +2,7 @@
 // once, with lines that are ready to be used; it is kept nowhere, and is gone from the page when somebody says so.
 
 import { el, keep, plain, setAttribute, setHidden, setText } from "./dom.js";
-import { clock } from "./words.js";
+import { date } from "./words.js";
 
 const VERBS = {
   rotate: {
@@ -104,7 +104,7 @@ function row() {
     setText(cells.May, key.scopes.join(", "));
     setText(cells.Models, key.models.join(", ") || "all");
     setText(cells.Limits, Object.entries(key.limits).map(([limit, value]) => `${limit}=${value}`).join(" ") || "none");
-    setText(cells.Expires, key.expires ? clock(new Date(key.expires)) : "never");
+    setText(cells.Expires, key.expires ? date(new Date(key.expires)) : "never");
     for (const { label, button } of buttons) {
       setHidden(button, key.source === "lines" || key.state === "revoked");
       setAttribute(button, "aria-label", `${label}: ${plain(key.name)}`);

@@ -75,6 +75,12 @@ export function clock(moment) {
   return moment.toLocaleString("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
 }
 
+/** `27 Feb 2027, 09:41`, on the reader's clock: for what may be months away. */
+export function date(moment) {
+  const options = { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" };
+  return moment.toLocaleString("en-GB", options);
+}
+
 /** How people write a model's name: without the registry and folder that are meant anyway. */
 export function short(model) {
   return model.replace(/^registry\.ollama\.ai\//, "").replace(/^library\//, "");

@@ -2,8 +2,10 @@
 store: what passes never exceeds the budget, and in the end all of it can be used."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -15,9 +17,10 @@ from app.gateway.auth.budgets import Budgets, Reservation
 from app.gateway.auth.keys import Caller
 from jobs.access.budgets import NOTHING, OWNED, BudgetSpent, Span, Taken, Tariff
 from jobs.access.limits import Limits
-from jobs.core.errors import StoreUnavailable
+from jobs.core.errors import DiskFailed, StoreUnavailable
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict
+from tests.support.waiting import PATIENCE
 
 CAP = 20
 BOB = Caller("bob", frozenset({"chat"}), limits=Limits.parse({"requests": f"{CAP}/month", "tokens": "100000/day"}))
@@ -43,9 +46,11 @@ class FlakyDict:
     facts: MemoryDict
     fails: list[str] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
+    meets: Callable[[], object] = tuple
 
     def _do(self, what: str, work: Callable[[], Any]) -> Any:
         self.asked[what] += 1
+        self.meets()
         fails = self.fails.pop() if self.fails else ""
         if fails == "before":
             raise StoreUnavailable("it is away")
@@ -212,3 +217,68 @@ def test_what_is_kept_does_not_grow() -> None:
 
     ten, hundred = asyncio.run(play(10)), asyncio.run(play(100))
     assert hundred <= ten <= 6
+
+
+def test_another_key_may_come_while_what_was_taken_is_written() -> None:
+    """What a key took is written down however slow the store is, and whichever keys come meanwhile."""
+    ann = Caller("ann", frozenset({"chat"}), limits=BOB.limits)
+
+    async def play() -> World:
+        world = World()
+        await world.ask(0)
+        world.end(0)
+        writing = asyncio.create_task(world.gateways[0].look_after())
+        await asyncio.sleep(0)
+        await world.gateways[0].admit(ann, "a10g", 10, world.clock.now())
+        await writing
+        return world
+
+    assert any("took/bob/" in key for key in asyncio.run(play()).store.facts.keys("took/"))
+
+
+def test_a_gateway_that_ends_gives_all_back_at_once() -> None:
+    """However slow each write is, none waits for another: what all keys have left is theirs again."""
+
+    async def play() -> World:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(20))
+        world = World()
+        gateway = world.gateways[0]
+        for number in range(20):
+            caller = Caller(f"k{number}", frozenset({"chat"}), limits=Limits.parse({"requests": "20/month"}))
+            reservation = await gateway.admit(caller, "a10g", 10, world.clock.now())
+            assert reservation is not None
+            reservation.settle(Taken(1))
+        met = threading.Barrier(20)
+        world.store.meets = lambda: met.wait(PATIENCE)
+        gateway.ask_seconds = PATIENCE
+        await gateway.close()
+        return world
+
+    facts = asyncio.run(play()).store.facts
+    assert sum(told["ended"] for _, told in facts.items("took/")) == 20
+
+
+def test_prices_that_cannot_be_read_keep_nobody_from_writing_down() -> None:
+    """An archive that fails leaves the prices as they were known; what was taken is written down all the same."""
+
+    class NoArchive(Prices):
+        is_read = True
+
+        def refresh(self, _: Span) -> None:
+            if not self.is_read:
+                raise DiskFailed("the archive cannot be read")
+
+    async def play() -> bool:
+        known, clock, facts = NoArchive(), HandClock(NOON), MemoryDict()
+        gateway = Budgets(facts, clock, known, "g1")
+        caller = Caller("bob", frozenset({"chat"}), limits=Limits.parse({"dollars": "5/month", "requests": "9/month"}))
+        reservation = await gateway.admit(caller, "a10g", 10, clock.now())
+        assert reservation is not None
+        reservation.settle(Taken(1))
+        known.is_read = False
+        await gateway.look_after()
+        clock.tick(200)
+        await gateway.look_after()
+        return all(told["ended"] for _, told in facts.items("took/"))
+
+    assert asyncio.run(play())

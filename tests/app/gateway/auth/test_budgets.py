@@ -84,7 +84,7 @@ def test_openais_client_reads_what_is_left(tmp_path: Path, server: ScriptedServe
         with openai.OpenAI(base_url=f"{running.url}/v1", api_key=BOB) as client:
             chat = client.chat.completions.with_raw_response
             whole = chat.create(model="llama3.2", messages=[{"role": "user", "content": "hello"}], stream=True)
-            whole.parse().close()
+            list(whole.parse())  # to its end, where its tokens are counted
             settled(running, tokens=10)
             with pytest.raises(openai.RateLimitError, match="spent its budget of 1 request a day") as limited:
                 client.chat.completions.create(model="llama3.2", messages=[{"role": "user", "content": "hello"}])
@@ -277,6 +277,26 @@ def test_tokens_count_by_the_minute(tmp_path: Path, server: ScriptedServer) -> N
     assert 50 < int(answers[2].headers["retry-after"]) <= 60
     assert answers[2].headers["x-ratelimit-remaining-tokens"] == "0"
     assert [each.headers["x-ratelimit-limit-tokens"] for each in answers] == ["15"] * 4
+
+
+@each_dialect
+def test_who_leaves_before_the_count_uses_tokens_as_well(tmp_path: Path, dialect: Dialect) -> None:
+    """The end of a stream counts its tokens. Of one that is left before, its pieces count, and its prompt about."""
+
+    def endless(_: HeardRequest, line: Connection) -> None:
+        line.begin(dialect.kind)
+        for _piece in range(5):
+            line.chunk(dialect.pieces[0])
+        line.await_end()
+
+    with ScriptedServer(endless) as server, gateway(tmp_path, {"a10g": server.url}, keys=lines("tpm=5")) as running:
+        with (
+            httpx.Client(headers={"authorization": f"Bearer {BOB}"}, timeout=PATIENCE) as client,
+            client.stream("POST", running.url + dialect.path, json=dict(dialect.body)) as answer,
+        ):
+            next(answer.iter_raw())
+        until(lambda: running.composed.admission.rates.left(_bob(running))[0].left == 0, "its tokens to be counted")
+        assert ask(running, dialect).status_code == 429
 
 
 def _bob(running: RunningGateway) -> Any:

@@ -13,11 +13,13 @@ import pytest
 
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
+from app.gateway.auth.fleet_budget import TRUSTED_FOR, FleetBudget, MonthBudget
 from app.scheduler.wake_budget import Wakes
 from jobs.access.keys.proofs import hash_of
 from jobs.core.errors import StoreUnavailable
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import Metered
+from jobs.testing.clock import HandClock
 from tests.support.dialects import OLLAMA, Dialect, each_dialect, whole_answer
 from tests.support.failing_stores import MemoryDict, While
 from tests.support.gateways import CLOCK, RunningGateway, gateway
@@ -145,6 +147,33 @@ def test_in_doubt_it_is_closed(tmp_path: Path) -> None:
     assert (refused.status_code, passed.status_code) == (503, 200)
     assert "whether the month's budget of the fleet is spent cannot be told" in refused.text
     assert "nothing says that it is spent" in refused.text
+
+
+def test_a_look_that_does_not_end_leaves_it_open_for_ten_minutes() -> None:
+    """What was seen last counts for a stated time, also while the store hangs and the next look never ends."""
+    clock = HandClock()
+    answered = threading.Event()
+    looks = iter((True, False))
+
+    def spent() -> float:
+        if not next(looks):
+            assert answered.wait(PATIENCE)
+        return 1.0
+
+    async def play() -> list[bool]:
+        budget = FleetBudget(MonthBudget(5.0, "refuse", spent, lambda now: now), clock)
+        await budget.look()
+        told = [budget.is_open]
+        hung = asyncio.create_task(budget.look())
+        await asyncio.sleep(0)
+        for seconds in (TRUSTED_FOR.total_seconds(), 1):
+            clock.tick(seconds)
+            told.append(budget.is_open)
+        answered.set()
+        await hung
+        return [*told, budget.is_open]
+
+    assert asyncio.run(play()) == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("on_budget", "woken"), [("alert", True), ("no_wakes", False), ("refuse", False)])

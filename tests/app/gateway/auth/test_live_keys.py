@@ -4,6 +4,7 @@ and locks nobody out who is on a line.
 
 import asyncio
 import base64
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -26,6 +27,7 @@ from jobs.access.limits import Limits
 from jobs.core.errors import BadRequest, NotWritable, StoreUnavailable, Unauthorized
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import MemoryDict, TroubledDict, While
+from tests.support.waiting import until
 
 ROOT, ALICE, BOB = "omk_root", "omk_alice", "omk_bob"
 LINES = f"root {hash_of(ROOT)} chat admin"
@@ -314,6 +316,31 @@ def test_a_file_that_changes_is_read_again(world: World, tmp_path: Path) -> None
     assert gateway.asks(BOB) == "bob"
 
 
+def test_a_file_that_changes_while_nobody_asks_is_read_again(world: World, tmp_path: Path) -> None:
+    """Whoever asks next is not let in by a line that was taken out meanwhile; and the store is not asked for that."""
+
+    class Hurried(HandClock):
+        """Four seconds are over soon."""
+
+        def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
+            self.tick(seconds)
+            return wake is not None and wake.wait(0.01)
+
+    world.clock = Hurried()
+    file = tmp_path / "keys"
+    file.write_text(f"alice {hash_of(ALICE)}\n")
+    gateway = Gateway(world, lines=KeyFile(file, {}))
+
+    async def play() -> None:
+        gateway.keys.begin()
+        file.write_text(f"bob {hash_of(BOB)}\n")
+        await asyncio.to_thread(until, lambda: gateway.keys.names == ("bob",), "the file to be read again")
+        gateway.keys.end()
+
+    asyncio.run(play())
+    assert "not known" in gateway.asks(ALICE)
+
+
 def test_a_file_that_becomes_wrong_counts_as_it_was(world: World, tmp_path: Path) -> None:
     """It is told as a problem, without what stands there; when it is right again, that counts."""
     file = tmp_path / "keys"
@@ -328,6 +355,17 @@ def test_a_file_that_becomes_wrong_counts_as_it_was(world: World, tmp_path: Path
     file.write_text(f"bob {hash_of(BOB)} # all well\n")
     gateway.keys.refresh()
     assert (gateway.asks(BOB), gateway.keys.problems()) == ("bob", ())
+
+
+def test_a_line_that_is_taken_out_of_a_wrong_file_lets_nobody_in(world: World, tmp_path: Path) -> None:
+    """Nor does one that became a comment; whatever else is wrong there, and what stands beside the file counts on."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {hash_of(ALICE)}\nbob {hash_of(BOB)}\ncarl {hash_of('omk_carl')}\n")
+    gateway = Gateway(world, lines=KeyFile(file, {"KEYS": LINES}))
+    file.write_text(f"alice {hash_of(ALICE)} rpm=many\n# bob {hash_of(BOB)}\n")
+    gateway.keys.refresh()
+    assert [gateway.asks(key) for key in (ALICE, ROOT)] == ["alice", "root"]
+    assert all("not known" in gateway.asks(key) for key in (BOB, "omk_carl"))
 
 
 def test_a_file_that_is_taken_away_opens_no_door(world: World, tmp_path: Path) -> None:
