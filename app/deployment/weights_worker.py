@@ -349,8 +349,10 @@ def performing(
         retention=fleet.retention(),
         weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    with mounted.committing(before_each=KeysCopied(facts, mounted.root, clock).if_due):
+    copied = KeysCopied(facts, mounted.root, clock)
+    with mounted.committing(before_each=copied.if_due):
         yield lambda run: perform(run, context)
+        copied.once_more()
         if mounted.has_shrunk or not mounted.has_told:
             _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
@@ -371,7 +373,18 @@ class KeysCopied:
         now = self._clock.monotonic()
         if now >= self._due:
             self._due = now + COPIED_EVERY.total_seconds()
-            keep_keys(self._facts, self._path, self._clock.now(), lambda: None, lock=KEYS_LOCK)
+            self._copy()
+
+    def once_more(self) -> None:
+        """Called when everybody could know that this worker leaves: whoever changed a key before sent for no other one.
+        Any thread may call it."""
+        try:
+            self._copy()
+        except Trouble as trouble:  # the next worker does it, at the latest that of the night
+            logger.warning("the copy of the keys may lack what changed last: {}", trouble)
+
+    def _copy(self) -> None:
+        keep_keys(self._facts, self._path, self._clock.now(), lambda: None, lock=KEYS_LOCK)
 
 
 def _move(facts: DictBySort) -> None:

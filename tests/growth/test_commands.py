@@ -333,6 +333,7 @@ ELSEWHERE_DEPLOYED = {
     "plan_prune": f"{_ONE_LISTING} `recall` in test_folds.py",
     "names_here": "reads no jobs, but names: test_known_names.py",
     "archived_jobs": "what `--since` asks for, of the archive: tests/jobs/archive",
+    "archived_audit": "what `audit` asks for, of the archive: tests/jobs/archive/test_audited.py",
     "archived_usage": "the archive of usage is folded once for `cost` and `windows`: test_folds.py",
     "read_fleet": "reads a file",
     "tick": "`tick` in test_round_trips.py",

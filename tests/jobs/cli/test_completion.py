@@ -19,7 +19,7 @@ def ollama_modal(home: Path, *words: str, **environ: str) -> "subprocess.Complet
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("pu", ["pull"]), ("pull --ra", ["--rate-limit"]), ("pull m --way re", ["registry"]), ("keys ", ["new"])],
+    [("pu", ["pull"]), ("pull --ra", ["--rate-limit"]), ("pull m --way re", ["registry"]), ("keys ro", ["rotate"])],
 )
 def test_what_is_typed_is_completed(tmp_path: Path, typed: str, offered: list[str]) -> None:
     """Commands, options and the values of an option are offered as far as they fit."""
