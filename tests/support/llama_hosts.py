@@ -59,7 +59,10 @@ def engines_below(pid: int) -> dict[str, int]:
     """The engine processes among the children of a host, by the model that they have."""
     found = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        try:
+            words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it is gone meanwhile
         if "--alias" in words:
             found[words[words.index("--alias") + 1]] = int(child)
     return found

@@ -177,7 +177,7 @@ def test_models_are_loaded_and_unloaded_as_ollama_is_asked_to(host: Host) -> Non
     assert (shown["context_length"], shown["size_vram"]) == (2048, 0)
     assert shown["size"] >= sum(layer.size for layer in all_toys()[0].layers)
     until(lambda: "toy:latest" not in host.loaded())
-    assert "toy:latest" not in host.engines()
+    until(lambda: "toy:latest" not in host.engines())
 
 
 def test_the_one_unused_for_longest_makes_room(host: Host) -> None:
@@ -186,7 +186,7 @@ def test_the_one_unused_for_longest_makes_room(host: Host) -> None:
         assert host.post("/api/generate", {"model": model}).status_code == 200
 
     assert host.loaded() == ["toy-rerank:latest", "toy:latest"]
-    assert set(host.engines()) == {"toy-rerank:latest", "toy:latest"}
+    until(lambda: set(host.engines()) == {"toy-rerank:latest", "toy:latest"})
 
 
 def test_a_busy_model_is_not_unloaded_for_another(tmp_path: Path) -> None:
