@@ -124,8 +124,8 @@ def test_few_that_are_left_of_the_recent_ones_are_made_more_again() -> None:
     assert shown[0] < shown[1] == shown[2] == set(ids[:30])
 
 
-def test_what_an_older_version_archived_is_counted_right() -> None:
-    """An older version does not say what it archived: all jobs are read once, and the count is right."""
+def six_remembered() -> tuple[HandClock, CountingStore, Ledger, list[str]]:
+    """A store with six jobs that have ended, of which only what a look remembers is told."""
     clock = HandClock()
     store = CountingStore(clock)
     ledger = Ledger(store.queue, store.facts, clock)
@@ -135,6 +135,12 @@ def test_what_an_older_version_archived_is_counted_right() -> None:
     clock.tick(2 * 3600)
     clear(store.facts, clock.now())
     look_and_remember(ledger.reader, store.facts, clock.now())
+    return clock, store, ledger, ids
+
+
+def test_what_an_older_version_archived_is_counted_right() -> None:
+    """An older version does not say what it archived: all jobs are read once, and the count is right."""
+    clock, store, ledger, ids = six_remembered()
     ledger.retire(*map(ledger.reader.get, ids[:4]))
     key = keys.changed(ids[0])
     told = dict(store.facts.get(key))
@@ -149,15 +155,7 @@ def test_what_an_older_version_archived_is_counted_right() -> None:
 
 def test_what_is_archived_is_counted_no_more() -> None:
     """What leaves for the archive is taken off the count once, by what whoever archives says, and nothing is listed."""
-    clock = HandClock()
-    store = CountingStore(clock)
-    ledger = Ledger(store.queue, store.facts, clock)
-    ids = [ledger.post("pull", f"m{n}:latest", {"model": "m"}, by="test").job.id for n in range(6)]
-    for id in ids:
-        ledger.cancel(id, by="test")
-    clock.tick(2 * 3600)
-    clear(store.facts, clock.now())
-    look_and_remember(ledger.reader, store.facts, clock.now())
+    clock, store, ledger, ids = six_remembered()
     ledger.retire(*map(ledger.reader.get, ids[:2]))
     ledger.retire(*map(ledger.reader.get, ids[2:5]))
     looks = JobLooks(clock)
