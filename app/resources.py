@@ -84,6 +84,7 @@ DICTS = {
     "incidents": "ollama-incidents",
     "audit": "ollama-audit",
     "access": "ollama-access",
+    "batches": "ollama-batch-records",
     "schedules": "ollama-schedules",
 }
 """The Dict of each sort of `jobs.store.keys.SORTS`: Modal lists a Dict only whole. The jobs' own is `ollama-ledger`."""

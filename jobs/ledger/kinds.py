@@ -16,7 +16,8 @@ from jobs.core.units import human_bytes, parse_bytes
 
 WEIGHTS_LANE = "weights"
 SERVERS_LANE = "servers"
-LANES = (WEIGHTS_LANE, SERVERS_LANE)
+BATCHES_LANE = "batches"
+LANES = (WEIGHTS_LANE, SERVERS_LANE, BATCHES_LANE)
 
 ALL = "*"
 """The subject of a job about every model."""

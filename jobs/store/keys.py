@@ -249,6 +249,35 @@ def audit(day: str, id: str) -> str:
     return f"{AUDIT}{day}/{id}"
 
 
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+BATCH = "batch/"
+BATCH_STATE = "batch_state/"
+BATCH_END = "batch_end/"
+BATCH_PASS = "batch_pass/"  # noqa: S105 - how keys begin
+BATCH_SPEED = "batch_speed/"
+
+
+def batch(id: str) -> str:
+    return f"{BATCH}{id}"
+
+
+def batch_state(id: str) -> str:
+    return f"{BATCH_STATE}{id}"
+
+
+def batch_end(id: str) -> str:
+    return f"{BATCH_END}{id}"
+
+
+def batch_pass(id: str) -> str:
+    return f"{BATCH_PASS}{id}"
+
+
+def batch_speed(tier: str, model: str) -> str:
+    return f"{BATCH_SPEED}{tier}/{model}"
+
+
 # -- what is listed together -------------------------------------------------------------------------------------------
 
 OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
@@ -274,11 +303,12 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "incidents": (*CASES, STILL_OPEN),
     "audit": (AUDIT,),
     "access": (KEY, GRANT, TOOK),
+    "batches": (BATCH, BATCH_STATE, BATCH_END, BATCH_PASS, BATCH_SPEED),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
 
-NEVER_AMONG_JOBS = frozenset({"access", "audit"})
+NEVER_AMONG_JOBS = frozenset({"access", "audit", "batches"})
 """Sorts that no version kept with the jobs, so that nobody looks for them there."""
 
 
@@ -289,6 +319,7 @@ _CASE = "archived some days after the incident has passed, unless a later one of
 _LATER = "archived some days later"
 _STAYS = "stays"
 _HEARD = "removed some days later"
+_KEPT = "removed with its files, when they are no longer kept"
 
 _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     # pattern, what it says, who writes it, whether once, until when it is there
@@ -359,6 +390,12 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      False, "until a version has it; else until some days after its span"),
     (audit("<day>", "<id>"), "who did what, by which request; how it went", "whoever does it, before and after", False,
      _LATER),
+    (batch("<id>"), "a batch as it was posted", "whoever posts it", True, _KEPT),
+    (batch_state("<id>"), "how a batch stands", "the attempt that holds it", False, _KEPT),
+    (batch_end("<id>"), "how a batch ended, and where its results are", "the attempt that held it", True, _KEPT),
+    (batch_pass("<id>"), "what proves a line of this batch to the gateway, and until when",
+     "the attempt that holds it", False, "until the batch has ended"),
+    (batch_speed("<tier>", "<model>"), "what lines of that model took there", "batches that ended", False, _STAYS),
 )  # fmt: skip
 
 _OPEN_JOBS = "jobs that were not archived yet, those among them that had not ended"
@@ -375,6 +412,8 @@ _LOSES: dict[str, str] = {
     KEY: "which keys there are, until the copy on the volume is read",
     **dict.fromkeys((GRANT, TOOK), "what keys took of their budgets, but for what the usage knows"),
     AUDIT: "who did what in the last days",
+    **dict.fromkeys((BATCH, BATCH_STATE, BATCH_END), "batches that nobody asked for in a week, but for their files"),
+    BATCH_SPEED: "how fast batches were, for the next estimate",
     **dict.fromkeys((INCIDENT, RECOVERED), _INCIDENTS),
 }
 """By what the keys begin with."""

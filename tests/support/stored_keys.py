@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from jobs.store.keys import TABLE, KeyPattern
 
 PARTS = {
-    "id": r"[a-z0-9]+-\d+|\d\d:\d\d:\d\d\.\d{3}Z-[0-9a-f]{12}",  # of a job, or of a line of the audit
+    # of a job, of a batch, or of a line of the audit
+    "id": r"[a-z0-9]+-\d+|(?:msg)?batch_[0-9a-f]{24}|\d\d:\d\d:\d\d\.\d{3}Z-[0-9a-f]{12}",
     "day": r"\d{4}-\d\d-\d\d",
     "month": r"\d{4}-\d\d",
     "span": r"\d{4}-\d\d(?:-\d\d)?",
@@ -14,6 +15,7 @@ PARTS = {
     "name": r"[A-Za-z0-9_.-]+",
     "subject": ".+",
     "key": ".+",
+    "model": ".+",
     **dict.fromkeys(("n", "k", "place"), r"\d+"),
     **dict.fromkeys(("kind", "tier", "who", "lane", "writer", "container", "account"), "[^/]+"),
 }
