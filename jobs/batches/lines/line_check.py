@@ -1,6 +1,6 @@
 """Reads a file through, and says of each line what is wrong with it, as far as that can be known before it runs.
 
-A file is read piece by piece and never whole; what is kept grows by some thirty bytes a line, so that a million lines
+A file is read piece by piece and never whole; what is kept grows by some forty bytes a line, so that a million lines
 take as much memory as their ids. The first `MOST_ERRORS` errors are kept, and all are counted. Lines count from 1.
 """
 
