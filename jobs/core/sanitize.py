@@ -15,10 +15,10 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 KEY_PREFIX = "omk_"
 """What a key of the gateway begins with."""
 
-PASS_PREFIX = "omb_"
+PASS_PREFIX = "omb_"  # noqa: S105 - how passes begin
 """What the pass of a batch begins with, which stands in for its owner's key."""
 
-_KEY = re.compile(rf"({KEY_PREFIX}|{PASS_PREFIX})[A-Za-z0-9_.-]+")
+_KEY = re.compile(rf"({KEY_PREFIX}|{PASS_PREFIX}\w+\.)[A-Za-z0-9_-]+", re.ASCII)
 
 
 def without_keys(text: str) -> str:
