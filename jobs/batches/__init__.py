@@ -1,4 +1,5 @@
 """Batches: many lines of one file, answered once each. What is written down of them, where they lie, what they take.
 
-records  what is written down of a file and of a batch
+records      what is written down of a file and of a batch
+start_rules  when a batch begins: at once, when a GPU is awake anyway, in a window, in time for its deadline
 """
