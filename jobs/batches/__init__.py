@@ -6,4 +6,5 @@ measuring    what the lines of a batch take while they run
 passes       what lines of a batch show the gateway in place of a key, and how it answers them
 records      what is written down of a file and of a batch
 speed        what finished batches measured, and what follows from it
+start_rules  when a batch begins: at once, when a GPU is awake anyway, in a window, in time for its deadline
 """
