@@ -179,6 +179,7 @@ def read_through(
         index.abandon()
     path = storage.work(record.id) / "checked.json"
     with storage.using(f"keeping what was found in {record.input_file_id}"):
+        storage.make_folder(path.parent)
         beside = path.with_suffix(f".{secrets.token_hex(4)}.new")
         with open(beside, "w", opener=opener) as file:
             json.dump(checked.as_json(), file)
