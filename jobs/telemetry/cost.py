@@ -1,7 +1,7 @@
 """What the servers cost, estimated from the seconds that their containers counted themselves. Pure.
 
 What a container did is paid by its tier's price; what it spent on serving is shared among models and keys by the
-seconds that their requests took. `LEFT_OUT` is what such an estimate cannot know.
+seconds that their requests took; lines of a batch by themselves. `LEFT_OUT` is what such an estimate cannot know.
 """
 
 from collections import defaultdict
@@ -70,7 +70,8 @@ class TierCost:
 
 @dataclass(frozen=True)
 class UseCost:
-    """The part of a tier's serving that went to one model and one key; no model is what no record explains."""
+    """The part of a tier's serving that went to one model and one key, as lines of a batch where one is named; no model
+    is what no record explains."""
 
     tier: str
     model: str
@@ -78,9 +79,10 @@ class UseCost:
     requests: int
     seconds: float
     dollars: float
+    batch: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        who = {"model": self.model or None, "key": self.key or None}
+        who = {"model": self.model or None, "key": self.key or None, "batch": self.batch or None}
         return {**asdict(self), **who, "seconds": round(self.seconds, 1), "dollars": round(self.dollars, 4)}
 
     @classmethod
@@ -92,6 +94,7 @@ class UseCost:
             requests=int(document["requests"]),
             seconds=float(document["seconds"]),
             dollars=float(document["dollars"]),
+            batch=str(document.get("batch") or NOBODY),  # a gateway of an older version tells none
         )
 
 
@@ -171,18 +174,20 @@ class Cost:
     def use_lines(self, width: int | None = None) -> Iterator[str]:
         """Who had what served."""
         if self.uses:
-            yield "serving, by model and key:"
+            has_batches = any(use.batch for use in self.uses)
+            yield f"serving, by model{', key and batch' if has_batches else ' and key'}:"
             yield from _columns(
-                ("TIER", "MODEL", "KEY", "REQUESTS", "TOOK", "COST"),
+                ("TIER", "MODEL", "KEY", *(("BATCH",) if has_batches else ()), "REQUESTS", "TOOK", "COST"),
                 [
                     (
-                        *(use.tier or "-", use.model or "not recorded", use.key or "-", use.requests),
-                        *(human_span(use.seconds), f"${use.dollars:.2f}"),
+                        *(use.tier or "-", use.model or "not recorded", use.key or "-"),
+                        *((use.batch or "-",) if has_batches else ()),
+                        *(use.requests, human_span(use.seconds), f"${use.dollars:.2f}"),
                     )
                     for use in self.uses
                 ],
                 width,
-                _USES_GIVE_WAY,
+                (*(_BATCHES_GIVE_WAY if has_batches else ()), *_USES_GIVE_WAY),
             )
 
     def cold_lines(self) -> Iterator[str]:
@@ -209,6 +214,9 @@ _USES_GIVE_WAY = (
     GiveWay("MODEL", 8, "middle"),
 )
 """Who had what, and what it cost, stay."""
+
+
+_BATCHES_GIVE_WAY = (GiveWay("BATCH", 12, "middle"),)
 
 
 def cost(
@@ -293,16 +301,18 @@ def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
     """The serving of each tier, shared by how long requests took; the dearest first."""
     paid = {tier.tier: tier.dollars_of(tier.seconds["serving"]) for tier in tiers}
     unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
-    grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        grouped[row.about.tier, row.about.model, row.about.key].append(row)
+        about = row.about
+        grouped[about.tier, about.model, about.key, about.batch].append(row)
     took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
     totals: dict[str, float] = defaultdict(float)
-    for (tier, _, _), seconds in took.items():
+    for (tier, *_), seconds in took.items():
         totals[tier] += seconds
     found = [
         UseCost(
-            *use,
+            *use[:3],
+            batch=use[3],
             requests=sum(row.sums.count for row in group),
             seconds=took[use],
             dollars=paid.get(use[0], 0.0) * took[use] / totals[use[0]] if totals[use[0]] else 0.0,
@@ -314,7 +324,7 @@ def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
         for tier, seconds in unexplained.items()
         if not totals[tier]
     ]
-    return iter(sorted(found, key=lambda use: (-use.dollars, -use.seconds, use.tier, use.model, use.key)))
+    return iter(sorted(found, key=lambda use: (-use.dollars, -use.seconds, use.tier, use.model, use.key, use.batch)))
 
 
 def _hours(seconds: float) -> str:

@@ -46,7 +46,7 @@ class TierCostEntry(BaseModel):
 
 
 class UseCostEntry(BaseModel):
-    """The part of a tier's serving that went to a model and a key; null is what no record explains."""
+    """The part of a tier's serving that went to a model and a key; a null model is what no record explains."""
 
     tier: str
     model: str | None
@@ -54,6 +54,7 @@ class UseCostEntry(BaseModel):
     requests: int
     seconds: float
     dollars: float
+    batch: Annotated[str | None, Field(description="Whose lines they were, where they were those of a batch")] = None
 
 
 class CostResponse(BaseModel):
