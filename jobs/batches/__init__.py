@@ -1,8 +1,9 @@
 """Batches: many lines of one file, answered once each. What is written down of them, where they lie, what they take.
 
-records  what is written down of a file and of a batch
-estimate  what a batch will take, and what it may cost
-speed  what finished batches measured, and what follows from it
-limits  what is declared of batches
-measuring  what the lines of a batch take while they run
+batch_store  posts, finds, lists and cancels batches, by what is written down of them
+estimate     what a batch will take, and what it may cost
+limits       what is declared of batches
+measuring    what the lines of a batch take while they run
+records      what is written down of a file and of a batch
+speed        what finished batches measured, and what follows from it
 """
