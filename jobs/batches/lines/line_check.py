@@ -179,7 +179,6 @@ def read_through(
         index.abandon()
     path = storage.work(record.id) / "checked.json"
     with storage.using(f"keeping what was found in {record.input_file_id}"):
-        storage.make_folder(path.parent)
         beside = path.with_suffix(f".{secrets.token_hex(4)}.new")
         with open(beside, "w", opener=opener) as file:
             json.dump(checked.as_json(), file)
@@ -284,7 +283,7 @@ class _Check:
         if refusal is not None:
             raise _Wrong(*refusal)
         self._sums[model].lines += 1
-        self._sums[model].prompt_bytes += prompt_bytes(body)
+        self._sums[model].prompt_bytes += prompt_bytes_of(body)
         most = max_tokens_of(body, self._rules.endpoint)
         if most is None:
             self._sums[model].unlimited += 1
@@ -346,7 +345,7 @@ def _shown(value: Any) -> str:
     return plain(json.dumps(value, ensure_ascii=False)[: 4 * _SHOWN], _SHOWN)
 
 
-def prompt_bytes(body: Mapping[str, Any]) -> int:
+def prompt_bytes_of(body: Mapping[str, Any]) -> int:
     """Bytes of the texts that a body says."""
     total, rest = 0, [body[name] for name in _PROMPTS if name in body]
     while rest:
@@ -361,7 +360,7 @@ def prompt_bytes(body: Mapping[str, Any]) -> int:
 
 
 def max_tokens_of(body: Mapping[str, Any], endpoint: str) -> int | None:
-    """How long an answer the body allows; None where it sets no limit."""
+    """How many tokens a body allows its answer; None where it sets no limit."""
     for name in _MOST_TOKENS.get(endpoint, ()):
         most = body.get(name)
         if isinstance(most, int) and not isinstance(most, bool) and most > 0:
