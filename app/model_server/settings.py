@@ -38,6 +38,7 @@ class ServerHost:
         reload: brings in what others committed to the volume, within so long or its usual limit. RuntimeError while a
             file there is open; a `NotReloaded` that is no `FilesOpen` when the platform fails or does not answer.
         end_container: ends this container, so that the next request gets another one.
+        leave: ends it likewise, as one that has done its work; where it is left out, as the other.
         address: where the server shall listen.
         inherited: the container's environment.
         clock: for times and pauses.
@@ -61,6 +62,7 @@ class ServerHost:
     began_ago: float = 0.0
     started: StartedEngine | None = None
     ahead: AskedAhead | None = None
+    leave: Callable[[], None] | None = None
 
     def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again. Whatever the engine, it answers what

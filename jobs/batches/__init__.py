@@ -2,4 +2,5 @@
 
 records      what is written down of a file and of a batch
 start_rules  when a batch begins: at once, when a GPU is awake anyway, in a window, in time for its deadline
+woken_tiers  what the servers of a tier are told that a batch has woken, so that they leave when it is over
 """
