@@ -11,7 +11,7 @@ import pytest
 
 from jobs.batches.woken_tiers import LOOKED_FOR, WokenTier
 from jobs.store import keys
-from jobs.telemetry.usage import Use, UsageRecorder
+from jobs.telemetry.usage import UsageRecorder, Use
 from tests.app.model_server.test_supervisor import LLAMA, Case
 from tests.support.moved_clock import MovedClock
 from tests.support.processes import is_running
