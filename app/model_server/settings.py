@@ -89,6 +89,12 @@ class TierSettings:
     readers_ahead: int = 0
     """How many read a model's blobs from the volume while the engine loads it."""
 
+    @property
+    def keep_alive(self) -> timedelta | None:
+        """How long a model stays in memory that nobody said anything about; None where the server decides."""
+        seconds = self.environ.get("OLLAMA_KEEP_ALIVE", "")
+        return timedelta(seconds=int(seconds)) if seconds.lstrip("-").isdigit() else None
+
     def as_json(self) -> dict[str, Any]:
         """For a file that says it to a container, which then needs nothing that checks a fleet."""
         return {

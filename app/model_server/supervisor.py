@@ -344,7 +344,7 @@ class ServerSupervisor:
         self._weights_reload.unload(names)
         if self._weights_reload.is_unloaded() and self._served() == served:
             return True
-        self._weights_reload.load(names)
+        self._weights_reload.load(names, keep_alive=self._settings.keep_alive)
         self._leave_watch.decline()
         return False
 
