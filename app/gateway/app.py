@@ -235,8 +235,12 @@ class GatewayApp:
                 await self._ops(inner, receive, _with_request_id(exchange, exchange.send))
                 return
             if exchange.method in _WITH_BODY:
-                await self._read(exchange, receive)
-            exchange.connection.cancel_when_gone()
+                if entry.is_streamed:  # and whoever reads it hears of a caller who leaves
+                    exchange.receive = receive
+                else:
+                    await self._read(exchange, receive)
+            if exchange.receive is None:
+                exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
             del keys.under_way[stop]

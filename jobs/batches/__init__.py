@@ -1,4 +1,5 @@
 """Batches: many lines of one file, answered once each. What is written down of them, where they lie, what they take.
 
-records  what is written down of a file and of a batch
+deadlines  until when a batch has to be done, as people say it
+records    what is written down of a file and of a batch
 """
