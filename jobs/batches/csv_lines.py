@@ -33,16 +33,16 @@ DEFAULT_ENDPOINT = "/v1/chat/completions"
 
 BOM = b"\xef\xbb\xbf"
 
-_NO_CSV = (
+_NO_TEXT = (
     (b"\xff\xfe", "UTF-16", "save it as UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16", "save it as UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"),
-    (b"PK\x03\x04", "a ZIP archive, as a workbook of Excel is", "save its sheet as CSV, in UTF-8"),
-    (b"\xd0\xcf\x11\xe0", "a workbook of Excel", "save its sheet as CSV, in UTF-8"),
+    (b"PK\x03\x04", "a ZIP archive, as a workbook of Excel is", "unpack it, or save its sheet as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "a workbook of Excel", "save its sheet as CSV in UTF-8"),
     (b"\x1f\x8b", "compressed by gzip", "unpack it first: gunzip -k"),
-    (b"%PDF", "a PDF", "a CSV file is text"),
+    (b"%PDF", "a PDF", "its text has to be taken out of it first"),
     (b"PAR1", "a Parquet file", "convert it to CSV first"),
 )
-"""How files begin that are often taken for CSV, what they are, and what to do about it."""
+"""How files begin that are often taken for such text, what they are, and what to do about it."""
 
 _HOLE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -152,6 +152,18 @@ def _named(columns: Sequence[str]) -> str:
     return f"{shown} and {len(columns) - 12} more" if len(columns) > 12 else shown
 
 
+def need_text(begin: bytes) -> None:
+    """Insist that a file which begins so may be text in UTF-8.
+
+    Raises:
+        BadRequest: it is something else.
+
+    """
+    for magic, what, hint in _NO_TEXT:
+        if begin.startswith(magic):
+            raise BadRequest(f"the file is no text in UTF-8: it is {what}", hint=hint)
+
+
 def form_of(file: BinaryIO, names: Sequence[str]) -> CsvForm:
     """How a file is written, by its first row: with the delimiter that makes these columns of it, else the most.
 
@@ -165,9 +177,7 @@ def form_of(file: BinaryIO, names: Sequence[str]) -> CsvForm:
     """
     file.seek(0)
     begin = file.read(4)
-    for magic, what, hint in _NO_CSV:
-        if begin.startswith(magic):
-            raise BadRequest(f"it is no CSV file in UTF-8: it is {what}", hint=hint)
+    need_text(begin)
     has_bom = begin.startswith(BOM)
     best: CsvForm | None = None
     trouble: BadRequest | None = None
@@ -361,9 +371,6 @@ class CsvBatch:
                 return {"model": self.model, "input": prompt}
             case "/v1/responses":
                 return {"model": self.model, "input": prompt, **({"instructions": system} if system else {})}
-            case "/v1/messages":
-                asked = {"model": self.model, "max_tokens": 4096, "messages": [{"role": "user", "content": prompt}]}
-                return {**asked, **({"system": system} if system else {})}
         said = [{"role": "system", "content": system}] if system else []
         return {"model": self.model, "messages": [*said, {"role": "user", "content": prompt}]}
 

@@ -65,11 +65,6 @@ def test_rows_travel_with_their_lines() -> None:
         ("/v1/embeddings", None, {"input": "Summarise: one"}),
         ("/v1/responses", "By {id}", {"input": "Summarise: one", "instructions": "By 1"}),
         (
-            "/v1/messages",
-            "By {id}",
-            {"max_tokens": 4096, "messages": [{"role": "user", "content": "Summarise: one"}], "system": "By 1"},
-        ),
-        (
             CHAT,
             "By {id}",
             {"messages": [{"role": "system", "content": "By 1"}, {"role": "user", "content": "Summarise: one"}]},
@@ -181,7 +176,7 @@ def test_a_file_may_end_without_a_line_end() -> None:
         ("text\none\n".encode("utf-16"), "it is UTF-16", "UTF-16 -t UTF-8"),
         ("text\none\n".encode("utf-16-le"), "line 1 holds a NUL byte", "UTF-16 -t UTF-8"),
         (b"text\nok\n\xe9t\xe9\n", "line 3 is not UTF-8: byte 0xe9 at its place 1", "WINDOWS-1252"),
-        (b"PK\x03\x04rest", "a ZIP archive", "save its sheet as CSV"),
+        (b"PK\x03\x04rest", "a ZIP archive", "save its sheet as CSV in UTF-8"),
         (b"\x1f\x8b\x08rest", "compressed by gzip", "gunzip"),
         (b"", "the file is empty", "names the columns"),
         (b"\n\n", "the file is empty", "names the columns"),
