@@ -1,5 +1,6 @@
 """Batches: many lines of one file, answered once each. What is written down of them, where they lie, what they take.
 
-deadlines  until when a batch has to be done, as people say it
-records    what is written down of a file and of a batch
+batch_store  posts, finds, lists and cancels batches, by what is written down of them
+deadlines    until when a batch has to be done, as people say it
+records      what is written down of a file and of a batch
 """

@@ -25,6 +25,8 @@ FLOORS: dict[str, int] = {
     "jobs/telemetry": 3,
     "jobs/archive": 4,
     "jobs/batches": 4,
+    "jobs/batches/files": 5,
+    "jobs/batches/lines": 6,
     "jobs/worker": 3,
     "jobs/weights": 4,
     "jobs/models": 5,

@@ -1,0 +1,127 @@
+"""One file as it comes in, piece by piece: whole in the end, or gone."""
+
+import json
+import os
+import shutil
+from types import TracebackType
+from typing import Self
+
+from jobs.batches.files.batch_disk import BatchDisk
+from jobs.batches.records import FileRecord
+from jobs.core.errors import BadRequest
+from jobs.core.units import human_bytes
+from jobs.store.files import flush_folder
+from jobs.store.private_files import opener
+
+MOST_FILE_BYTES = 1 << 30
+"""Of an upload."""
+
+PIECE = 1 << 20
+"""So many bytes are written at once, and are in memory meanwhile."""
+
+
+class FileWriter:
+    """Of one thread at a time. Left without `finish`, as by an exception, nothing of the file stays.
+
+    `write` and `finish` raise `Trouble` when there is no room or the disk fails; nothing of the file stays then.
+    """
+
+    def __init__(self, disk: BatchDisk, record: FileRecord, *, most_bytes: int | None) -> None:
+        self._disk = disk
+        self._record = record
+        self._most = most_bytes
+        self._folder = disk.root / "uploads" / record.id
+        self._buffer = bytearray()
+        self._bytes = 0
+        self._is_begun = False
+        self._is_over = False
+
+    @property
+    def size(self) -> int:
+        """How many were written so far."""
+        return self._bytes
+
+    def write(self, data: bytes) -> None:
+        """Add these bytes.
+
+        Raises:
+            BadRequest: the file is larger than it may be.
+            QuotaExceeded: it has no place beside the others.
+            DiskFull: nor on the disk.
+
+        """
+        self._bytes += len(data)
+        if self._most is not None and self._bytes > self._most:
+            self.abandon()
+            raise BadRequest(
+                f"the file is larger than {human_bytes(self._most)}", hint="split it, and post a batch for each part"
+            )
+        self._buffer += data
+        if len(self._buffer) >= PIECE:
+            self._flush()
+
+    def finish(self) -> FileRecord:
+        """Have the file there. One that was there under this id before stays, and is the answer."""
+        self._flush(is_last=True)
+        record = FileRecord.from_json({**self._record.as_json(), "bytes": self._bytes})  # as it is kept
+        target = self._disk.root / "files" / record.id
+        try:
+            with self._disk.using(f"writing file {record.id}"):
+                _write_flushed(self._folder / "record.json", json.dumps(record.as_json()).encode())
+                flush_folder(self._folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.exists():
+                    record = FileRecord.from_json(json.loads((target / "record.json").read_bytes()))
+                else:
+                    self._folder.rename(target)
+                    flush_folder(target.parent)
+        finally:
+            self.abandon()
+        self._disk.persist()
+        return record
+
+    def abandon(self) -> None:
+        """Remove what was written, unless it has been finished."""
+        self._is_over = True
+        self._buffer.clear()
+        with self._disk.using(f"removing the upload {self._record.id}"):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_over:
+            self.abandon()
+
+    def _flush(self, *, is_last: bool = False) -> None:
+        try:
+            if self._record.purpose == "batch":
+                self._disk.need_room(len(self._buffer))
+            with self._disk.using(f"writing file {self._record.id}"):
+                if not self._is_begun:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._is_begun = True
+                _append(self._folder / "content", self._buffer, is_last=is_last)
+        except BaseException:
+            self.abandon()
+            raise
+        self._buffer.clear()
+
+
+def _append(path: "os.PathLike[str]", data: bytes | bytearray, *, is_last: bool) -> None:
+    with open(path, "ab", buffering=0, opener=opener) as file:
+        written = 0
+        while written < len(data):
+            written += file.write(memoryview(data)[written:])
+        if is_last:
+            os.fsync(file.fileno())
+
+
+def _write_flushed(path: "os.PathLike[str]", data: bytes) -> None:
+    with open(path, "wb", opener=opener) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
