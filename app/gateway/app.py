@@ -235,11 +235,8 @@ class GatewayApp:
                 await self._ops(inner, receive, _with_request_id(exchange, exchange.send))
                 return
             if exchange.method in _WITH_BODY:
-                if entry.is_streamed:  # and whoever reads it hears of a caller who leaves
-                    exchange.receive = receive
-                else:
-                    await self._read(exchange, receive)
-            if exchange.receive is None:
+                await self._read(exchange, receive)
+            if exchange.receive is None:  # else whoever reads its body hears of a caller who leaves
                 exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
@@ -264,7 +261,10 @@ class GatewayApp:
             raise
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
-        """Read its body, for which there is nothing to wait where all of it has come."""
+        """Read its body, for which there is nothing to wait where all of it has come, if it is not to be streamed."""
+        if exchange.entry.is_streamed:
+            exchange.receive = receive
+            return
         held = self._budget.hold(exchange.caller.name)
         exchange.keep, exchange.drop = held.keep, held.keep()
         come = exchange.connection.take()
