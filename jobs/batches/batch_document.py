@@ -1,34 +1,32 @@
 """A batch as one document, for the command line, the ops API and the page; OpenAI's and Anthropic's clients have shapes
 of their own. Pure."""
 
+import re
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from jobs.batches.records import BatchEnd, BatchRecord, BatchState, BatchStatus, BatchUse, LineCounts
+from jobs.batches.batch_store import Batch
 from jobs.core.clock import isoformat
 
 OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 """The statuses of a batch that has ended."""
 
 
-def document_of(
-    record: BatchRecord, status: BatchStatus, state: BatchState | None, end: BatchEnd | None
-) -> dict[str, Any]:
-    """How a batch was posted, how it stands, and how it ended. No content of a line is in it.
+_ID = re.compile(r"(msg)?batch_[0-9a-f]{6,64}")
 
-    Args:
-        record: as it was posted.
-        status: how it stands now.
-        state: how whoever works on it says that it stands; None before anybody has.
-        end: None before it has ended.
 
-    """
-    state = end.state if end else state
-    counts, use = (state.counts, state.use) if state else (LineCounts(), BatchUse())
+def is_batch_id(text: str) -> bool:
+    """Whether it is the id of a batch, and not of a job or a file."""
+    return _ID.fullmatch(text) is not None
+
+
+def document_of(batch: Batch) -> dict[str, Any]:
+    """How a batch was posted, how it stands, and how it ended. No content of a line is in it."""
+    record, state, end = batch.record, batch.last_state, batch.end
     return {
         "id": record.id,
-        "status": status,
+        "status": batch.status,
         "endpoint": record.endpoint,
         "dialect": record.dialect,
         "model": record.model,
@@ -40,15 +38,15 @@ def document_of(
         "start": record.start,
         "max_dollars": record.max_dollars,
         "metadata": dict(record.metadata),
-        "lines": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
-        "use": use.as_json(),
-        "estimate": state.estimate.as_json() if state and state.estimate else None,
+        "lines": asdict(batch.counts),
+        "use": batch.use.as_json(),
+        "estimate": batch.estimate.as_json() if batch.estimate else None,
         "in_progress_at": _said(state and state.in_progress_at),
         "finalizing_at": _said(state and state.finalizing_at),
-        "ended_at": _said(end and end.at),
-        "starts_at": _said(state and state.starts_at),
-        "note": state.note if state else "",
-        "errors": [asdict(each) for each in end.errors] if end else [],
+        "ended_at": _said(batch.ended_at),
+        "starts_at": _said(state and state.starts_at) if not batch.has_ended else None,
+        "note": batch.note,
+        "errors": [asdict(each) for each in batch.errors],
         "input_file_id": record.input_file_id,
         "output_file_id": end and end.output_file_id,
         "error_file_id": end and end.error_file_id,

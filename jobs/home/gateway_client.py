@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
     from jobs.archive.audited import AuditPage, AuditQuery
+    from jobs.home.remote_batches import RemoteBatches
     from jobs.home.remote_keys import RemoteKeys
     from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
@@ -244,6 +245,15 @@ class GatewayClient:
 
         return RemoteKeys(self._ask)
 
+    @property
+    def batches(self) -> "RemoteBatches":
+        """Its batches: an administrator's are all, another's his own."""
+        from jobs.home.remote_batches import RemoteBatches  # noqa: PLC0415 - few ask for them
+
+        return RemoteBatches(
+            self.url, self._headers, ask=self._ask, ask_once=self._ask_once, refuse=self._refuse, clock=self._clock
+        )
+
     def audit(self, query: "AuditQuery") -> "AuditPage":
         """Who did what there, asked for page by page.
 
@@ -307,18 +317,17 @@ class GatewayClient:
         return document
 
     def _ask(self, method: str, path: str, *, base: str = "/ops/v1", **options: Any) -> Answer:
-        """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
+        """An answer that is no failure. Asking twice for the same does no harm, but where `_ask_once` asks."""
+        return self._policy.call(lambda: self._ask_once(method, path, base=base, **options), sleep=self._sleep)
 
-        def ask() -> Answer:
-            answer = self._sent(method, f"{base}{path}", **options)
-            if not answer.is_success:
-                self._refuse(answer, f"{base}{path}")
-            is_json = answer.headers.get("content-type", "").startswith("application/json")
-            if not is_json and answer.status_code != 204:
-                raise self._not_ours(answer, f"{base}{path}")
-            return answer
-
-        return self._policy.call(ask, sleep=self._sleep)
+    def _ask_once(self, method: str, path: str, *, base: str = "/ops/v1", **options: Any) -> Answer:
+        answer = self._sent(method, f"{base}{path}", **options)
+        if not answer.is_success:
+            self._refuse(answer, f"{base}{path}")
+        is_json = answer.headers.get("content-type", "").startswith("application/json")
+        if not is_json and answer.status_code != 204:
+            raise self._not_ours(answer, f"{base}{path}")
+        return answer
 
     def _sent(self, method: str, path: str, **options: Any) -> Answer:
         """Whatever answer there is; where there is none, the error says what to do about it."""

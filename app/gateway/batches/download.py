@@ -94,5 +94,3 @@ async def _send(
             raise NotFound("the file has become shorter")
         at += len(piece)
     await exchange.end(piece)
-
-

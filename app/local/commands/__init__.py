@@ -1,6 +1,7 @@
 """Commands of `ollama-modal` that need what only app knows, beside `up` and `plan`.
 
 audit_command    `ollama-modal audit`: who did what
+batch_commands   `ollama-modal batch` and `batches`: many prompts of a file
 key_commands     `ollama-modal keys`: keys of the gateway
 key_list         keys as a person reads them
 local_keys       the keys of this machine

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 from jobs.batches.estimate import too_dear
 from jobs.batches.lines.line_check import Checked, LineRules, check
-
 from jobs.batches.records import BatchStart, Estimate, LineError
 from jobs.cli.batches import batch_words as words
 from jobs.cli.batches.batch_source import BatchSource
 from jobs.cli.batches.batch_words import Document
-from jobs.cli.batches.follow_batch import follow_batch
+from jobs.cli.batches.follow_batch import POLL_EVERY, follow_batch
 from jobs.cli.batches.merged_results import BatchLines, csv_rows, results
 from jobs.cli.batches.results_file import ResultsFile
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
@@ -31,41 +30,29 @@ LISTED = 20
 """Batches that fit on a screen."""
 
 
-@dataclass(frozen=True)
-class Posting:
-    """What is posted with the lines.
-
-    Args:
-        filename: what they are called.
-        endpoint: what each line asks for.
-        expires_at: the deadline; None for a day from now.
-        start: when it may begin; None where that is left to the fleet.
-        max_dollars: what it may take.
-
-    """
-
-    filename: str
-    endpoint: str
-    expires_at: datetime | None = None
-    start: BatchStart | None = None
-    max_dollars: float | None = None
-
-
 class Batches(Protocol):
     """Batches of this machine, or of a gateway; as documents, as `jobs.batches.batch_document` makes them."""
 
     def missing(self, model: str) -> Trouble | None:
         """Why a model cannot answer; None where it is here, or nobody can tell."""
 
-    def estimate(self, checked: Checked, posting: Posting) -> Estimate | None:
+    def estimate(self, checked: Checked, *, start: BatchStart | None, expires_at: datetime | None) -> Document | None:
         """What it will take; None where nobody can tell."""
 
-    def post(self, posting: Posting, pieces: Iterable[bytes]) -> Document: ...
+    def post(
+        self,
+        pieces: Iterable[bytes],
+        *,
+        filename: str,
+        endpoint: str,
+        expires_at: datetime | None,
+        start: BatchStart | None,
+        max_dollars: float | None,
+    ) -> Document: ...
     def get(self, id: str) -> Document: ...
     def all(self, limit: int | None) -> tuple[Sequence[Document], bool]:
         """The newest, and whether there are more."""
 
-    def cancel(self, id: str) -> Document: ...
     def content(self, file_id: str) -> Iterator[bytes]:
         """The lines of a file."""
 
@@ -75,6 +62,9 @@ class Wanted:
     """How a batch is posted by whoever types.
 
     Args:
+        expires_at: the deadline; None for a day from now.
+        start: when it may begin; None where that is left to the fleet.
+        max_dollars: what it may take.
         out: where results go once it is done.
         dry_run: tell what it takes, and post nothing.
         wait: follow it.
@@ -83,6 +73,9 @@ class Wanted:
 
     """
 
+    expires_at: datetime | None = None
+    start: BatchStart | None = None
+    max_dollars: float | None = None
     out: ResultsFile | None = None
     dry_run: bool = False
     wait: bool = True
@@ -98,7 +91,7 @@ class BatchCommands:
         batches: where they are.
         clock: the reader's.
         pull: brings a model here and follows that; the code of the command.
-        confirmed: asks the person at the terminal; None where there is none.
+        confirmed: asks the person at the terminal; None where nobody is there.
         is_worked: whether anybody works the queue.
         idle: what is said when nobody does.
         poll_every: how often a batch is looked at that is followed.
@@ -112,7 +105,7 @@ class BatchCommands:
     confirmed: Callable[[str], bool | None]
     is_worked: Callable[[], bool]
     idle: Sequence[str]
-    poll_every: timedelta
+    poll_every: timedelta = POLL_EVERY
     worded: Callable[[str], str] = str
 
     @property
@@ -122,25 +115,33 @@ class BatchCommands:
 
     # -- posting -------------------------------------------------------------------------------------------------------
 
-    def post(self, source: BatchSource, posting: Posting, wanted: Wanted) -> int:
+    def post(self, source: BatchSource, wanted: Wanted) -> int:
         """Check all lines, tell what they take, post them, and follow that to its end."""
         if wanted.out is not None:
             wanted.out.need()
         checked = self._checked(source)
         missing = self._missing(checked)
-        estimate = self.batches.estimate(checked, posting)
-        self._tell(checked, estimate, posting)
-        if estimate is not None and (refusal := too_dear(posting.max_dollars, estimate)) is not None:
+        told = self.batches.estimate(checked, start=wanted.start, expires_at=wanted.expires_at)
+        estimate = Estimate.from_json(told) if told else None
+        self._tell(checked, estimate, wanted)
+        if estimate is not None and (refusal := too_dear(wanted.max_dollars, estimate)) is not None:
             raise Refused(refusal.message)
         if wanted.dry_run:
             self._tell_missing(missing)
             if wanted.json:
-                put_json(self._plan(checked, estimate, missing, posting))
+                put_json(self._plan(checked, estimate, missing, source))
             say("nothing is posted")
             return 0
         if missing and not self._pulled(missing, wanted):
             return 1
-        batch = self.batches.post(posting, source.pieces())
+        batch = self.batches.post(
+            source.pieces(),
+            filename=source.name,
+            endpoint=source.endpoint,
+            expires_at=wanted.expires_at,
+            start=wanted.start,
+            max_dollars=wanted.max_dollars,
+        )
         say(f"posted {batch['id']}")
         if wanted.wait:
             return self.see_through(batch["id"], wanted.out, json=wanted.json)
@@ -161,7 +162,7 @@ class BatchCommands:
         if checked.is_good:
             return checked
         errors = [_placed(each, source) for each in checked.errors]
-        if errors == [None] or checked.error_count == 1:
+        if checked.error_count == 1:
             raise BadRequest(words.error_words(vars(errors[0])), hint="mend it, and post the file again")
         trouble = BadRequest(
             f"{checked.error_count:,} of {counted(checked.lines, 'line')} cannot run", hint="mend them, and post again"
@@ -174,7 +175,7 @@ class BatchCommands:
         asked = {each.model: self.batches.missing(each.model) for each in checked.models}
         return {model: trouble for model, trouble in asked.items() if trouble is not None}
 
-    def _tell(self, checked: Checked, estimate: Estimate | None, posting: Posting) -> None:
+    def _tell(self, checked: Checked, estimate: Estimate | None, wanted: Wanted) -> None:
         names = ", ".join(plain(each.model) for each in checked.models[:8])
         more = f" and {len(checked.models) - 8} more" if len(checked.models) > 8 else ""
         say(f"{counted(checked.lines, 'line')}, {human_bytes(checked.bytes)}, to {names}{more}")
@@ -182,8 +183,8 @@ class BatchCommands:
             say("what it takes cannot be told now")
             return
         say(f"it takes about {', '.join(words.estimate_words(estimate.as_json(), self.now))}")
-        if posting.expires_at is not None and estimate.done_at > posting.expires_at:
-            late = human_span(estimate.done_at - posting.expires_at)
+        if wanted.expires_at is not None and estimate.done_at > wanted.expires_at:
+            late = human_span(estimate.done_at - wanted.expires_at)
             say(f"warning: by then it will not be done, as far as is known: it is {late} late")
 
     def _tell_missing(self, missing: Mapping[str, Trouble]) -> None:
@@ -192,12 +193,12 @@ class BatchCommands:
             say(f"hint: {self.worded(f'`ollama-modal pull {plain(model)}`')}, or post with --pull")
 
     def _plan(
-        self, checked: Checked, estimate: Estimate | None, missing: Mapping[str, Trouble], posting: Posting
+        self, checked: Checked, estimate: Estimate | None, missing: Mapping[str, Trouble], source: BatchSource
     ) -> dict[str, Any]:
         return {
             "lines": checked.lines,
             "bytes": checked.bytes,
-            "endpoint": posting.endpoint,
+            "endpoint": source.endpoint,
             "models": [
                 {"model": each.model, "lines": each.lines, "missing": each.model in missing} for each in checked.models
             ],
@@ -335,19 +336,6 @@ class BatchCommands:
             say("no batches")
         if more:
             say("there are more; --limit 0 lists all")
-        return 0
-
-    def cancel(self, id: str, *, json: bool) -> int:
-        """Ask a batch to end; what is done of it stays."""
-        before = self.batches.get(id)
-        batch = before if words.has_ended(before) else self.batches.cancel(id)
-        if json:
-            put_json(batch)
-        if words.has_ended(before) and before["status"] != "cancelled":
-            say(f"error: batch {id} has already {words.state_of(before)}; there is nothing left to cancel")
-            return 1
-        done = batch["status"] == "cancelled"
-        say(f"batch {id} is cancelled" if done else f"batch {id} is asked to end; what is done of it stays")
         return 0
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from jobs.batches.lines.line_check import MOST_LINE_BYTES
-
 from jobs.batches.csv_lines import BOM, DEFAULT_ENDPOINT, CsvBatch, Template, need_text
+from jobs.batches.lines.line_check import MOST_LINE_BYTES
 from jobs.batches.records import ENDPOINTS
 from jobs.core.errors import BadRequest, NotFound
 from jobs.store.files import translated

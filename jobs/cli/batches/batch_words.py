@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobs.batches.batch_document import OVER
+from jobs.batches.records import Estimate
 from jobs.cli.terminal.table import GiveWay
 from jobs.core.clock import parse_moment
 from jobs.core.sanitize import plain
@@ -29,13 +30,6 @@ GIVE_WAY = (
 
 SOON = timedelta(seconds=5)
 """Nothing is told of how fast a batch is that has only begun."""
-
-BASES = {
-    "measured": "measured on finished batches of that model there",
-    "usage": "from what that model was asked there before",
-    "guess": "a guess: nothing was measured of that model there yet",
-}
-"""What an estimate rests on."""
 
 
 def has_ended(batch: Document) -> bool:
@@ -169,18 +163,17 @@ def error_words(error: Document) -> str:
     return f"{line}{plain(error['message'])}{param}"
 
 
-def estimate_words(estimate: Document, now: datetime) -> list[str]:
+def estimate_words(told: Document, now: datetime) -> list[str]:
     """What it takes: tokens, GPU seconds, dollars, when it is done, and what that rests on."""
+    estimate = Estimate.from_json(told)
+    use = estimate.use
     words = [
-        f"{count(estimate.get('prompt_tokens') or 0)} + {count(estimate.get('output_tokens') or 0)} tokens",
-        f"{human_span(float(estimate.get('gpu_seconds') or 0))} of GPU",
+        f"{count(use.prompt_tokens)} tokens read and {count(use.output_tokens)} made",
+        f"{human_span(use.gpu_seconds)} of GPU",
+        f"costs {estimate.price}",
+        f"done by {local_time(estimate.done_at, now)}, {human_span(estimate.seconds)} from its first line to its last",
     ]
-    if estimate.get("dollars") is not None:
-        extra = estimate.get("extra_dollars")
-        awake = f" and {dollars(extra)} for waking it and its idle time" if extra else ""
-        words.append(f"{dollars(estimate['dollars'])}{awake}")
-    words.append(f"done by {_at(estimate['done_at'], now)}, {human_span(float(estimate['seconds']))} of work")
-    return [*words, BASES.get(estimate["basis"], plain(estimate["basis"]))]
+    return [*words, plain(estimate.reason) or estimate.basis]
 
 
 def _at(moment: str, now: datetime) -> str:
