@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jobs.core import errors
-from jobs.core.clock import Clock, isoformat
+from jobs.core.clock import isoformat
 from jobs.home.unreachable import hint_for
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ CONNECT_SECONDS = 30.0
 ANSWER_SECONDS = 600.0
 """A file is written and flushed before it is answered for."""
 
-LATE_SECONDS = 2.0
-"""A gateway that posts a batch goes on when nobody hears its answer any more."""
-
 _BOUNDARY = "batch-of-lines-6b1f1c57"
 
 
@@ -39,25 +36,15 @@ class RemoteBatches:
     Args:
         url: of the gateway.
         headers: with the key.
-        ask: asks it for an answer that is no failure, by method and path; more than once where that does no harm.
-        ask_once: the same, once.
+        ask: asks it for an answer that is no failure, by method and path.
         refuse: raises what an answer says that is one.
-        clock: for waiting.
 
     """
 
     def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        *,
-        ask: Callable[..., Any],
-        ask_once: Callable[..., Any],
-        refuse: Callable[[Any, str], None],
-        clock: Clock,
+        self, url: str, headers: Mapping[str, str], *, ask: Callable[..., Any], refuse: Callable[[Any, str], None]
     ) -> None:
-        self._url, self._headers, self._clock = url, headers, clock
-        self._ask, self._ask_once, self._refuse = ask, ask_once, refuse
+        self._url, self._headers, self._ask, self._refuse = url, headers, ask, refuse
 
     # -- one batch, and all --------------------------------------------------------------------------------------------
 
@@ -104,24 +91,9 @@ class RemoteBatches:
             "max_dollars": max_dollars,
         }
         given = {name: value for name, value in body.items() if value is not None}
-        try:
-            return self.get(self._ask_once("POST", "/v1/batches", base="", json=given).json()["id"])
-        except errors.NetworkTrouble as trouble:
-            return self._posted_after_all(file["id"], trouble)
-
-    def _posted_after_all(self, file_id: str, trouble: errors.NetworkTrouble) -> Document:
-        """The batch of a file whose post had no answer: it is not posted again, or there might be two.
-
-        Raises:
-            NetworkTrouble: there is none yet.
-
-        """
-        self._clock.wait(LATE_SECONDS)
-        found = next((each for each in self.all(PAGE)[0] if each["input_file_id"] == file_id), None)
-        if found is None:
-            trouble.hint = "see whether it is posted all the same, before you post it again: `ollama-modal batches`"
-            raise trouble
-        return found
+        # Under this name it is posted once, however often that is asked for.
+        named = {"idempotency-key": file["id"]}
+        return self.get(self._ask("POST", "/v1/batches", base="", json=given, headers=named).json()["id"])
 
     def missing(self, model: str) -> errors.Trouble | None:
         """Why a model cannot answer there; None where it can."""
