@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.batches.batch_document import document_of
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.storage import BatchStorage
+from jobs.batches.limits import USUAL, BatchLimits
 from jobs.batches.records import BatchRecord, BatchStart, new_batch_id
 from jobs.core.clock import Clock
 from jobs.core.errors import BadName, BadRequest, Trouble
@@ -54,7 +55,13 @@ class LocalBatches:
 
     @cached_property
     def _storage(self) -> BatchStorage:
-        return BatchStorage(self._home.root / "batches", self._clock)
+        return BatchStorage(self._home.root / "batches", self._clock, quota_bytes=self._limits.quota_bytes)
+
+    @cached_property
+    def _limits(self) -> BatchLimits:
+        """As `up` read them last."""
+        stack = self._home.read_stack()
+        return stack.batches if stack else USUAL
 
     def get(self, id: str) -> Document:
         """
@@ -89,13 +96,18 @@ class LocalBatches:
         """Keep a file of lines, and post a batch of it.
 
         Raises:
-            DiskFull: there is no room for the file.
+            BadRequest: the file is too large.
+            DiskFull: there is no room for it.
 
         """
         id = new_batch_id("openai")
         with self._acts("batch", id):
-            file = self._storage.save("", filename, pieces)
             now = self._clock.now()
+            most, kept_until = self._limits.most_file_bytes, now + self._limits.keep
+            with self._storage.begin("", filename, expires_at=kept_until, most_bytes=most) as writer:
+                for piece in pieces:
+                    writer.write(piece)
+                file = writer.finish()
             record = BatchRecord(
                 id=id,
                 dialect="openai",
@@ -105,7 +117,7 @@ class LocalBatches:
                 completion_window="24h",
                 created_at=now,
                 expires_at=expires_at or now + WITHIN,
-                start=start or "now",
+                start=start or self._limits.start,
                 max_dollars=max_dollars,
                 posted_by=self._who(),
             )

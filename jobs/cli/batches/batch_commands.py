@@ -182,7 +182,8 @@ class BatchCommands:
         if estimate is None:
             say("what it takes cannot be told now")
             return
-        say(f"it takes about {', '.join(words.estimate_words(estimate.as_json(), self.now))}")
+        for line in words.estimate_lines(estimate.as_json(), self.now):
+            say(line)
         if wanted.expires_at is not None and estimate.done_at > wanted.expires_at:
             late = human_span(estimate.done_at - wanted.expires_at)
             say(f"warning: by then it will not be done, as far as is known: it is {late} late")

@@ -136,7 +136,7 @@ def story(batch: Document, now: datetime) -> Iterator[str]:
     if words := progress(batch, now):
         yield f"  so far   {', '.join(words)}"
     if batch["estimate"]:
-        yield f"  told     {', '.join(estimate_words(batch['estimate'], now))}"
+        yield from (f"  {line}" for line in estimate_lines(batch["estimate"], now))
     if batch["note"]:
         yield f"  note     {plain(batch['note'])}"
     for error in batch["errors"]:
@@ -163,17 +163,16 @@ def error_words(error: Document) -> str:
     return f"{line}{plain(error['message'])}{param}"
 
 
-def estimate_words(told: Document, now: datetime) -> list[str]:
+def estimate_lines(told: Document, now: datetime) -> Iterator[str]:
     """What it takes: tokens, GPU seconds, dollars, when it is done, and what that rests on."""
     estimate = Estimate.from_json(told)
     use = estimate.use
-    words = [
-        f"{count(use.prompt_tokens)} tokens read and {count(use.output_tokens)} made",
-        f"{human_span(use.gpu_seconds)} of GPU",
-        f"costs {estimate.price}",
-        f"done by {local_time(estimate.done_at, now)}, {human_span(estimate.seconds)} from its first line to its last",
-    ]
-    return [*words, plain(estimate.reason) or estimate.basis]
+    tokens = f"{count(use.prompt_tokens)} tokens read, {count(use.output_tokens)} made"
+    yield f"takes    {tokens}; {human_span(use.gpu_seconds)} of GPU"
+    yield f"costs    {estimate.price}"
+    done_at = local_time(estimate.done_at, now)
+    yield f"done by  {done_at}, {human_span(estimate.seconds)} from the first line to the last"
+    yield f"as told  {plain(estimate.reason) or estimate.basis}"
 
 
 def _at(moment: str, now: datetime) -> str:
