@@ -2,5 +2,8 @@
 
 batch_store  posts, finds, lists and cancels batches, by what is written down of them
 deadlines    until when a batch has to be done, as people say it
+estimate     what a batch will take, and what it may cost
+measuring    what the lines of a batch take while they run
 records      what is written down of a file and of a batch
+speed        what finished batches measured, and what follows from it
 """

@@ -182,7 +182,7 @@ class BatchUse:
             **asdict(self),
             "line_seconds": round(self.line_seconds, 3),
             "gpu_seconds": round(self.gpu_seconds, 3),
-            "dollars": None if self.dollars is None else round(self.dollars, 6),
+            "dollars": _rounded(self.dollars),
         }
 
     @classmethod
@@ -211,6 +211,9 @@ class Estimate:
         extra_dollars: for a wake and the idle time after it, where it needs one; None where nothing is paid.
         done_at: when it will be done.
         basis: what it rests on: "measured", "usage" or "guess".
+        wake_dollars: of `extra_dollars`, the start.
+        idle_dollars: of them, the time that a server waits on after the last line.
+        reason: what it rests on, in words.
 
     """
 
@@ -219,14 +222,34 @@ class Estimate:
     extra_dollars: float | None
     done_at: datetime
     basis: Literal["measured", "usage", "guess"]
+    wake_dollars: float | None = None
+    idle_dollars: float | None = None
+    reason: str = ""
+
+    @property
+    def dollars(self) -> float | None:
+        """All of it; None where nothing is paid by the second."""
+        return None if self.use.dollars is None else self.use.dollars + (self.extra_dollars or 0.0)
+
+    @property
+    def price(self) -> str:
+        """For people: all of it, and its parts where it has several."""
+        if self.dollars is None:
+            return "nothing: nothing here is paid by the second"
+        parts = {"serving": self.use.dollars, "a wake": self.wake_dollars, "idle": self.idle_dollars}
+        named = ", ".join(f"{name} {in_dollars(each)}" for name, each in parts.items() if each)
+        return f"{in_dollars(self.dollars)}{f' ({named})' if self.extra_dollars else ''}"
 
     def as_json(self) -> dict[str, Any]:
         return {
             **self.use.as_json(),
             "seconds": round(self.seconds, 1),
-            "extra_dollars": None if self.extra_dollars is None else round(self.extra_dollars, 6),
+            "extra_dollars": _rounded(self.extra_dollars),
+            "wake_dollars": _rounded(self.wake_dollars),
+            "idle_dollars": _rounded(self.idle_dollars),
             "done_at": isoformat(self.done_at),
             "basis": self.basis,
+            "reason": self.reason,
         }
 
     @classmethod
@@ -237,6 +260,9 @@ class Estimate:
             extra_dollars=document.get("extra_dollars"),
             done_at=parse_moment(document["done_at"]),
             basis=document.get("basis", "guess"),
+            wake_dollars=document.get("wake_dollars"),
+            idle_dollars=document.get("idle_dollars"),
+            reason=str(document.get("reason", "")),
         )
 
 
@@ -345,6 +371,15 @@ class BatchEnd:
             output_file_id=document.get("output_file_id"),
             error_file_id=document.get("error_file_id"),
         )
+
+
+def in_dollars(amount: float) -> str:
+    """`$1.42`, and `$0.0031` of what is less than a cent or two."""
+    return f"${amount:,.2f}" if amount >= 0.02 or amount == 0 else f"${amount:.4f}"
+
+
+def _rounded(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 6)
 
 
 def _said(moment: datetime | None) -> str | None:
