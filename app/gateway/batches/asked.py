@@ -209,4 +209,3 @@ def is_descending(said: Mapping[str, str]) -> bool:
     if order not in {"asc", "desc"}:
         raise BadRequest(f"order {order[:20]!r} is none", hint="say asc or desc")
     return order == "desc"
-

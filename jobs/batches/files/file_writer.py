@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -60,10 +62,16 @@ class FileWriter:
         if len(self._buffer) >= PIECE:
             self._flush()
 
-    def finish(self) -> FileRecord:
-        """Have the file there. One that was there under this id before stays, and is the answer."""
+    def finish(self, *, expires_at: datetime | None = None) -> FileRecord:
+        """Have the file there. One that was there under this id before stays, and is the answer.
+
+        Args:
+            expires_at: when it may be removed, where that was not known when it was begun.
+
+        """
         self._flush(is_last=True)
-        record = FileRecord.from_json({**self._record.as_json(), "bytes": self._bytes})  # as it is kept
+        record = replace(self._record, bytes=self._bytes, expires_at=expires_at or self._record.expires_at)
+        record = FileRecord.from_json(record.as_json())  # as it is kept
         target = self._disk.root / "files" / record.id
         try:
             with self._disk.using(f"writing file {record.id}"):
