@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,7 @@ from app.logs import request_of_lines
 from jobs.access.acts import act_of
 from jobs.access.audit import Audit
 from jobs.access.limits import NO_LIMITS
+from jobs.batches.records import ENDPOINTS
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
 
@@ -202,7 +204,9 @@ class GatewayApp:
                 key = decided.key
             else:
                 decided = None  # what it may is looked at again as well: it may be another one's by now, or a narrower
-                key = await keys.key_of(exchange.headers, exchange.at, lambda: SignedRequest.of(scope))
+                signed = partial(SignedRequest.of, scope)
+                key = await keys.key_of(exchange.headers, exchange.at, signed, takes_passes=True)
+                exchange.batch_line = key.batch_line
             exchange.caller = key.caller_at(exchange.at)
         except Unauthorized:
             if (exchange.method, path) != HEARTBEAT:
@@ -219,7 +223,8 @@ class GatewayApp:
 
         caller, speech = exchange.caller, exchange.entry.speech
         exchange.told = None if caller.limits is NO_LIMITS else self._admission.told(caller, speech)
-        leave = self._limits.enter(caller)  # before all else: a request that ends in 404 counts, too
+        # Before all else: a request that ends in 404 counts, too. A line counts once it begins.
+        leave = self._limits.enter(caller) if exchange.batch_line is None else _nothing
         keys.under_way[stop] = key
         try:
             entry = exchange.entry
@@ -245,7 +250,7 @@ class GatewayApp:
             leave()
 
     @staticmethod
-    async def _say_ended(exchange: Exchange, why: Unauthorized) -> None:
+    async def _say_ended(exchange: Exchange, why: Trouble) -> None:
         """Say why, unless a part of the answer is sent; that then ends without its end."""
         if not exchange.status:
             await _refuse(exchange, why)
@@ -314,6 +319,8 @@ def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
         raise Forbidden(f"{entry.path} is not served here: {entry.why}")
     if entry.action == "unserved":
         raise Unsupported(f"{entry.path} is not served here: {entry.why}")
+    if exchange.batch_line is not None and entry.path not in ENDPOINTS:
+        raise Forbidden(f"the pass of a batch does not open {entry.path}", hint=f"it opens {', '.join(ENDPOINTS)}")
     exchange.caller.need(*_scopes(entry))
 
 
@@ -354,6 +361,10 @@ async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
         more.append((b"allow", ", ".join(exchange.entry.methods).encode()))
     document = dialects.error(speech, status, dialects.words_of(trouble), exchange.id)
     await exchange.answer(document, status, more=more)
+
+
+def _nothing() -> None:
+    """In place of what gives back what was not taken."""
 
 
 def _with_request_id(exchange: Exchange, send: Send) -> Send:

@@ -41,6 +41,8 @@ from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy
 from app.gateway.inference.request_log import Records
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Router
+from app.gateway.lines.line_gate import LineGate
+from app.gateway.lines.tier_room import ReportedRoom
 from app.gateway.ops import app as ops
 from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -205,6 +207,7 @@ class Composed:
             past=parts.past,
             write_usage=self.usage_recorder.flush,
         )
+        self.line_gates = {name: LineGate(name, self._room(name, servers), parts.clock) for name in parts.upstreams}
         self.budget = bodies.Budget(keys=parts.keys)
         self.detached = DetachedRequests(keys=parts.keys)
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
@@ -223,6 +226,7 @@ class Composed:
             clock=parts.clock,
             detached=self.detached,
             admission=self.admission,
+            line_gates=self.line_gates,
             lengths_left=LengthsLeft(parts.known_state).of,
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
@@ -309,6 +313,22 @@ class Composed:
             lambda name, context: parts.router.route(str(name), context=context).weighed,
             {name: keep(name) for name in parts.upstreams},
             {} if parts.rented else ask,
+        )
+
+    def _room(self, tier: str, servers: ServerReports) -> ReportedRoom:
+        """What a tier has room for, lines of batches beside its people. What the fleet says of how servers are told
+        what they may do is in the models' weights already."""
+        parts, cold_starts = self._parts, self.cold_starts[tier]
+        declared = parts.fleet.tiers.get(tier) if parts.fleet else None
+        return ReportedRoom(
+            tier,
+            servers,
+            self._loaded.reports,
+            weigh=lambda model: parts.router.route(model).weighed,
+            asleep=lambda: cold_starts.may_have_to_wake,
+            waiting=lambda: cold_starts.held,
+            at_once=declared.target_concurrency if declared and parts.rented else None,
+            most_loaded=declared.ollama.max_loaded_models if declared else None,
         )
 
     def _woke(self, tier: str, cause: str) -> None:

@@ -16,6 +16,7 @@ from jobs.batches.records import (
     BatchState,
     BatchStatus,
     BatchUse,
+    EndStatus,
     Estimate,
     LineCounts,
     LineError,
@@ -131,24 +132,26 @@ class BatchStore:
         the same id, it is the one that is there."""
         self._facts.put(keys.batch(record.id), record.as_json(), skip_if_exists=True)
         posted = self._ledger.post(KIND, record.id, {}, by=record.posted_by)
-        return _folded(record, None, None, posted.job)
+        return Batch(record, job_id=posted.job.id)
 
     def find(self, id: str) -> Batch | None:
-        """The batch of this id; None where there is none."""
+        """The batch of this id; None where there is none. Five reads while it goes on, two once it has ended."""
         written = self._facts.get(keys.batch(id))
         if written is None:
             return None
         record = BatchRecord.from_json(written)
-        ended = self._facts.get(keys.batch_end(id))
-        if ended is not None:
-            return _folded(record, None, BatchEnd.from_json(ended), None)
-        state = self._facts.get(keys.batch_state(id))
-        job = self._ledger.reader.latest(KIND, id)
-        if job is not None and job.has_ended:  # which it does after its end was written
-            ended = self._facts.get(keys.batch_end(id))
-        elif job is None and self._clock.now() - record.created_at < ORPHAN_AFTER:
-            return _folded(record, _state(state), None, None, is_coming=True)
-        return self._with_cancel(_folded(record, _state(state), _end(ended), job))
+        end = _end(self._facts.get(keys.batch_end(id)))
+        if end is not None:
+            return Batch(record, end=end)
+        state = _state(self._facts.get(keys.batch_state(id)))
+        pointer = self._facts.get(keys.live(KIND, id))
+        entry = self._open.find(f"{pointer['line']}-{pointer['generation']}") if pointer else None
+        if entry is not None and entry.is_posted:
+            return self._with_cancel(Batch(record, state, None, entry.id, entry.cancel_asked))
+        job = self._ledger.reader.latest(KIND, id) if pointer else None
+        if job is None and self._clock.now() - record.created_at < ORPHAN_AFTER:
+            return Batch(record, state)
+        return _broken(record, state, _end(self._facts.get(keys.batch_end(id))), job)  # written before its job ended
 
     def get(self, id: str) -> Batch:
         """The batch of this id.
@@ -218,7 +221,7 @@ class BatchStore:
         if batch.has_ended or batch.job_id is None:
             return batch
         job = self._ledger.cancel(batch.job_id, by=by)
-        return self.get(id) if job.has_ended else self._with_cancel(_folded(batch.record, batch.state, None, job))
+        return self.get(id) if job.has_ended else self._with_cancel(replace(batch, cancel_asked=True))
 
     # -- what the attempt does that holds it ---------------------------------------------------------------------------
 
@@ -232,11 +235,25 @@ class BatchStore:
             return end
         return _end(self._facts.get(keys.batch_end(id))) or end
 
+    def needs_file(self, file_id: str) -> Batch | None:
+        """A batch that has not ended and reads its lines from this file; None where none does. Two listings."""
+        return next((b for b in self.all().values() if b.record.input_file_id == file_id and not b.has_ended), None)
+
     # -- what the night does -------------------------------------------------------------------------------------------
 
     def all(self) -> Mapping[str, Batch]:
         """All batches, by their ids."""
         return {each.id: each for each in self.list(limit=1 << 40).batches}
+
+    def settle(self, batch: Batch, output: str | None = None, errors: str | None = None) -> BatchEnd | None:
+        """Write down that a batch ended whose job ended without saying so, and which files it has; None for others."""
+        if batch.broke is None:
+            return None
+        now = self._clock.now()
+        status: EndStatus = "cancelled" if batch.status == "cancelled" else "failed"
+        state = batch.state or BatchState(status, "", now)
+        said = () if status == "cancelled" else (batch.broke,)
+        return self.end(batch.id, BatchEnd(status, now, state.with_status(status, now), said, output, errors))
 
     def remove(self, id: str) -> None:
         """Forget a batch that has ended."""
@@ -258,14 +275,13 @@ def _end(document: Any) -> BatchEnd | None:
     return None if document is None else BatchEnd.from_json(document)
 
 
-def _folded(
-    record: BatchRecord, state: BatchState | None, end: BatchEnd | None, job: Job | None, *, is_coming: bool = False
-) -> Batch:
+def _broken(record: BatchRecord, state: BatchState | None, end: BatchEnd | None, job: Job | None) -> Batch:
+    """A batch that no open job works on, as far as is known."""
     broke = None
-    if end is None and job is None and not is_coming:
+    if end is None and job is None:
         broke = LineError("lost", "nothing is known any more of the job that ran it")
     elif end is None and job is not None and job.has_ended:
         last = job.attempts[-1]
         code = "cancelled" if job.state is JobState.CANCELLED else last.failure_class or "bug"
         broke = LineError(code, last.message or f"its job ended as {job.state}")
-    return Batch(record, state, end, job and job.id, bool(job and job.cancel_asked), broke)
+    return Batch(record, state, end, job.id if job else None, bool(job and job.cancel_asked), broke)

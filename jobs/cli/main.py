@@ -31,7 +31,7 @@ from jobs.home.home import Home, home_of
 from jobs.home.local_jobs import LocalJobs
 from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import JobState
-from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
+from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter, with_commands
 from jobs.listing import newest
 from jobs.version import VERSION
 
@@ -233,7 +233,7 @@ _OF_ALL = [
 
 def add_post_commands(to: typer.Typer, kinds: Kinds = KINDS) -> None:
     """A command for each kind of job, made from its record."""
-    for kind in kinds.values():
+    for kind in with_commands(kinds).values():
         to.command(kind.name)(_post_command(kind))
 
 

@@ -15,12 +15,15 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 KEY_PREFIX = "omk_"
 """What a key of the gateway begins with."""
 
-_KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]+")
+PASS_PREFIX = "omb_"  # noqa: S105 - how passes begin
+"""What the pass of a batch begins with, which stands in for its owner's key."""
+
+_KEY = re.compile(rf"({KEY_PREFIX}|{PASS_PREFIX}\w+\.)[A-Za-z0-9_-]+", re.ASCII)
 
 
 def without_keys(text: str) -> str:
-    """The text without any key: somebody may have put one where a name belongs."""
-    return _KEY.sub(f"{KEY_PREFIX}…", text)
+    """The text without any key, or pass of a batch: somebody may have put one where a name belongs."""
+    return _KEY.sub(r"\1…", text)
 
 
 def plain(text: object, longest: int = LONGEST) -> str:

@@ -41,6 +41,7 @@ class Swept:
         open_lanes: the lanes that have jobs which have not ended, and wait for no other job.
         due_lanes: those of them that have a job which somebody could take up now, put into the queue by us or before.
         going_on: the jobs that have not ended.
+        running_lanes: the lanes that have a job which somebody runs, or ran until he died.
 
     """
 
@@ -50,6 +51,7 @@ class Swept:
     open_lanes: frozenset[str]
     due_lanes: frozenset[str] = frozenset()
     going_on: tuple[HeardJob, ...] = ()
+    running_lanes: frozenset[str] = frozenset()
 
 
 def waits_among(entry: OpenJob, others: Iterable[OpenJob], kinds: Kinds) -> bool:
@@ -114,6 +116,7 @@ class Sweeper:
             frozenset(entry.lane for entry in workable),
             frozenset(due),
             tuple(HeardJob(entry, beats.get(entry.id)) for entry in going_on if entry.is_posted),
+            frozenset(entry.lane for entry in going_on if entry.running),
         )
 
     def _may_be_late(self, entry: OpenJob, now: datetime, beats: dict[str, datetime]) -> bool:

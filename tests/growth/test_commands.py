@@ -31,7 +31,7 @@ from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home
 from jobs.ledger.expiry import clearing
 from jobs.ledger.job import Ending
-from jobs.ledger.kinds import KINDS
+from jobs.ledger.kinds import KINDS, with_commands
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember, of_last_night
 from jobs.listing.recent_jobs import RECENT
@@ -325,7 +325,7 @@ LOOKS: dict[str, tuple[Look, int, str]] = {
 
 _ONE_LISTING = "all jobs of five days once, by a container that somebody asks for:"
 ELSEWHERE_DEPLOYED = {
-    **dict.fromkeys(KINDS, "posts: `post` in test_round_trips.py"),
+    **dict.fromkeys(with_commands(KINDS), "posts: `post` in test_round_trips.py"),
     "retry": "`retry` and `retry_delete` in test_round_trips.py; with `--all` after a look at the dead letters",
     **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
     **dict.fromkeys(("models", "list_models"), "read no jobs, but models: test_model_files.py"),

@@ -61,6 +61,7 @@ FLOORS: dict[str, int] = {
     "app/gateway/protocol": 13,
     "app/gateway/catalog": 14,
     "app/gateway/upstream": 15,
+    "app/gateway/lines": 15,
     "app/gateway/inference": 16,
     "app/llama_host": 16,
     "app/gateway/batches": 17,

@@ -136,6 +136,22 @@ ANYONE = Caller("anyone", frozenset(SCOPES), is_only=True)
 
 
 @dataclass(frozen=True)
+class BatchLine:
+    """What a request is that sends a line of a batch, by the batch's pass.
+
+    Args:
+        batch: whose.
+        owner: of the batch; empty where that has no key.
+        may_wake: it may wake a tier that is asleep.
+
+    """
+
+    batch: str
+    owner: str
+    may_wake: bool
+
+
+@dataclass(frozen=True)
 class Key:
     """A line: whose key it is, and what proves it."""
 
@@ -145,11 +161,17 @@ class Key:
     is_of_ledger: bool = False
     """So it has to be read again and again; a line is what it is."""
     revoked_at: datetime | None = None
+    batch_line: BatchLine | None = None
+    """Where what was shown is the pass of a batch: in place of the key of its owner, whose limits hold."""
 
     @property
     def is_shown_again(self) -> bool:
-        """Whether what shows it is good for more than one request, which a signature is not."""
-        return not self.proof.startswith(SIGNER)
+        """Whether what shows it is good for more than one request, which a signature is not, and a pass may not be."""
+        return self.batch_line is None and not self.proof.startswith(SIGNER)
+
+    def is_good(self, now: datetime) -> bool:
+        """Whether it has neither expired nor was revoked."""
+        return self.revoked_at is None and (self.expires is None or now < self.expires)
 
     def caller_at(self, now: datetime) -> Caller:
         """Whose it is.
@@ -232,6 +254,9 @@ def line_about(key: Key, now: datetime) -> dict[str, Any]:
 
 _ANYONES = Key(ANYONE, "")
 """In place of a key, where none are configured."""
+
+_NOBODYS = Key(Caller("", frozenset({CHAT})), "")
+"""Of a batch that was posted without a key, by whoever runs this."""
 
 
 _READERS = ("models", *LIMITS, "expires")
@@ -332,6 +357,14 @@ class Keys:
     def named(self, name: str) -> Caller | None:
         """Whose key has this name; None where it is of nobody, or revoked."""
         return next((key.caller for key in self._keys if key.caller.name == name and key.revoked_at is None), None)
+
+    def of_owner(self, name: str, now: datetime) -> Key | None:
+        """A key of this name that is good; where everybody is let in, or nobody's is meant, that of no line."""
+        if self.is_open:
+            return self._anyones
+        if not name:
+            return _NOBODYS
+        return next((key for key in self._keys if key.caller.name == name and key.is_good(now)), None)
 
     def of_proof(self, proof: str) -> Key | None:
         """The key that this proves."""

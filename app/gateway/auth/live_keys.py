@@ -15,12 +15,16 @@ from typing import Self
 from loguru import logger
 
 from app.gateway.auth.key_lines import FixedLines, KeyLines
-from app.gateway.auth.keys import Caller, Key, Keys, UnknownKey
+from app.gateway.auth.keys import BatchLine, Caller, Key, Keys, UnknownKey
+from app.gateway.auth.line_troubles import LineNotNow, LineRefused, not_now
+from app.gateway.auth.passes import COME_AGAIN, Passes
 from app.gateway.auth.signatures import SignedRequest
 from jobs.access.keys.key_copy import KeysCopy
 from jobs.access.keys.key_records import KeyRecord
 from jobs.access.keys.key_store import KeysFound, read_keys, restore
+from jobs.access.keys.key_words import CHAT
 from jobs.access.limits import NO_LIMITS, Limits
+from jobs.batches.passes import PREFIX as PASS
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, StoreUnavailable, Unauthorized
 from jobs.core.units import human_span
@@ -82,6 +86,8 @@ class LiveKeys:
         self._trouble: str | None = None
         self._notes: tuple[str, ...] = ()
         self._defaults = NO_LIMITS
+        self.passes = None if facts is None else Passes(facts, clock)
+        """What lines of batches show in place of a key."""
         self.known = Keys(is_open=False)
         """The keys, as they were read last. Any thread may read it."""
         self.trusted_until = float("inf") if facts is None else float("-inf")
@@ -142,15 +148,28 @@ class LiveKeys:
 
     # -- who asks ------------------------------------------------------------------------------------------------------
 
-    async def key_of(self, headers: Headers, now: datetime, signed: Callable[[], SignedRequest] | None = None) -> Key:
-        """The key that these headers show, whether it has expired or not; after another look where that is due.
+    async def key_of(
+        self,
+        headers: Headers,
+        now: datetime,
+        signed: Callable[[], SignedRequest] | None = None,
+        *,
+        takes_passes: bool = False,
+    ) -> Key:
+        """The key that these headers show, whether it has expired or not; after another look where that is due. Of the
+        pass of a batch, where it is taken, one that is good now, with the rights of the batch's owner.
 
         Raises:
             Unauthorized: no key, or one that is not known; or a signature that does not fit.
+            LineRefused: a pass that is not good here.
+            LineNotNow: a pass of which that cannot be told now.
             StoreUnavailable: it is the ledger's, which could not be read for too long.
 
         """
         shown = list(headers)
+        for name, value in shown:
+            if name == b"authorization" and value.startswith(_PASS):
+                return await self._key_of_pass(value[len(_BEARER) :].decode("latin-1"), now, is_taken=takes_passes)
         try:
             key = self.known.key_of(shown, now, signed)
         except Unauthorized as refusal:
@@ -165,11 +184,32 @@ class LiveKeys:
             await self._look()
             key = self.known.key_of(shown, now, signed)
             if key.is_of_ledger and self._clock.monotonic() > self._lasts_until:
-                raise StoreUnavailable(
-                    "the keys of the ledger cannot be read",
-                    hint=f"for {human_span(LASTS)} those known last count, then only those of lines; ask again soon",
-                )
+                raise _unread()
         return key
+
+    async def _key_of_pass(self, shown: str, now: datetime, *, is_taken: bool) -> Key:
+        if self.passes is None or not is_taken:
+            raise LineRefused("the pass of a batch opens nothing but what its lines ask", hint="ask with a key")
+        found = await self.passes.find(shown, self._clock.now)
+        owner = await self._owner(found.owner, now)
+        if not owner.caller.may(CHAT):
+            raise LineRefused(f"key {found.owner!r}, whose batch this is, may not ask models any more")
+        return Key(owner.caller, found.proof, batch_line=BatchLine(found.batch, found.owner, found.may_wake))
+
+    async def _owner(self, name: str, now: datetime) -> Key:
+        """The key of this name, which is good; nobody's is refused by what was read before this came."""
+        came = self._clock.monotonic()
+        owner = self.known.of_owner(name, now)
+        if owner is None or (owner.is_of_ledger and came > self.trusted_until):
+            await self._look()
+            owner = self.known.of_owner(name, now)
+        if owner is None and self._facts is not None and self.trusted_until < came + TRUSTED.total_seconds():
+            raise LineNotNow(f"key {name!r} is not known here yet", hint="come again soon", retry_after=COME_AGAIN)
+        if owner is None:
+            raise LineRefused(f"key {name!r}, whose batch this is, is none any more")
+        if owner.is_of_ledger and self._clock.monotonic() > self._lasts_until:
+            raise not_now(_unread())
+        return owner
 
     async def identify(
         self, headers: Headers, now: datetime, signed: Callable[[], SignedRequest] | None = None
@@ -235,12 +275,14 @@ class LiveKeys:
                     self.trusted_until = began + TRUSTED.total_seconds()
                     self._lasts_until = began + LASTS.total_seconds()
             self._publish(self._found)
+        if self.passes is not None:
+            self.passes.refresh()
         if self.under_way and self._loop is not None:
             self._loop.call_soon_threadsafe(self.end_refused)
         return is_read
 
     def end_refused(self) -> None:
-        """End what is under way by a key that is not good any more. In the event loop."""
+        """End what is under way by a key, or by a pass, that is not good any more. In the event loop."""
         now = self._clock.now()
         for stop, key in list(self.under_way.items()):
             why = self._refusal(key, now)
@@ -248,6 +290,8 @@ class LiveKeys:
                 stop(why)
 
     def _refusal(self, key: Key, now: datetime) -> Unauthorized | None:
+        if key.batch_line is not None:
+            return self._refusal_of_line(key.batch_line, key.proof, now)
         if not key.proof:
             return None  # whoever was let in without a key, while none was needed
         known = self.known.of_proof(key.proof)
@@ -257,6 +301,15 @@ class LiveKeys:
             known.caller_at(now)
         except Unauthorized as refusal:
             return refusal
+        return None
+
+    def _refusal_of_line(self, line: BatchLine, proof: str, now: datetime) -> LineRefused | None:
+        assert self.passes is not None
+        self.passes.keep(line.batch)
+        if self.passes.proof_of(line.batch) not in {proof, None}:
+            return LineRefused(f"{line.batch} has another pass by now, or none")
+        if self.known.of_owner(line.owner, now) is None:
+            return LineRefused(f"key {line.owner!r}, whose batch this is, is none any more")
         return None
 
     def _keep_fresh(self) -> None:
@@ -316,6 +369,17 @@ class LiveKeys:
             self._notes = notes
             for note in notes:
                 logger.warning("{}", note)
+
+
+_BEARER = b"Bearer "
+_PASS = _BEARER + PASS.encode()
+
+
+def _unread() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the keys of the ledger cannot be read",
+        hint=f"for {human_span(LASTS)} those known last count, then only those of lines; ask again soon",
+    )
 
 
 def _of_ledger(found: KeysFound, lines: Keys) -> tuple[list[Key], tuple[str, ...]]:

@@ -39,6 +39,7 @@ class RateLimits:
         self._recent: dict[str, deque[float]] = defaultdict(deque)
         self._tokens: dict[str, deque[tuple[float, int]]] = defaultdict(deque)
         self._present: dict[str, int] = defaultdict(int)
+        self._lines: dict[str, int] = defaultdict(int)
 
     def enter(self, caller: Caller) -> Callable[[], None]:
         """Count a request that begins; call what is returned when it has ended, once or more often.
@@ -65,6 +66,29 @@ class RateLimits:
                 self._present[caller.name] -= 1
 
         return leave
+
+    def enter_line(self, caller: Caller) -> None:
+        """Count a line of a batch that begins; `leave_line` when it has ended. Of what its key may have under way,
+        lines take what people leave, and people never find it taken by lines.
+
+        Raises:
+            TooManyRequests: as for people.
+
+        """
+        name, concurrent = caller.name, caller.limits.concurrent
+        if concurrent is not None and self._present[name] + self._lines[name] >= concurrent:
+            raise TooManyRequests(
+                f"key {name!r} has {counted(concurrent, 'request')} under way, as many as it may",
+                hint="lines of batches begin when others have ended",
+                retry_after=BUSY,
+            )
+        if caller.limits.rpm is not None:
+            self._count(caller, caller.limits.rpm)
+        self._lines[name] += 1
+
+    def leave_line(self, caller: Caller) -> None:
+        """It has ended."""
+        self._lines[caller.name] -= 1
 
     def need_tokens(self, caller: Caller) -> None:
         """Insist on some of the minute's tokens being left; how many a request takes is known when it has ended.

@@ -23,7 +23,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
 
-CAUSES = ("request", "warm")
+CAUSES = ("request", "batch", "warm")
 """What wakes a tier."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

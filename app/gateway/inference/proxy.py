@@ -23,6 +23,8 @@ from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
+from app.gateway.lines.line_gate import LineGate
+from app.gateway.lines.line_turn import LineTurn
 from app.gateway.protocol import dialects, model_defaults
 from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
@@ -68,6 +70,7 @@ class Proxy:
     clock: Clock
     detached: DetachedRequests
     admission: Admission
+    line_gates: Mapping[str, LineGate]
     lengths_left: Callable[[Route, int], frozenset[int]]
     """What is left of a prompt that is cut there; see `prompt_truncation`. Costs nothing worth the name."""
     comment_seconds: float = COMMENT_SECONDS
@@ -98,6 +101,9 @@ class _ProxiedRequest:
         self._readied = _NOT_WAITED
         self._uncut: prompt_truncation.UncutPrompt | None = None
         self._admitted: Admitted | None = None
+        self._gate: LineGate | None = None
+        """Of the tier where it counts as a person's."""
+        self._line = None if exchange.batch_line is None else LineTurn(exchange, exchange.batch_line, proxy.clock)
         self._is_asked = False
         """Whether a server was asked."""
         self._size = 0
@@ -114,10 +120,17 @@ class _ProxiedRequest:
             else:
                 self._reply.caller_left()
         except Trouble as trouble:
-            await self._reply.fail(trouble)
+            await self._reply.fail(trouble if self._line is None else self._line.told(trouble, is_asked=self._is_asked))
         finally:
             record = self._record()
-            self._proxy.recorder.add(record)
+            if (gate := self._gate) is not None:
+                assert self._route is not None
+                gate.people -= 1
+                gate.used[self._route.served_name] = self._exchange.began + record.seconds
+                if gate.waiting:
+                    gate.look()
+            if self._line is None or self._line.ended(record.ending):
+                self._proxy.recorder.add(record)
             if self._admitted is not None:
                 least = self._reply.tokens_about(self._size) if self._is_asked else 0
                 idle = self._proxy.admission.idle_seconds
@@ -129,9 +142,19 @@ class _ProxiedRequest:
             raise request.malformed
         operator_options.refuse(request, self._exchange.caller)
         route = await self._routed(request)
+        gate = self._proxy.line_gates[route.tier]
+        if self._line is not None:
+            rates, is_streamed = self._proxy.admission.rates, request.streams
+            await self._line.begin(gate, rates, route.served_name, route.weighed, is_streamed=is_streamed)
         if self._proxy.admission.concerns(self._exchange.caller):
             await self._admit(route)
         self._route = route  # from here on its time counts for the tier
+        if self._line is None:
+            self._gate = gate
+            gate.people += 1
+            gate.used[route.served_name] = self._exchange.began
+            if gate.lines:
+                await self._make_room(gate, route)
         if route.engine.cuts_prompts and self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
             self._reply.lengths_left = partial(self._proxy.lengths_left, route, size)  # without us: that were a circle
@@ -313,16 +336,28 @@ class _ProxiedRequest:
             cold_starts.lost(text)
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")
 
+    @staticmethod
+    async def _make_room(gate: LineGate, route: Route) -> None:
+        """Cut lines whose place a person needs, and let their requests to the server end before hers begins."""
+        gate.person_came(route.served_name, route.weighed.parallel, route.weighed.tier.parallel)
+        await asyncio.sleep(0)
+
     async def _ready(self, request: InferenceRequest, route: Route, until: float) -> None:
         model, caller = route.served_name if request.needs_load else "", self._exchange.caller
         cold_starts, admission = self._proxy.cold_starts[route.tier], self._proxy.admission
+        if self._line is not None:
+            self._line.insist_on_waking()
+        elif model and self._proxy.line_gates[route.tier].lines:
+            self._proxy.line_gates[route.tier].person_waits(model)
         if admission.concerns(caller) and cold_starts.is_asleep:
             await admission.insist_on_waking(caller, route.tier)
         if caller.limits.may_hold is False:
             until = min(until, _now() + NOT_HELD)
-        ready = cold_starts.ready(model, request.settings, until, caller)
+        is_person = self._line is None
+        ready = cold_starts.ready(model, request.settings, until, caller, "request" if is_person else "batch")
         try:
-            self._readied = await self._waiting(ready, request, route)
+            with nullcontext() if self._line is None else self._line.held():
+                self._readied = await self._waiting(ready, request, route)
         except Expired as expired:
             if caller.limits.may_hold is not False:
                 raise
@@ -371,6 +406,7 @@ class _ProxiedRequest:
             woke=self._woke,
             is_prompt_truncated=reply.is_prompt_truncated,
             alias=route.alias if route else "",
+            batch="" if exchange.batch_line is None else exchange.batch_line.batch,
         )
 
 

@@ -52,6 +52,8 @@ class RequestRecord:
     """The name that it asked for, where that is not the model's own."""
     is_prompt_truncated: bool = False
     """Whether the model was given less than the prompt, as far as that is known."""
+    batch: str = ""
+    """Whose line it was, where it was one of a batch."""
 
 
 class Recorder(Protocol):

@@ -3,9 +3,11 @@
 import math
 from datetime import timedelta
 
+from app.gateway.auth.line_troubles import LineNotNow, LineRefused, LineSpent
 from app.model_server.start_failures import CannotStart
 from jobs.access.budgets import BudgetSpent
 from jobs.access.keys.key_words import KeyConflict
+from jobs.batches.passes import LINE
 from jobs.core.errors import (
     BadRequest,
     CutShort,
@@ -83,7 +85,9 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
-    if status_of(trouble) == 501 or isinstance(trouble, BudgetSpent):
+    if isinstance(trouble, LineNotNow | LineSpent | LineRefused):
+        headers[LINE] = trouble.word
+    if status_of(trouble) == 501 or isinstance(trouble, BudgetSpent | LineSpent):
         headers["x-should-retry"] = "false"  # else the clients of OpenAI and Anthropic try it three times
     again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
     if again is not None:

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Send
 
-from app.gateway.auth.keys import Caller
+from app.gateway.auth.keys import BatchLine, Caller
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import RouteEntry
-from jobs.core.errors import Unauthorized
+from jobs.core.errors import Trouble
 
 JSON = b"application/json; charset=utf-8"
 
@@ -97,8 +97,10 @@ class Exchange:
     send: Send = field(repr=False)
     connection: CallerConnection = field(repr=False)
     to_server: bytes = field(default=b"", repr=False)
-    ended_for: Unauthorized | None = None
-    """Why it was ended from here: its key is good no more."""
+    batch_line: BatchLine | None = None
+    """Where it sends a line of a batch."""
+    ended_for: Trouble | None = None
+    """Why it was ended from here: its key is good no more, or it is a line that gave way."""
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False

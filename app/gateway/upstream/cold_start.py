@@ -26,7 +26,7 @@ from app.gateway.upstream.cold_records import SETTLE_AFTER
 from app.gateway.upstream.cold_wait import ColdWait, Waited
 from app.gateway.upstream.cold_words import Coming, coming, reported
 from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext, LoadFailed, NotReadyYet
-from app.gateway.upstream.loads import Load, Loads
+from app.gateway.upstream.loads import Load, Loads, WakeCause
 from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 from app.gateway.upstream.waker import TierWaker
@@ -95,6 +95,16 @@ class ColdStarts:
         """Whether the next request would have to wake it, as far as is known."""
         return self._waker.task is None and self._waker.up_since() is None
 
+    @property
+    def may_have_to_wake(self) -> bool:
+        """The same, for whoever must not wake it: what a server has said since it was found away counts as well."""
+        return self.is_asleep and not self._waker.was_heard_of
+
+    @property
+    def held(self) -> int:
+        """How many wait for it now."""
+        return self._held.total()
+
     def is_everywhere(self, model: str, settings: LoadSettings) -> bool:
         """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
         is_only = self._upstream.most_containers == 1
@@ -105,7 +115,14 @@ class ColdStarts:
             return len(up) == 1 or is_only
         return not settings and self._servers.all_hold(self._tier, model)
 
-    async def ready(self, model: str, settings: LoadSettings, until: float, caller: Caller = ANYONE) -> Ready:
+    async def ready(
+        self,
+        model: str,
+        settings: LoadSettings,
+        until: float,
+        caller: Caller = ANYONE,
+        cause: WakeCause = "request",
+    ) -> Ready:
         """Wait until the model is loaded.
 
         Args:
@@ -113,6 +130,7 @@ class ColdStarts:
             settings: the options that a load depends on.
             until: when to give up, on the event loop's clock.
             caller: whose share of those who may wait this takes.
+            cause: as whose the wake counts, where this is what wakes the tier.
 
         Raises:
             NotReadyYet: too many wait already.
@@ -128,7 +146,7 @@ class ColdStarts:
         if is_asleep:
             self._waker.insist_on_starts()
         woke = is_asleep and not len(self.loads)
-        load = self.loads.find(model, settings) or self._begin(self.loads.admit(caller, model, settings))
+        load = self.loads.find(model, settings) or self._begin(self.loads.admit(caller, model, settings), cause)
         assert load.task is not None
         self._held[caller.name] += 1
         load.waiting += 1
@@ -255,7 +273,8 @@ class ColdStarts:
         """Why a caller is held no longer, and when to ask again."""
         return kind(f"{what}: {waits_for}", hint="ask again soon", retry_after=RETRY_AFTER)
 
-    def _begin(self, load: Load) -> Load:
+    def _begin(self, load: Load, cause: WakeCause) -> Load:
+        load.cause = cause
         load.session = server_requests.session_of(self._upstream)
         load.wait = ColdWait(self._tier, load.model, self._clock, self._settle)
         load.task = asyncio.create_task(self._load(load), name=f"load {load.model} on {self._tier}")
@@ -282,7 +301,7 @@ class ColdStarts:
         pauses = self._waker.pauses()
         was_away = self._is_starting()  # and may answer the first question, which then was what was waited for
         while True:
-            woke = await self._waker.wake(load.model, load.session)
+            woke = await self._waker.wake(load.model, load.session, load.cause)
             load.wait.tier_answers(woke=woke or was_away)
             await self._pause_over()
             if not load.model:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import Caller
@@ -18,6 +19,9 @@ from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream.cold_wait import ColdWait
 from jobs.core.errors import NetworkTrouble, TooManyRequests
 from jobs.core.units import counted
+
+WakeCause = Literal["request", "batch"]
+"""For whom a tier is woken by the gateway: for a person, or for a line of a batch."""
 
 AGAIN = timedelta(seconds=10)
 """When it is worth asking again: some of the loads have ended by then."""
@@ -47,6 +51,8 @@ class Load:
     settings: LoadSettings
     owner: str
     """The key that it counts for: whose request made it."""
+    cause: WakeCause = "request"
+    """Who would wake the tier for it: whoever made it."""
     waiting: int = 0
     has_begun: bool = False
     """The server has been asked for it, and has not answered yet."""

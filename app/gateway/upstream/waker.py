@@ -5,13 +5,14 @@ A tier whose starts are refused is left alone for as long as `app.model_server.s
 
 import asyncio
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from loguru import logger
 
 from app.engines.engine import ANSWERS_AT, LOADED_AT
 from app.gateway.protocol.headers import Header
 from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext
+from app.gateway.upstream.loads import WakeCause
 from app.gateway.upstream.server_requests import Presence, presence
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 
@@ -52,6 +53,9 @@ class TierWaker:
         #: When it answered last, on the clock that never goes back. Written by the event loop, read by any thread.
         self._answered_at = float("-inf")
 
+        #: When it was found away last. The event loop's own.
+        self._lost_at = datetime.min.replace(tzinfo=UTC)
+
     # In any thread
 
     @property
@@ -68,6 +72,11 @@ class TierWaker:
 
     # On the event loop
 
+    @property
+    def was_heard_of(self) -> bool:
+        """Whether a server has said that it serves since the tier was found away last."""
+        return any(each.at > self._lost_at for each in self._servers.up(self._upstream.tier))
+
     def answered(self) -> None:
         """It has just answered."""
         self._answered_at = self._clock.monotonic()
@@ -76,6 +85,7 @@ class TierWaker:
         """It turned out not to be there; the next request finds out whether it has to be woken."""
         self._answered_at = float("-inf")
         self.why = why or "it is gone"
+        self._lost_at = self._clock.now()
 
     def insist_on_starts(self) -> None:
         """Leave a tier alone whose starts are refused.
@@ -86,13 +96,14 @@ class TierWaker:
         """
         self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
 
-    async def wake(self, model: str = "", session: tuple[Header, ...] = ()) -> bool:
+    async def wake(self, model: str = "", session: tuple[Header, ...] = (), cause: WakeCause = "request") -> bool:
         """Return when the tier answers; true where it did not at first. One task wakes it for all, and goes on though
         callers leave.
 
         Args:
             model: that is waited for; the servers are told, so that they load it first.
             session: leads to the server that is met.
+            cause: as what it counts, where nothing wakes it yet.
 
         Raises:
             CannotStart: its servers refuse to start, and none may be tried now.
@@ -106,7 +117,7 @@ class TierWaker:
             self.since = self._clock.now()
             self._wanted = {model: self.since} if model else {}
             self._session, self._found = session, Presence()
-            self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
+            self.task = asyncio.create_task(self._wake(cause), name=f"wake {self._upstream.tier}")
             self.task.add_done_callback(_retrieve)
         elif model and model not in self._wanted:
             self._wanted[model] = self._clock.now()
@@ -125,7 +136,7 @@ class TierWaker:
         if self._wanted and self._upstream.is_remote and self._context.cold is not None:
             await self._context.cold.want(self._upstream.tier, self._wanted)
 
-    async def _wake(self) -> bool:
+    async def _wake(self, cause: WakeCause) -> bool:
         """Ask until it answers; to ask is to start another server. The reports are read anew beside that."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
@@ -138,7 +149,7 @@ class TierWaker:
             while why := (await self._asked()).why_not:
                 self.why = why
                 if is_first:
-                    self._context.woke(tier, "request")
+                    self._context.woke(tier, cause)
                     logger.info("waking tier {}: {}", tier, why)
                     is_first = False
                 if _now() > until:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import secrets
 import shutil
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -32,16 +34,22 @@ class FileWriter:
         self._disk = disk
         self._record = record
         self._most = most_bytes
-        self._folder = disk.root / "uploads" / record.id
+        # Of this writer alone: who died and left one under the same id shall not have begun ours.
+        self._folder = disk.root / "uploads" / f"{record.id}.{secrets.token_hex(4)}"
         self._buffer = bytearray()
-        self._bytes = 0
+        self._size = 0
         self._is_begun = False
         self._is_over = False
 
     @property
+    def id(self) -> str:
+        """Under which the file will be found."""
+        return self._record.id
+
+    @property
     def size(self) -> int:
-        """How many were written so far."""
-        return self._bytes
+        """How many bytes came so far."""
+        return self._size
 
     def write(self, data: bytes) -> None:
         """Add these bytes.
@@ -52,8 +60,8 @@ class FileWriter:
             DiskFull: nor on the disk.
 
         """
-        self._bytes += len(data)
-        if self._most is not None and self._bytes > self._most:
+        self._size += len(data)
+        if self._most is not None and self._size > self._most:
             self.abandon()
             raise BadRequest(
                 f"the file is larger than {human_bytes(self._most)}", hint="split it, and post a batch for each part"
@@ -70,30 +78,37 @@ class FileWriter:
 
         """
         self._flush(is_last=True)
-        record = replace(self._record, bytes=self._bytes, expires_at=expires_at or self._record.expires_at)
+        record = replace(self._record, bytes=self._size, expires_at=expires_at or self._record.expires_at)
         record = FileRecord.from_json(record.as_json())  # as it is kept
         target = self._disk.root / "files" / record.id
+        is_new = False
         try:
             with self._disk.using(f"writing file {record.id}"):
-                _write_flushed(self._folder / "record.json", json.dumps(record.as_json()).encode())
+                _write(self._folder / "record.json", json.dumps(record.as_json()).encode(), is_last=True)
                 flush_folder(self._folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._disk.make_folder(target.parent)
                 if target.exists():
                     record = FileRecord.from_json(json.loads((target / "record.json").read_bytes()))
                 else:
                     self._folder.rename(target)
+                    is_new = True
                     flush_folder(target.parent)
+            self._disk.persist()
+        except BaseException:
+            if is_new:  # whoever is told that it failed does not look for it
+                self._remove(target)
+            raise
         finally:
             self.abandon()
-        self._disk.persist()
         return record
 
     def abandon(self) -> None:
-        """Remove what was written, unless it has been finished."""
+        """Remove what was written, unless it has been finished. Once more changes nothing."""
         self._is_over = True
         self._buffer.clear()
-        with self._disk.using(f"removing the upload {self._record.id}"):
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._is_begun:
+            self._is_begun = False
+            self._remove(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -105,31 +120,31 @@ class FileWriter:
             self.abandon()
 
     def _flush(self, *, is_last: bool = False) -> None:
+        if self._is_over:
+            raise ValueError(f"file {self._record.id} was finished or abandoned before")
         try:
             if self._record.purpose == "batch":
                 self._disk.need_room(len(self._buffer))
             with self._disk.using(f"writing file {self._record.id}"):
                 if not self._is_begun:
-                    self._folder.mkdir(parents=True, exist_ok=True)
                     self._is_begun = True
-                _append(self._folder / "content", self._buffer, is_last=is_last)
+                    self._disk.make_folder(self._folder)
+                _write(self._folder / "content", self._buffer, is_last=is_last)
         except BaseException:
             self.abandon()
             raise
         self._buffer.clear()
 
+    def _remove(self, folder: Path) -> None:
+        with self._disk.using(f"removing {folder.name}"):
+            shutil.rmtree(folder, ignore_errors=True)  # what is left of it is pruned
 
-def _append(path: "os.PathLike[str]", data: bytes | bytearray, *, is_last: bool) -> None:
+
+def _write(path: Path, data: bytes | bytearray, *, is_last: bool) -> None:
+    """Append to a file, and flush it when nothing comes any more."""
     with open(path, "ab", buffering=0, opener=opener) as file:
         written = 0
         while written < len(data):
             written += file.write(memoryview(data)[written:])
         if is_last:
             os.fsync(file.fileno())
-
-
-def _write_flushed(path: "os.PathLike[str]", data: bytes) -> None:
-    with open(path, "wb", opener=opener) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -11,7 +11,6 @@ import secrets
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jobs.batches.files.storage import BatchStorage
@@ -78,7 +77,7 @@ class IndexWriter:
 
     def _flush(self) -> None:
         with self._storage.using("keeping where lines begin"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._storage.make_folder(self._folder)
             with open(self._beside, "ab", opener=opener) as file:
                 self._entries.tofile(file)
                 file.flush()
@@ -163,7 +162,3 @@ class Lines:
             return InputLine(number, str(document["custom_id"]), model, body)
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"line {number} of file {self._record.input_file_id} is not what it was") from error
-
-
-def index_path(storage: BatchStorage, batch_id: str) -> Path:
-    return storage.work(batch_id) / "lines.idx"

@@ -152,7 +152,7 @@ class Segments:
         self._storage.refresh()
         results = Results(self._lines)
         with self._storage.using(f"sealing results of {self._batch_id}"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._storage.make_folder(self._folder)
             sealed = _newest_seal(self._folder)
             if sealed.sequence >= sequence:
                 raise Fenced(

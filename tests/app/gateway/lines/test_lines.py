@@ -1,0 +1,160 @@
+"""Lines of batches through a gateway, beside people, over real sockets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.access.keys.proofs import hash_of, new_key
+from tests.support.batch_lines import CHAT, Batch, HeldAnswers, Senders, answers, body, room, told
+from tests.support.gateways import A10G_TIER, RunningGateway, gateway
+from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE, until
+
+ANN = new_key()
+KEYS = f"ann {hash_of(ANN)} chat admin"
+
+ONE = replace(A10G_TIER, parallel=1)
+
+
+@contextmanager
+def running(
+    folder: Path, script: Any, *, keys: str = KEYS, tier: Any = A10G_TIER, **more: Any
+) -> Iterator[RunningGateway]:
+    with (
+        ScriptedServer(script) as server,
+        gateway(folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], **more) as found,
+    ):
+        yield found
+
+
+@pytest.fixture
+def held() -> HeldAnswers:
+    return HeldAnswers()
+
+
+@pytest.fixture
+def senders(held: HeldAnswers) -> Iterator[Senders]:
+    found = Senders()
+    try:
+        yield found
+    finally:
+        held.free()
+        found.close()
+
+
+def figures(found: RunningGateway) -> tuple[int, int]:
+    in_flight, waiting, _ = found.composed.line_gates["a10g"].figures()
+    return in_flight, waiting
+
+
+def outcomes(found: RunningGateway) -> dict[str, int]:
+    return dict(found.composed.line_gates["a10g"].figures()[2])
+
+
+def test_a_line_is_answered_as_its_owner_is(tmp_path: Path, held: HeldAnswers) -> None:
+    """A pass lets a line in with its owner's rights; its answer is a person's, with how many lines there is room
+    for."""
+    held.free()
+    with running(tmp_path, held) as found:
+        answer = Batch(found.facts, "ann").send(found.url)
+        assert told(answer) == (200, None), answer.text
+        assert answer.json()["choices"]
+        assert room(answer) == 3
+        assert found.row().about.key == "ann"
+
+
+def test_one_slot_is_left_for_a_person(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """Of four slots lines take three; the others wait, and the person who comes is answered beside them."""
+    with running(tmp_path, held) as found:
+        batch = Batch(found.facts, "ann")
+        lines = [senders.line(batch, found.url, f"line {number}") for number in range(5)]
+        until(lambda: figures(found) == (3, 2), shows=lambda: figures(found))
+        until(lambda: len(held.open) == 3)
+        person = senders.person(found.url, "person", ANN)
+        until(lambda: "person" in held.open)
+        assert len(held.open) == 4
+        assert not held.left
+        held.answer("person")
+        assert person.result(PATIENCE).status_code == 200
+        held.free()
+        assert [told(each) for each in answers(lines)] == [(200, None)] * 5
+
+
+def test_the_line_that_began_last_gives_way(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """When a person comes and no slot is left, the line that began last is cut: its request to the server ends, and
+    its batch is told to send it again."""
+    with running(tmp_path, held) as found:
+        batch = Batch(found.facts, "ann")
+        lines = []
+        for number in range(3):
+            lines.append(senders.line(batch, found.url, f"line {number}"))
+            until(lambda: len(held.open) == len(lines))
+        people = [senders.person(found.url, f"person {number}", ANN) for number in range(2)]
+        cut = lines[2].result(PATIENCE)
+        assert told(cut) == (503, "not-now")
+        assert cut.headers["retry-after"] == "1"
+        until(lambda: held.left == ["line 2"])
+        held.await_open("line 0", "line 1", "person 0", "person 1")
+        held.free()
+        assert {each.status_code for each in answers(people)} == {200}
+        assert [told(each) for each in answers(lines[:2])] == [(200, None)] * 2
+        assert outcomes(found) == {"cut": 1, "answered": 2}
+
+
+def test_with_one_slot_a_line_begins_only_while_nobody_is_there(
+    tmp_path: Path, held: HeldAnswers, senders: Senders
+) -> None:
+    """Where a server answers one at a time, a line waits until the person has her answer, and is cut when she comes."""
+    with running(tmp_path, held, tier=ONE) as found:
+        batch = Batch(found.facts, "ann")
+        first = senders.person(found.url, "first", ANN)
+        held.await_open("first")
+        line = senders.line(batch, found.url, "line")
+        until(lambda: figures(found) == (0, 1))
+        held.answer("first")
+        assert first.result(PATIENCE).status_code == 200
+        held.await_open("line")
+        second = senders.person(found.url, "second", ANN)
+        assert told(line.result(PATIENCE)) == (503, "not-now")
+        held.await_open("second")
+        held.answer("second")
+        assert second.result(PATIENCE).status_code == 200
+
+
+def test_a_tier_that_sleeps_is_left_asleep(tmp_path: Path, held: HeldAnswers) -> None:
+    """A line whose pass does not say that it may wake its tier is sent back, and nothing is asked of the tier; one
+    whose pass does wakes it, which counts as a batch's wake."""
+    held.free()
+    with (
+        ScriptedServer(held) as server,
+        gateway(tmp_path, {"a10g": server.url}, keys=KEYS, live_keys=True, tiers=[A10G_TIER]) as found,
+    ):
+        answer = Batch(found.facts, "ann", may_wake=False).send(found.url)
+        assert told(answer) == (503, "not-now")
+        assert not server.heard
+        server._asleep = 1
+        assert told(Batch(found.facts, "ann").send(found.url)) == (200, None)
+        page = httpx.get(f"{found.url}/metrics", headers={"x-api-key": ANN}, timeout=PATIENCE).text
+        assert 'ollama_modal_wakes_total{cause="batch",tier="a10g"} 1.0' in page
+
+
+def test_a_pass_opens_nothing_else(tmp_path: Path, held: HeldAnswers) -> None:
+    """Routes that no batch asks for, the ops API among them, are shut to a pass."""
+    held.free()
+    with running(tmp_path, held) as found:
+        batch = Batch(found.facts, "ann")
+        headers = {"authorization": f"Bearer {batch.shown}"}
+        for method, path in (("GET", "/api/tags"), ("POST", "/api/chat"), ("POST", "/api/pull"), ("GET", "/v1/models")):
+            answer = httpx.request(method, f"{found.url}{path}", headers=headers, timeout=PATIENCE)
+            assert answer.status_code == 403, path
+        for path in ("/ops/v1/jobs", "/metrics"):
+            assert httpx.get(f"{found.url}{path}", headers=headers, timeout=PATIENCE).status_code == 401, path
+        assert (
+            httpx.post(f"{found.url}{CHAT}", json=body(stream=True), headers=headers, timeout=PATIENCE).status_code
+            == 400
+        )
