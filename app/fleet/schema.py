@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from app.engines.engine import Engine, EngineName
 from app.engines.table import ENGINES
 from app.fleet import gpus
+from app.fleet.batches import BatchesConfig
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.key_defaults import KeysConfig
 from app.fleet.misnamed import misnamed
@@ -300,6 +301,7 @@ class Fleet(_Table):
     registries: SourcesConfig = SourcesConfig()
     gateway: GatewayConfig = GatewayConfig()
     keys: KeysConfig = KeysConfig()
+    batches: BatchesConfig = BatchesConfig()
     volume: VolumeConfig
     schedule: ScheduleConfig
     alerts: AlertsConfig

@@ -188,6 +188,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         models=servers.models,
         gateway=gateway,
         retention=plan.retention,
+        batches=plan.batches,
         rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,

@@ -3,6 +3,7 @@
 batch_store  posts, finds, lists and cancels batches, by what is written down of them
 deadlines    until when a batch has to be done, as people say it
 estimate     what a batch will take, and what it may cost
+limits       what is declared of batches
 measuring    what the lines of a batch take while they run
 passes       what lines of a batch show the gateway in place of a key, and how it answers them
 records      what is written down of a file and of a batch
