@@ -11,6 +11,7 @@ from typing import Any
 from app.gateway.batches.parts import BatchParts
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.storage import BatchStorage
+from jobs.batches.limits import USUAL, BatchLimits
 from jobs.batches.records import BatchEnd, BatchState, BatchUse, EndStatus, LineCounts, LineError
 from jobs.core.clock import Clock, SystemClock
 from jobs.ledger.ledger import Ledger
@@ -77,19 +78,19 @@ def _lines(documents: Sequence[Any]) -> bytes:
 
 
 @contextmanager
-def batch_gateway(folder: Path, *, quota_bytes: int | None = None, **more: Any) -> Iterator[BatchGateway]:
+def batch_gateway(folder: Path, limits: BatchLimits = USUAL, *, quota_bytes: int | None = None, **more: Any) -> Iterator[BatchGateway]:
     """A gateway that takes batches.
 
     Args:
         folder: of its ledger and its files.
+        limits: what is declared of batches.
         quota_bytes: for all files.
-        more: of `gateway`, and of `BatchParts`.
+        more: of `gateway`.
 
     """
     storage = BatchStorage(folder / "batches", CLOCK, quota_bytes=quota_bytes)
-    of_parts = {name: more.pop(name) for name in set(more) & set(BatchParts.__dataclass_fields__)}
     sent: list[str] = []
-    with gateway(folder, {}, batches=BatchParts(storage, **of_parts), send_worker=sent.append, **more) as running:
+    with gateway(folder, {}, batches=BatchParts(storage, limits), send_worker=sent.append, **more) as running:
         ledger = Ledger(SqliteQueue(running.path, clock=CLOCK), running.facts, CLOCK)
         yield BatchGateway(running, storage, BatchStore(running.facts, ledger, CLOCK), sent)
 

@@ -74,7 +74,7 @@ class BatchRoutes:
             completion_window=asked.completion_window,
             created_at=now,
             expires_at=asked.expires_at,
-            start=asked.start or context.parts.start,
+            start=asked.start or context.parts.limits.start,
             max_dollars=asked.max_dollars,
             metadata=asked.metadata,
             posted_by=caller.name,

@@ -85,7 +85,7 @@ class FileRoutes:
 
     async def _upload(self, exchange: Exchange) -> FileRecord:
         context = self._context
-        most = context.parts.most_file_bytes
+        most = context.parts.limits.most_file_bytes
         give_back = context.uploads.take(exchange.caller.name)
         #: Made by the thread that finds the file in the form, which nobody runs beside the others.
         begun: list[FileWriter] = []
@@ -102,8 +102,8 @@ class FileRoutes:
             except TooLarge as error:
                 raise too_large(most) from error
             form.need_end()
-            kept = _kept(form.fields)
-            expires_at = context.clock.now() + min(kept or context.parts.keep, context.parts.keep)
+            kept, keep = _kept(form.fields), context.parts.limits.keep
+            expires_at = context.clock.now() + min(kept or keep, keep)
             return await context.files(lambda: begun[0].finish(expires_at=expires_at))
         except BaseException:
             if begun:
@@ -118,10 +118,10 @@ class FileRoutes:
         file = await context.files(find_file, context.storage, exchange.caller, id)
 
         def delete(store: BatchStore) -> None:
-            batches = store.list(file.owner, limit=1 << 40).batches if file.purpose == "batch" else []
-            if using := [each.id for each in batches if not each.has_ended and each.record.input_file_id == id]:
+            reading = store.needs_file(id) if file.purpose == "batch" else None
+            if reading is not None:
                 raise BadRequest(
-                    f"file {id!r} is read by batch {using[0]!r}", hint="cancel it first, or wait until it has ended"
+                    f"file {id!r} is read by batch {reading.id!r}", hint="cancel it first, or wait until it has ended"
                 )
             with context.act(exchange, "file-delete", id):
                 context.storage.delete(id)

@@ -102,7 +102,7 @@ class MessageBatchRoutes:
             completion_window=asked.completion_window,
             created_at=now,
             expires_at=asked.expires_at,
-            start=asked.start or context.parts.start,
+            start=asked.start or context.parts.limits.start,
             max_dollars=asked.max_dollars,
             metadata=asked.metadata,
             posted_by=caller.name,
@@ -120,13 +120,13 @@ class MessageBatchRoutes:
         writer = context.storage.begin(
             owner_of(exchange.caller),
             f"{id}.jsonl",
-            expires_at=context.clock.now() + context.parts.keep,
-            most_bytes=context.parts.most_file_bytes,
+            expires_at=context.clock.now() + context.parts.limits.keep,
+            most_bytes=context.parts.limits.most_file_bytes,
         )
         try:
-            lines = _Lines(writer, context.parts.most_lines)
+            lines = _Lines(writer, context.parts.limits.most_lines)
             requests = RequestsList(lines.add, most_bytes=MOST_LINE_BYTES)
-            async for piece in pieces(exchange, most=context.parts.most_file_bytes, seconds=context.body_seconds):
+            async for piece in pieces(exchange, most=context.parts.limits.most_file_bytes, seconds=context.body_seconds):
                 await context.files(requests.feed, piece)
             asked = asked_of(requests.members(), context.clock.now(), context.parts.zone)
             return await context.files(writer.finish), requests.count, asked

@@ -18,10 +18,9 @@ from app.gateway.protocol.exchange import Exchange
 from jobs.access.audit import Audit
 from jobs.access.keys.key_words import ADMIN
 from jobs.batches.batch_store import Batch, BatchStore
-from jobs.batches.files.file_writer import MOST_FILE_BYTES
 from jobs.batches.files.storage import BatchStorage
-from jobs.batches.lines.line_check import MOST_LINES
-from jobs.batches.records import BatchDialect, BatchStart, FileRecord, new_batch_id
+from jobs.batches.limits import USUAL, BatchLimits
+from jobs.batches.records import BatchDialect, FileRecord, new_batch_id
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.ledger.kinds import BATCHES_LANE
@@ -50,19 +49,13 @@ class BatchParts:
 
     Args:
         storage: where files lie.
-        start: when a batch may begin that does not say.
-        keep: how long files stay.
-        most_file_bytes: of an upload.
-        most_lines: of a batch.
+        limits: what is declared of them.
         zone: of times of day that name none.
 
     """
 
     storage: BatchStorage
-    start: BatchStart = "cheapest"
-    keep: timedelta = timedelta(days=30)
-    most_file_bytes: int = MOST_FILE_BYTES
-    most_lines: int = MOST_LINES
+    limits: BatchLimits = USUAL
     zone: tzinfo = UTC
 
 
