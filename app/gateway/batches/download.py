@@ -4,7 +4,7 @@ No file is open between two pieces, so a caller who reads slowly keeps no volume
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from loguru import logger
@@ -12,7 +12,6 @@ from loguru import logger
 from app.gateway.batches.received import in_thread
 from app.gateway.protocol import dialects
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.headers import Header
 from jobs.core.errors import NotFound, Trouble
 
 PIECE = 256 * 1024
@@ -38,9 +37,9 @@ async def send_file(
     exchange: Exchange,
     threads: Executor,
     read: Callable[[int, int], bytes],
+    *,
     size: int,
     content_type: bytes,
-    more: Sequence[Header] = (),
 ) -> None:
     """Answer with a file, or with the range of it that was asked for.
 
@@ -50,7 +49,6 @@ async def send_file(
         read: reads so many bytes from an offset.
         size: of the file.
         content_type: of the answer.
-        more: other headers.
 
     Raises:
         Trouble: it cannot be read, and nothing was sent yet. What fails later leaves the answer without its end.
@@ -71,7 +69,6 @@ async def send_file(
         (b"content-length", b"%d" % len(wanted)),
         (b"accept-ranges", b"bytes"),
         *((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, size)) for part in (part,) if part),
-        *more,
     ]
     await exchange.begin(status, headers)
     if is_head:

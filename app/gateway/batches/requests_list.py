@@ -76,7 +76,7 @@ class RequestsList:
         """The other members, when all of it has come.
 
         Raises:
-            BadRequest: it is not whole, or no JSON, or has no list of requests.
+            BadRequest: it is not whole, or no JSON, or has no request.
 
         """
         try:
@@ -85,6 +85,8 @@ class RequestsList:
             raise BadRequest("the body is no JSON, or not whole", hint=_SEND) from error
         if not self._has_list or self._where != "outside":
             raise BadRequest("the body has no list of `requests`", hint=_SEND)
+        if not self.count:
+            raise BadRequest("the list of `requests` is empty", hint=_SEND)
         return {name: value for name, value in rest.items() if name != "requests"}
 
     def _goes_on(self) -> bool:

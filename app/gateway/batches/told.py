@@ -33,15 +33,14 @@ def openai_file(file: FileRecord) -> Document:
 
 
 def openai_batch(batch: Batch) -> Document:
-    record, end = batch.record, batch.end
-    state = end.state if end is not None else batch.state
-    ended_at = _seconds(end.at) if end is not None else None
+    record, end, state = batch.record, batch.end, batch.last_state
+    ended_at = _seconds(_ended_at(batch))
     return {
         "id": record.id,
         "object": "batch",
         "endpoint": record.endpoint,
         "model": record.model,
-        "errors": _errors(end.errors) if end is not None else None,
+        "errors": _errors(batch.errors),
         "input_file_id": record.input_file_id,
         "completion_window": record.completion_window,
         "status": batch.status,
@@ -55,7 +54,7 @@ def openai_batch(batch: Batch) -> Document:
             f"{status}_at": ended_at if batch.status == status else None
             for status in ("completed", "failed", "expired")
         },
-        "cancelling_at": _seconds(batch.cancelling_at),
+        "cancelling_at": _seconds(_cancelling_at(batch)),
         "cancelled_at": ended_at if batch.status == "cancelled" else None,
         "request_counts": asdict(batch.counts),
         "usage": _usage(batch.use),
@@ -86,7 +85,7 @@ def openai_page(documents: Sequence[Document], *, has_more: bool) -> Document:
 
 
 def message_batch(batch: Batch) -> Document:
-    record, end = batch.record, batch.end
+    record, ended_at, cancelling_at = batch.record, _ended_at(batch), _cancelling_at(batch)
     return {
         "id": record.id,
         "type": "message_batch",
@@ -94,30 +93,31 @@ def message_batch(batch: Batch) -> Document:
         "request_counts": _message_counts(batch),
         "created_at": isoformat(record.created_at),
         "expires_at": isoformat(record.expires_at),
-        "ended_at": isoformat(end.at) if end is not None else None,
-        "cancel_initiated_at": isoformat(batch.cancelling_at) if batch.cancelling_at is not None else None,
+        "ended_at": isoformat(ended_at) if ended_at is not None else None,
+        "cancel_initiated_at": isoformat(cancelling_at) if cancelling_at is not None else None,
         "archived_at": None,
-        "results_url": f"/v1/messages/batches/{record.id}/results" if end is not None else None,
+        "results_url": f"/v1/messages/batches/{record.id}/results" if batch.has_ended else None,
         "metadata": dict(record.metadata) or None,
-        "errors": _errors(end.errors) if end is not None else None,
+        "errors": _errors(batch.errors),
         **_ours(batch),
     }
 
 
 def _processing_status(batch: Batch) -> str:
-    if batch.end is not None:
+    if batch.has_ended:
         return "ended"
-    return "canceling" if batch.cancelling_at is not None else "in_progress"
+    return "canceling" if batch.cancel_asked else "in_progress"
 
 
 def _message_counts(batch: Batch) -> Document:
     """All are processing until all have ended, as Anthropic counts."""
-    counts, end = batch.counts, batch.end
+    counts = batch.counts
     told = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
-    if end is None:
-        return told | {"processing": counts.total or batch.record.lines}
-    rest = counts.total - counts.ended
-    kind = {"cancelled": "canceled", "expired": "expired"}.get(end.status, "errored")
+    total = counts.total or batch.record.lines
+    if not batch.has_ended:
+        return told | {"processing": total}
+    rest = total - counts.ended
+    kind = {"cancelled": "canceled", "expired": "expired"}.get(batch.status, "errored")
     told |= {"succeeded": counts.completed, "errored": counts.failed}
     told[kind] += rest
     return told
@@ -131,16 +131,29 @@ def message_page(documents: Sequence[Document], *, has_more: bool) -> Document:
 
 
 def _ours(batch: Batch) -> Document:
-    record = batch.record
-    state = batch.end.state if batch.end is not None else batch.state
+    record, state = batch.record, batch.last_state
     return {
         "start": record.start,
         "max_dollars": record.max_dollars,
         "starts_at": isoformat(state.starts_at) if state is not None and state.starts_at is not None else None,
-        "estimate": state.estimate.as_json() if state is not None and state.estimate is not None else None,
+        "estimate": batch.estimate.as_json() if batch.estimate is not None else None,
         "use": batch.use.as_json(),
-        "note": state.note if state is not None and state.note else None,
+        "note": batch.note or None,
     }
+
+
+def _ended_at(batch: Batch) -> datetime | None:
+    """When it ended; of one whose job ended without it, when it was last heard of."""
+    if batch.broke is not None:
+        return batch.state.at if batch.state is not None else batch.record.created_at
+    return batch.ended_at
+
+
+def _cancelling_at(batch: Batch) -> datetime | None:
+    """When somebody asked it to stop; of one that has ended so, when it was heard."""
+    if batch.end is not None and batch.end.status == "cancelled":
+        return batch.end.state.finalizing_at or batch.end.at
+    return batch.cancelling_at
 
 
 def _ends(documents: Sequence[Document]) -> Document:
