@@ -80,7 +80,7 @@ class LocalBatches:
         Raises:
             NotFound: there is none.
         """
-        with self._acts("cancel", f"batch {id}"):
+        with self._acts("cancel", id):
             return document_of(self._store.cancel(id, by=self._who()))
 
     def post(

@@ -103,12 +103,37 @@ class RemoteBatches:
             return trouble
         return None
 
-    def estimate(self, checked: "Checked", *, start: str | None, expires_at: datetime | None) -> Document | None:
-        """What such lines will take; None where the gateway cannot tell."""
-        body = {"checked": checked.as_json(), "start": start, "by": expires_at and isoformat(expires_at)}
+    def estimate(
+        self,
+        checked: "Checked",
+        *,
+        endpoint: str,
+        start: str | None,
+        expires_at: datetime | None,
+        max_dollars: float | None,
+    ) -> Document | None:
+        """What such lines will take; None where the gateway is older and does not tell."""
+        models = [
+            {
+                "model": each.model,
+                "lines": each.lines,
+                "prompt_bytes": each.prompt_bytes,
+                "max_tokens": each.max_tokens,
+                "unlimited": each.unlimited,
+            }
+            for each in checked.models
+        ]
+        asked = {
+            "models": models,
+            "endpoint": endpoint,
+            "start": start,
+            "by": expires_at and isoformat(expires_at),
+            "max_dollars": max_dollars,
+        }
+        body = {name: value for name, value in asked.items() if value is not None}
         try:
             return self._document("POST", "/batches/estimate", json=body)
-        except (errors.NotFound, errors.ServerTrouble):
+        except errors.NotFound:
             return None
 
     def _uploaded(self, pieces: Iterable[bytes], filename: str) -> Document:

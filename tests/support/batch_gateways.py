@@ -78,7 +78,9 @@ def _lines(documents: Sequence[Any]) -> bytes:
 
 
 @contextmanager
-def batch_gateway(folder: Path, limits: BatchLimits = USUAL, *, quota_bytes: int | None = None, **more: Any) -> Iterator[BatchGateway]:
+def batch_gateway(
+    folder: Path, limits: BatchLimits = USUAL, *, quota_bytes: int | None = None, **more: Any
+) -> Iterator[BatchGateway]:
     """A gateway that takes batches.
 
     Args:

@@ -126,7 +126,9 @@ class MessageBatchRoutes:
         try:
             lines = _Lines(writer, context.parts.limits.most_lines)
             requests = RequestsList(lines.add, most_bytes=MOST_LINE_BYTES)
-            async for piece in pieces(exchange, most=context.parts.limits.most_file_bytes, seconds=context.body_seconds):
+            async for piece in pieces(
+                exchange, most=context.parts.limits.most_file_bytes, seconds=context.body_seconds
+            ):
                 await context.files(requests.feed, piece)
             asked = asked_of(requests.members(), context.clock.now(), context.parts.zone)
             return await context.files(writer.finish), requests.count, asked

@@ -43,7 +43,9 @@ _BATCH: dict[str, JsonValue] = {
 
 BatchId = Annotated[
     str,
-    Path(pattern=r"^(msg)?batch_[0-9a-f]{6,64}$", description="A batch's id", examples=["batch_5f0c1a2b3c4d5e6f708192a3"]),
+    Path(
+        pattern=r"^(msg)?batch_[0-9a-f]{6,64}$", description="A batch's id", examples=["batch_5f0c1a2b3c4d5e6f708192a3"]
+    ),
 ]
 
 

@@ -97,7 +97,7 @@ class BatchList:
         """Only what administrators do is written down."""
         if not caller.may(ADMIN):
             return nullcontext()
-        return self.audit.act(who=caller.name, request=request, act="cancel", subject=f"batch {id}")
+        return self.audit.act(who=caller.name, request=request, act="cancel", subject=id)
 
     def _send(self) -> None:
         """Have a worker come, who ends it. One that cannot be sent now loses nothing: the next sweep sends again."""
@@ -109,7 +109,7 @@ class BatchList:
 
 def sees_batch(caller: Caller, owner: str) -> bool:
     """Whether a caller is told of a batch: of his own always, as an administrator of all models of others' as well."""
-    return caller.is_only or owner == caller.name or (caller.may(ADMIN) and not caller.models)
+    return owner == caller.name or (caller.may(ADMIN) and not caller.models)
 
 
 def _seen(batch: Batch | None, caller: Caller, id: str) -> Batch:
@@ -120,8 +120,7 @@ def _seen(batch: Batch | None, caller: Caller, id: str) -> Batch:
 
 def router(batches: BatchList) -> APIRouter:
     api = APIRouter(prefix="/batches", tags=["batches"])
-    looked = SharedAnswer(batches.all, batches.ledger_pool.listed_for)
-    count = 0
+    looked = SharedAnswer(batches.all, batches.ledger_pool.shared_for)
 
     @api.get("", response_model=BatchesResponse)
     async def list_batches(
@@ -132,7 +131,7 @@ def router(batches: BatchList) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many on a page")] = LISTED,
     ) -> Response:
         """List batches, the newest first: an administrator's are all, another's his own."""
-        found = await looked((count, batches.ledger_pool.changes))
+        found = await looked(batches.ledger_pool.changes)
         mine = [each for each in found if sees_batch(caller, each.record.owner)]
         known = next((n for n, each in enumerate(mine, 1) if each.id == after), 0)
         documents = [document_of(each) for each in mine[known : known + limit]]
