@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from jobs.access.audit_line import Act
-    from jobs.batches.lines.line_check import Checked
 
 Document = Mapping[str, Any]
 
@@ -132,27 +131,6 @@ class LocalBatches:
             yield from (line + b"\n" for line in lines)
         if rest:
             yield rest
-
-    # -- what it takes -------------------------------------------------------------------------------------------------
-
-    def estimate(self, checked: "Checked", *, start: BatchStart | None, expires_at: datetime | None) -> Document | None:
-        """What such lines will take, from what finished batches and people's requests measured here."""
-        del start, expires_at  # servers of this machine are always awake
-        from jobs.batches.estimate import ModelLines, estimate  # noqa: PLC0415 - whoever lists batches needs none of it
-        from jobs.batches.speed import known_speeds  # noqa: PLC0415
-        from jobs.telemetry.usage import usage  # noqa: PLC0415
-
-        facts, stack = self._home.read_facts(), self._home.read_stack()
-        speeds, rows = known_speeds(facts), usage(facts)
-        servers = [server.tier for server in stack.servers] if stack else []
-        asked = [(tier, model) for tier, model in speeds] + [(row.about.tier, row.about.model) for row in rows]
-        lines = []
-        for each in checked.models:
-            model = str(ModelName.parse(each.model))
-            tier = next((tier for tier, known in asked if known == model), servers[0] if servers else "")
-            limited = each.lines - each.unlimited
-            lines.append(ModelLines(model, tier, each.lines, each.prompt_bytes, limited, each.max_tokens))
-        return estimate(lines, {}, speeds, rows, self._clock.now()).as_json()
 
     # -- models --------------------------------------------------------------------------------------------------------
 

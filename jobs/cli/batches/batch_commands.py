@@ -36,9 +36,6 @@ class Batches(Protocol):
     def missing(self, model: str) -> Trouble | None:
         """Why a model cannot answer; None where it is here, or nobody can tell."""
 
-    def estimate(self, checked: Checked, *, start: BatchStart | None, expires_at: datetime | None) -> Document | None:
-        """What it will take; None where nobody can tell."""
-
     def post(
         self,
         pieces: Iterable[bytes],
@@ -55,6 +52,20 @@ class Batches(Protocol):
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """The lines of a file."""
+
+
+class Estimating(Protocol):
+    """Tells what lines will take; None where nobody can tell."""
+
+    def __call__(
+        self,
+        checked: Checked,
+        *,
+        endpoint: str,
+        start: BatchStart | None,
+        expires_at: datetime | None,
+        max_dollars: float | None,
+    ) -> Document | None: ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class BatchCommands:
 
     Args:
         batches: where they are.
+        estimate: what one will take.
         clock: the reader's.
         pull: brings a model here and follows that; the code of the command.
         confirmed: asks the person at the terminal; None where nobody is there.
@@ -100,6 +112,7 @@ class BatchCommands:
     """
 
     batches: Batches
+    estimate: Estimating
     clock: Clock
     pull: Callable[[str], int]
     confirmed: Callable[[str], bool | None]
@@ -120,20 +133,19 @@ class BatchCommands:
         if wanted.out is not None:
             wanted.out.need()
         checked = self._checked(source)
+        say(f"{counted(checked.lines, 'line')}, {human_bytes(checked.bytes)}, to {_names(checked)}")
         missing = self._missing(checked)
-        told = self.batches.estimate(checked, start=wanted.start, expires_at=wanted.expires_at)
-        estimate = Estimate.from_json(told) if told else None
-        self._tell(checked, estimate, wanted)
-        if estimate is not None and (refusal := too_dear(wanted.max_dollars, estimate)) is not None:
-            raise Refused(refusal.message)
+        if missing and not wanted.dry_run:
+            if not self._pulled(missing, wanted):
+                return 1
+            missing = {}
+        told = None if missing else self._estimated(checked, source, wanted)
         if wanted.dry_run:
             self._tell_missing(missing)
             if wanted.json:
-                put_json(self._plan(checked, estimate, missing, source))
+                put_json(_plan(checked, told, missing, source))
             say("nothing is posted")
             return 0
-        if missing and not self._pulled(missing, wanted):
-            return 1
         batch = self.batches.post(
             source.pieces(),
             filename=source.name,
@@ -175,36 +187,39 @@ class BatchCommands:
         asked = {each.model: self.batches.missing(each.model) for each in checked.models}
         return {model: trouble for model, trouble in asked.items() if trouble is not None}
 
-    def _tell(self, checked: Checked, estimate: Estimate | None, wanted: Wanted) -> None:
-        names = ", ".join(plain(each.model) for each in checked.models[:8])
-        more = f" and {len(checked.models) - 8} more" if len(checked.models) > 8 else ""
-        say(f"{counted(checked.lines, 'line')}, {human_bytes(checked.bytes)}, to {names}{more}")
-        if estimate is None:
+    def _estimated(self, checked: Checked, source: BatchSource, wanted: Wanted) -> Document | None:
+        """What it takes, once that is told.
+
+        Raises:
+            Refused: it is more than it may cost.
+
+        """
+        told = self.estimate(
+            checked,
+            endpoint=source.endpoint,
+            start=wanted.start,
+            expires_at=wanted.expires_at,
+            max_dollars=wanted.max_dollars,
+        )
+        if told is None:
             say("what it takes cannot be told now")
-            return
-        for line in words.estimate_lines(estimate.as_json(), self.now):
+            return None
+        estimate = Estimate.from_json(told)
+        for line in words.estimate_lines(told, self.now):
             say(line)
-        if wanted.expires_at is not None and estimate.done_at > wanted.expires_at:
+        if told.get("note"):
+            say(f"note: {plain(told['note'])}")
+        elif wanted.expires_at is not None and estimate.done_at > wanted.expires_at:
             late = human_span(estimate.done_at - wanted.expires_at)
             say(f"warning: by then it will not be done, as far as is known: it is {late} late")
+        if (refusal := too_dear(wanted.max_dollars, estimate)) is not None:
+            raise Refused(refusal.message)
+        return told
 
     def _tell_missing(self, missing: Mapping[str, Trouble]) -> None:
         for model, trouble in missing.items():
             say(f"warning: {plain(model)} is not here: {plain(trouble)}")
             say(f"hint: {self.worded(f'`ollama-modal pull {plain(model)}`')}, or post with --pull")
-
-    def _plan(
-        self, checked: Checked, estimate: Estimate | None, missing: Mapping[str, Trouble], source: BatchSource
-    ) -> dict[str, Any]:
-        return {
-            "lines": checked.lines,
-            "bytes": checked.bytes,
-            "endpoint": source.endpoint,
-            "models": [
-                {"model": each.model, "lines": each.lines, "missing": each.model in missing} for each in checked.models
-            ],
-            "estimate": estimate.as_json() if estimate else None,
-        }
 
     def _pulled(self, missing: Mapping[str, Trouble], wanted: Wanted) -> bool:
         """Whether the models came that were not here.
@@ -338,6 +353,25 @@ class BatchCommands:
         if more:
             say("there are more; --limit 0 lists all")
         return 0
+
+
+def _names(checked: Checked) -> str:
+    names = ", ".join(plain(each.model) for each in checked.models[:8])
+    return f"{names} and {len(checked.models) - 8} more" if len(checked.models) > 8 else names
+
+
+def _plan(
+    checked: Checked, estimate: Document | None, missing: Mapping[str, Trouble], source: BatchSource
+) -> dict[str, Any]:
+    """What a dry run tells a program."""
+    models = [{"model": each.model, "lines": each.lines, "missing": each.model in missing} for each in checked.models]
+    return {
+        "lines": checked.lines,
+        "bytes": checked.bytes,
+        "endpoint": source.endpoint,
+        "models": models,
+        "estimate": estimate,
+    }
 
 
 def _placed(error: LineError, source: BatchSource) -> LineError:
