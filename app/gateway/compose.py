@@ -351,6 +351,7 @@ class Composed:
             log_dropped=dropped_lines,
             known_state_seconds=age,
             loop_blocks=lambda: watch.blocks if watch is not None else None,
+            lines=lambda: {tier: each.figures() for tier, each in self.line_gates.items()},
         )
 
     def _ops_context(self) -> OpsContext:

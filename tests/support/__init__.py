@@ -1,5 +1,6 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
+batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
 browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules

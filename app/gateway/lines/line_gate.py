@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from app.gateway.auth.line_troubles import LineCut, LineNotNow
 from app.gateway.protocol.headers import Header
@@ -30,6 +30,28 @@ RECENT_SECONDS = 300.0
 
 AT_ONCE, SOON = timedelta(seconds=1), timedelta(seconds=10)
 """When a line that is sent back may come again: one that was cut, and one whose tier sleeps or has no room."""
+
+
+LineOutcome = Literal["answered", "failed", "client_gone", "cut", "not_now", "spent", "refused"]
+"""
+answered     by a server, well
+failed       by a server, or refused for what it asks; its batch decides whether it is tried again
+client_gone  its batch left before
+cut          a person needed its place
+not_now      sent back: no room for too long, or nobody may wake its tier
+spent        a budget is
+refused      its pass, or its key, ceased to be good
+"""
+OUTCOMES: tuple[LineOutcome, ...] = get_args(LineOutcome)
+
+
+@dataclass(frozen=True)
+class LineFigures:
+    """How many lines are in flight, how many wait, and how the others ended."""
+
+    in_flight: int
+    waiting: int
+    outcomes: Mapping[LineOutcome, int]
 
 
 class TierRoom(Protocol):
@@ -101,7 +123,7 @@ class LineGate:
         self._turns = 0
         self._last_turn: dict[str, int] = {}
         #: How lines ended, by outcome. Counted by the event loop; a scrape copies it.
-        self.outcomes: dict[str, int] = {}
+        self.outcomes: dict[LineOutcome, int] = dict.fromkeys(OUTCOMES, 0)  # a zero that is there can be alerted on
 
     # People
 
@@ -217,13 +239,10 @@ class LineGate:
 
         return headers
 
-    def ended(self, outcome: str) -> None:
-        """Count how a line ended."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-
-    def figures(self) -> tuple[int, int, Mapping[str, int]]:
-        """How many lines are in flight and how many wait, and how the others ended. In any thread."""
-        return len(self.lines), sum(len(each) for each in list(self.waiting.values())), self.outcomes.copy()
+    def figures(self) -> LineFigures:
+        """How it is with the lines now. In any thread."""
+        waiting = sum(len(each) for each in list(self.waiting.values()))
+        return LineFigures(len(self.lines), waiting, self.outcomes.copy())
 
     # Who is next
 

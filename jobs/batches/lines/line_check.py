@@ -283,8 +283,8 @@ class _Check:
         if refusal is not None:
             raise _Wrong(*refusal)
         self._sums[model].lines += 1
-        self._sums[model].prompt_bytes += _prompt_bytes(body)
-        most = _max_tokens(body, self._rules.endpoint)
+        self._sums[model].prompt_bytes += prompt_bytes_of(body)
+        most = max_tokens_of(body, self._rules.endpoint)
         if most is None:
             self._sums[model].unlimited += 1
         else:
@@ -345,7 +345,7 @@ def _shown(value: Any) -> str:
     return plain(json.dumps(value, ensure_ascii=False)[: 4 * _SHOWN], _SHOWN)
 
 
-def _prompt_bytes(body: Mapping[str, Any]) -> int:
+def prompt_bytes_of(body: Mapping[str, Any]) -> int:
     """Bytes of the texts that a body says."""
     total, rest = 0, [body[name] for name in _PROMPTS if name in body]
     while rest:
@@ -359,7 +359,8 @@ def _prompt_bytes(body: Mapping[str, Any]) -> int:
     return total
 
 
-def _max_tokens(body: Mapping[str, Any], endpoint: str) -> int | None:
+def max_tokens_of(body: Mapping[str, Any], endpoint: str) -> int | None:
+    """How many tokens a body allows its answer; None where it sets no limit."""
     for name in _MOST_TOKENS.get(endpoint, ()):
         most = body.get(name)
         if isinstance(most, int) and not isinstance(most, bool) and most > 0:
