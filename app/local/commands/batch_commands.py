@@ -12,13 +12,13 @@ import typer
 from jobs.batches.batch_document import is_batch_id
 from jobs.batches.records import BatchStart
 from jobs.cli.completion import batches_and_files, model_names
-from jobs.cli.main import IDLE_BATCH, Json, KeyOption, Url, app, batches_at, commands_at, done
+from jobs.cli.main import IDLE_BATCH, Json, KeyOption, Url, app, batches_at, commands_at, done, this_machine
 from jobs.cli.output import can_ask, confirmed
 from jobs.core.errors import BadRequest
 from jobs.ledger.kinds import KINDS
 
 if TYPE_CHECKING:
-    from jobs.cli.batches.batch_commands import BatchCommands
+    from jobs.cli.batches.batch_commands import BatchCommands, Estimating
 
 LISTED = 20
 """Batches that fit on a screen."""
@@ -139,10 +139,20 @@ def batches(
 
 def _commands_at(url: str | None, key: str | None) -> "BatchCommands":
     from jobs.cli.batches.batch_commands import BatchCommands  # noqa: PLC0415 - every command imports this file
+    from jobs.home.local_batches import LocalBatches  # noqa: PLC0415
 
     jobs = commands_at(url, key)
+    batches = batches_at(url, key)
+    estimate: Estimating
+    if isinstance(batches, LocalBatches):
+        from app.local.commands.local_estimates import LocalEstimates  # noqa: PLC0415 - as above
+
+        estimate = LocalEstimates(this_machine().home, jobs.clock)
+    else:
+        estimate = batches.estimate
     return BatchCommands(
-        batches=batches_at(url, key),
+        batches=batches,
+        estimate=estimate,
         clock=jobs.clock,
         pull=lambda model: jobs.bring(KINDS["pull"], model),
         confirmed=lambda question: confirmed(question) if can_ask() else None,
