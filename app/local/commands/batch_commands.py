@@ -3,7 +3,7 @@
 Each imports what it needs when it is run: every command imports this file.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -175,10 +175,12 @@ def _deadline(by: str | None, now: datetime) -> datetime | None:
         return None
     from jobs.batches.deadlines import deadline_by, deadline_within  # noqa: PLC0415 - as above
 
-    if by.strip()[-1:].isalpha() and ":" not in by:
-        return deadline_within(by, now, what="--by")
-    assert now.tzinfo is not None
-    return deadline_by(by, now, now.tzinfo, what="--by")
+    said = by.strip()
+    if said[:1].isdigit() and said[-1:].isalpha() and ":" not in said:
+        return deadline_within(said, now, what="--by")
+    moment = deadline_by(said, now, now.tzinfo or UTC, what="--by")
+    then = moment.astimezone().tzinfo  # another one where the clocks are changed until then
+    return deadline_by(said, now, then or UTC, what="--by")
 
 
 def _start(start: str | None) -> BatchStart | None:
