@@ -2,7 +2,7 @@
 
 import { el, icon, keep, setAttribute, setHidden, setIcon, setProse, setText, time } from "./dom.js";
 import { sentence } from "./jobs.js";
-import { ago, count, dollars, lasted, now, until } from "./words.js";
+import { ago, clock, count, dollars, lasted, now, until } from "./words.js";
 
 export const SHOWN = 10;
 
@@ -111,20 +111,21 @@ function amounts(batch) {
   if (lines.failed > 0) parts.push(`${lines.failed.toLocaleString("en")} failed`);
   const tokens = use.prompt_tokens + use.output_tokens;
   if (tokens > 0) parts.push(count(tokens, "token"));
-  parts.push(...money(use.dollars, told(estimate)));
+  parts.push(...money(use.dollars, told(estimate), isOver(batch)));
   if (!isOver(batch)) parts.push(...pace(batch));
   return parts;
 }
 
 const told = (estimate) => (estimate?.dollars == null ? null : estimate.dollars + (estimate.extra_dollars ?? 0));
 
-function money(spent, expected) {
-  if (expected !== null) return [`${dollars(spent ?? 0)} so far, ${dollars(expected)} told`];
-  return spent === null ? [] : [`${dollars(spent)} so far`];
+function money(spent, expected, isAll) {
+  const cost = `${dollars(spent ?? 0)}${isAll ? "" : " so far"}`;
+  if (expected !== null) return [`${cost}, ${dollars(expected)} told`];
+  return spent === null ? [] : [cost];
 }
 
 function pace(batch) {
-  if (batch.in_progress_at === null) return batch.estimate ? [`told to be done ${until(Date.parse(batch.estimate.done_at))}`] : [];
+  if (batch.in_progress_at === null) return batch.estimate ? [`told to be done by ${clock(new Date(batch.estimate.done_at))}`] : [];
   const worked = now() - Date.parse(batch.in_progress_at);
   const done = ended(batch);
   if (worked < SOON || done === 0 || done >= batch.lines.total) return [];
