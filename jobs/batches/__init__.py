@@ -11,4 +11,5 @@ passes          what lines of a batch show the gateway in place of a key, and ho
 records         what is written down of a file and of a batch
 speed           what finished batches measured, and what follows from it
 start_rules     when a batch begins: at once, when a GPU is awake anyway, in a window, in time for its deadline
+woken_tiers     what the servers of a tier are told that a batch has woken, so that they leave when it is over
 """
