@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NoReturn
 
 from loguru import logger
 
@@ -98,12 +99,7 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
                 nightly = NightlyThread(home, stack, plan.fleet, clock)
                 ending.callback(nightly.stop)
                 nightly.start()
-            while True:
-                check()
-                restarter.check()
-                batches.check()
-                _require_running(server)
-                clock.wait(CHECK_SECONDS)
+            _attend([check, restarter.check, batches.check, lambda: _require_running(server)], clock)
         except StackStopped as stopped:  # what led to the end is told before the end
             logger.info("{}", stopped)
             return 0
@@ -114,6 +110,14 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             complain(trouble)
             say(f"hint: the log is {home.logs / 'up.log'}")
             return 1
+
+
+def _attend(checks: Sequence[Callable[[], None]], clock: Clock) -> NoReturn:
+    """Do these over and over, until one raises."""
+    while True:
+        for check in checks:
+            check()
+        clock.wait(CHECK_SECONDS)
 
 
 def say_effects(plan: StackPlan, servers: Servers) -> None:

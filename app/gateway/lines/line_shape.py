@@ -12,7 +12,7 @@ from jobs.core.errors import BadRequest, Trouble
 
 
 def wrong_shape(endpoint: str, body: Mapping[str, Any]) -> LineRefusal | None:
-    """Why the gateway would refuse such a body at this endpoint, whatever the model is like; None where it would not."""
+    """Why a gateway would refuse such a body at this endpoint, whatever the model; None where it would not."""
     try:
         raw = json.dumps(body).encode()
         found = fields_of(raw, refusals.FIELDS.get(endpoint, frozenset()), marks=few_marks(raw))

@@ -1,4 +1,4 @@
-"""The process that works on the batches of this machine: beside `up`, so that a million lines never hold up the gateway.
+"""The process that works on batches of this machine: beside `up`, so that a million lines never hold up the gateway.
 
 It is started when a batch is to be worked on, and leaves when there was none for a while. It dies with `up`. One that
 crashes is followed by another after a pause that grows, and is told of until one has stayed; what it was at goes on at
