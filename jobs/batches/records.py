@@ -99,6 +99,8 @@ class BatchRecord:
         is_for_all: whether `model` goes before what lines name.
         metadata: its poster's own.
         posted_by: who, as the ledger tells it.
+        lines: how many its file has, where that was known before it was read; else 0.
+        results_kept_seconds: after how many seconds its results may be removed; None as files are in general.
 
     """
 
@@ -116,6 +118,8 @@ class BatchRecord:
     is_for_all: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     posted_by: str = ""
+    lines: int = 0
+    results_kept_seconds: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -142,6 +146,8 @@ class BatchRecord:
             is_for_all=bool(document.get("is_for_all")),
             metadata=document.get("metadata") or {},
             posted_by=str(document.get("posted_by", "")),
+            lines=int(document.get("lines", 0)),
+            results_kept_seconds=document.get("results_kept_seconds"),
         )
 
 
@@ -281,6 +287,7 @@ class BatchState:
         finalizing_at: when its last line had a result.
         starts_at: until when it waits at the latest, where it waits.
         note: why it waits, or what will not hold.
+        tiers: those that its lines go to.
 
     """
 
@@ -294,6 +301,7 @@ class BatchState:
     finalizing_at: datetime | None = None
     starts_at: datetime | None = None
     note: str = ""
+    tiers: tuple[str, ...] = ()
 
     def with_status(self, status: BatchStatus, at: datetime) -> Self:
         return replace(self, status=status, at=at)
@@ -311,6 +319,7 @@ class BatchState:
             "finalizing_at": _said(self.finalizing_at),
             "starts_at": _said(self.starts_at),
             "note": self.note,
+            "tiers": list(self.tiers),
         }
 
     @classmethod
@@ -326,6 +335,7 @@ class BatchState:
             finalizing_at=_moment(document.get("finalizing_at")),
             starts_at=_moment(document.get("starts_at")),
             note=str(document.get("note", "")),
+            tiers=tuple(map(str, document.get("tiers", ()))),
         )
 
 
