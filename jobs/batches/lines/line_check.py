@@ -1,6 +1,6 @@
 """Reads a file through, and says of each line what is wrong with it, as far as that can be known before it runs.
 
-A file is read piece by piece and never whole; what is kept grows by some thirty bytes a line, so that a million lines
+A file is read piece by piece and never whole; what is kept grows by some forty bytes a line, so that a million lines
 take as much memory as their ids. The first `MOST_ERRORS` errors are kept, and all are counted. Lines count from 1.
 """
 
@@ -179,6 +179,7 @@ def read_through(
         index.abandon()
     path = storage.work(record.id) / "checked.json"
     with storage.using(f"keeping what was found in {record.input_file_id}"):
+        storage.make_folder(path.parent)
         beside = path.with_suffix(f".{secrets.token_hex(4)}.new")
         with open(beside, "w", opener=opener) as file:
             json.dump(checked.as_json(), file)
@@ -283,8 +284,8 @@ class _Check:
         if refusal is not None:
             raise _Wrong(*refusal)
         self._sums[model].lines += 1
-        self._sums[model].prompt_bytes += _prompt_bytes(body)
-        most = _max_tokens(body, self._rules.endpoint)
+        self._sums[model].prompt_bytes += prompt_bytes(body)
+        most = max_tokens_of(body, self._rules.endpoint)
         if most is None:
             self._sums[model].unlimited += 1
         else:
@@ -345,7 +346,7 @@ def _shown(value: Any) -> str:
     return plain(json.dumps(value, ensure_ascii=False)[: 4 * _SHOWN], _SHOWN)
 
 
-def _prompt_bytes(body: Mapping[str, Any]) -> int:
+def prompt_bytes(body: Mapping[str, Any]) -> int:
     """Bytes of the texts that a body says."""
     total, rest = 0, [body[name] for name in _PROMPTS if name in body]
     while rest:
@@ -359,7 +360,8 @@ def _prompt_bytes(body: Mapping[str, Any]) -> int:
     return total
 
 
-def _max_tokens(body: Mapping[str, Any], endpoint: str) -> int | None:
+def max_tokens_of(body: Mapping[str, Any], endpoint: str) -> int | None:
+    """How long an answer the body allows; None where it sets no limit."""
     for name in _MOST_TOKENS.get(endpoint, ()):
         most = body.get(name)
         if isinstance(most, int) and not isinstance(most, bool) and most > 0:
