@@ -29,6 +29,7 @@ from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
+from app.gateway.dashboard.batches import batch_list
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -350,6 +351,7 @@ class Composed:
             log_dropped=dropped_lines,
             known_state_seconds=age,
             loop_blocks=lambda: watch.blocks if watch is not None else None,
+            lines=lambda: {tier: each.figures() for tier, each in self.line_gates.items()},
         )
 
     def _ops_context(self) -> OpsContext:
@@ -466,6 +468,11 @@ class Composed:
             keys.router(
                 keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
                 self._ledger_pool.changed_elsewhere,
+            ),
+            batch_list.router(
+                batch_list.BatchList(
+                    parts.facts, self._ledger_pool, parts.clock, self._audit_thread.audit, parts.send_worker
+                )
             ),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),

@@ -8,10 +8,10 @@ tier share its servers, and tiers work beside one another.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, Protocol
 
 from jobs.batches.records import BatchUse, Estimate, LineError, in_dollars
 from jobs.batches.speed import GUESSED, Speed, Speeds
@@ -28,7 +28,7 @@ a guess, for servers of which no batch has measured it."""
 
 
 @dataclass(frozen=True)
-class ModelLines:
+class ServedLines:
     """What the read-through counted of the lines to one model.
 
     Args:
@@ -52,7 +52,7 @@ class ModelLines:
 
 
 @dataclass(frozen=True)
-class TierNow:
+class PricedTier:
     """What counts for an estimate of a tier.
 
     Args:
@@ -71,15 +71,55 @@ class TierNow:
     idle_seconds: float = 0.0
 
 
-OWN = TierNow()
+OWN = PricedTier()
 """A tier of which nothing is declared."""
+
+
+class CountedLines(Protocol):
+    """What a read through a file counted of one model, under the name that lines have."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def lines(self) -> int: ...
+    @property
+    def prompt_bytes(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def unlimited(self) -> int: ...
+
+
+Where = Callable[[str], tuple[str, str]]
+"""As what a model is served that lines name so, and on which tier.
+
+Raises:
+    NotFound: it is not here.
+"""
+
+
+def served(models: Iterable[CountedLines], where: Where, endpoint: str) -> list[ServedLines]:
+    """The lines of a batch to each model that serves them; several names of one model are one."""
+    found: dict[tuple[str, str], ServedLines] = {}
+    makes_tokens = endpoint != "/v1/embeddings"
+    for each in models:
+        model, tier = where(each.model)
+        known = found.get((model, tier), ServedLines(model, tier, 0, 0, makes_tokens=makes_tokens))
+        found[model, tier] = replace(
+            known,
+            lines=known.lines + each.lines,
+            prompt_bytes=known.prompt_bytes + each.prompt_bytes,
+            limited=known.limited + each.lines - each.unlimited,
+            asked=known.asked + each.max_tokens,
+        )
+    return list(found.values())
 
 
 @dataclass(frozen=True)
 class ModelEstimate:
     """What the lines to one model will take."""
 
-    lines: ModelLines
+    lines: ServedLines
     use: BatchUse
     basis: Basis
     reason: str
@@ -95,7 +135,7 @@ class ModelEstimate:
         }
 
 
-def model_estimate(lines: ModelLines, tier: TierNow, speeds: Speeds, rows: Iterable[Row] = ()) -> ModelEstimate:
+def model_estimate(lines: ServedLines, tier: PricedTier, speeds: Speeds, rows: Iterable[Row] = ()) -> ModelEstimate:
     """What the lines to one model will take, by the surest that is known of it."""
     speed, basis, reason = _known(lines, tier, speeds, rows)
     of_tokens = GUESSED if basis != "measured" else speed
@@ -108,7 +148,7 @@ def model_estimate(lines: ModelLines, tier: TierNow, speeds: Speeds, rows: Itera
     return ModelEstimate(lines, BatchUse(round(read), round(made), seconds, gpu_seconds, dollars), basis, reason)
 
 
-def _known(lines: ModelLines, tier: TierNow, speeds: Speeds, rows: Iterable[Row]) -> tuple[Speed, Basis, str]:
+def _known(lines: ServedLines, tier: PricedTier, speeds: Speeds, rows: Iterable[Row]) -> tuple[Speed, Basis, str]:
     what = f"{lines.model} on {lines.tier}" if lines.tier else lines.model
     if (measured := speeds.get((lines.tier, lines.model))) and measured.is_measured:
         return measured, "measured", f"by what batches of {what} took"
@@ -128,7 +168,8 @@ def of_usage(rows: Iterable[Row], tier: str, model: str, beside: float) -> Speed
     sums = [
         row.sums
         for row in rows
-        if (row.about.tier, row.about.model, row.about.ending) == (tier, model, "success") and row.sums.count > 0
+        if (row.about.tier, row.about.model, row.about.ending, row.about.batch) == (tier, model, "success", "")
+        and row.sums.count > 0
     ]
     lines, seconds = sum(each.count for each in sums), sum(each.seconds for each in sums)
     if not lines or seconds <= 0:
@@ -151,8 +192,8 @@ def of_usage(rows: Iterable[Row], tier: str, model: str, beside: float) -> Speed
 
 
 def estimate(
-    lines: Sequence[ModelLines],
-    tiers: Mapping[str, TierNow],
+    lines: Sequence[ServedLines],
+    tiers: Mapping[str, PricedTier],
     speeds: Speeds,
     rows: Sequence[Row],
     starts_at: datetime,
@@ -170,7 +211,7 @@ def estimate(
     return told([model_estimate(each, tiers.get(each.tier, OWN), speeds, rows) for each in lines], tiers, starts_at)
 
 
-def told(models: Sequence[ModelEstimate], tiers: Mapping[str, TierNow], starts_at: datetime) -> Estimate:
+def told(models: Sequence[ModelEstimate], tiers: Mapping[str, PricedTier], starts_at: datetime) -> Estimate:
     """The estimates of its models, as one of the batch."""
     on_tier: dict[str, float] = defaultdict(float)
     for each in models:
@@ -196,7 +237,7 @@ def told(models: Sequence[ModelEstimate], tiers: Mapping[str, TierNow], starts_a
     )
 
 
-def _dollars(parts: Iterable[tuple[float, TierNow]]) -> float | None:
+def _dollars(parts: Iterable[tuple[float, PricedTier]]) -> float | None:
     """What so many seconds of servers cost together; None where nothing of it is paid by the second."""
     paid = [seconds * tier.dollars_per_second for seconds, tier in parts if tier.dollars_per_second is not None]
     return sum(paid) if paid else None

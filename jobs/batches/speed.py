@@ -253,12 +253,18 @@ Speeds = Mapping[tuple[str, str], Speed]
 
 def known_speeds(facts: ReadableDict) -> dict[tuple[str, str], Speed]:
     """What finished batches measured; what makes no sense is left out."""
+    return known_speeds_in(dict(facts.items(keys.BATCH_SPEED)))
+
+
+def known_speeds_in(entries: Mapping[str, Any]) -> dict[tuple[str, str], Speed]:
+    """The same of entries that somebody has listed, of whatever sorts."""
     found = {}
-    for key, document in facts.items(keys.BATCH_SPEED):
-        tier, _, model = key.removeprefix(keys.BATCH_SPEED).partition("/")
-        speed = Speed.from_json(document)
-        if speed.is_measured:
-            found[tier, model] = speed
+    for key, document in entries.items():
+        if key.startswith(keys.BATCH_SPEED):
+            tier, _, model = key.removeprefix(keys.BATCH_SPEED).partition("/")
+            speed = Speed.from_json(document)
+            if speed.is_measured:
+                found[tier, model] = speed
     return found
 
 

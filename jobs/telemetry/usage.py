@@ -24,7 +24,8 @@ EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
 
 MAX_ROWS = 2_000
-"""Of one day. Beyond that, models without a row share one without a name: no caller's text may fill the ledger."""
+"""Of one day. Beyond that, models and batches without a row share one without a name: no caller's text may fill the
+ledger."""
 
 MAX_DAYS = 14
 """Days that may wait for a store that does not answer."""
@@ -57,6 +58,8 @@ class Used(Protocol):
     def first_byte_seconds(self) -> float | None: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def batch(self) -> str: ...
 
 
 class Use(NamedTuple):
@@ -71,17 +74,19 @@ class Use(NamedTuple):
     output_tokens: int | None = 0
     first_byte_seconds: float | None = None
     seconds: float = 0.0
+    batch: str = ""
 
 
 @dataclass(frozen=True, order=True)
 class About:
-    """What the uses of one row have in common."""
+    """What the uses of one row have in common; `batch` is empty where they were no lines of one."""
 
     day: str
     model: str
     key: str
     tier: str
     ending: str
+    batch: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,11 @@ class Row:
     sums: Sums
 
     def as_json(self) -> dict[str, Any]:
-        sums = self.sums
+        about, sums = asdict(self.about), self.sums
+        if not self.about.batch:
+            del about["batch"]  # as rows were before there were batches
         return {
-            **asdict(self.about),
+            **about,
             **asdict(sums),
             "first_byte_seconds": round(sums.first_byte_seconds, 6),
             "seconds": round(sums.seconds, 6),
@@ -127,7 +134,8 @@ class Row:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        about = About(*(str(document[part]) for part in ("day", "model", "key", "tier", "ending")))
+        parts = [str(document[part]) for part in ("day", "model", "key", "tier", "ending")]
+        about = About(*parts, str(document.get("batch") or ""))
         sums = Sums(
             count=int(document["count"]),
             prompt_tokens=int(document["prompt_tokens"]),
@@ -142,8 +150,8 @@ class Row:
 
 UsageSums = dict[About, Sums]
 
-_Named = tuple[str, str, str, str]
-"""Model, key, tier and ending."""
+_Named = tuple[str, str, str, str, str]
+"""Model, key, tier, ending and batch."""
 
 
 class _Running:
@@ -184,7 +192,7 @@ class _Running:
 def _running(rows: dict[_Named, _Running], named: _Named) -> _Running:
     """A new row; beyond the most of a day, the one without a name that models without a row share."""
     if len(rows) >= MAX_ROWS:
-        named = ("", *named[1:])
+        named = ("", *named[1:4], "")
     return rows.setdefault(named, _Running())
 
 
@@ -238,7 +246,7 @@ class UsageRecorder:
             rows = self._new.get(day)
             if rows is None:
                 rows = self._new[day] = {}
-            named = (use.model, use.key, use.tier, use.ending)
+            named = (use.model, use.key, use.tier, use.ending, use.batch)
             running = rows.get(named)
             if running is None:
                 running = _running(rows, named)
@@ -291,7 +299,9 @@ class UsageRecorder:
             for named, running in rows.items():
                 about, sums = About(day, *named), running.sums()
                 _enter_bounded(waiting, about, sums)
-                if about.tier:  # what was added up together came within `every` of the last of it
+                if (
+                    about.tier and not about.batch
+                ):  # no caller of a line waits; what was added up together came within `every` of the last of it
                     request_times.note(times, about.tier, about.model, sums.last_at, sums.count)
 
     def _write(self, day: str) -> bool:
@@ -465,7 +475,7 @@ def _enter(rows: UsageSums, about: About, sums: Sums) -> None:
 def _enter_bounded(rows: UsageSums, about: About, sums: Sums) -> None:
     """The same; beyond the most rows of a day, models without a row share one without a name."""
     if about not in rows and len(rows) >= MAX_ROWS:
-        about = replace(about, model="")
+        about = replace(about, model="", batch="")
     _enter(rows, about, sums)
 
 
@@ -476,7 +486,7 @@ def _bounded(rows: UsageSums) -> UsageSums:
     ordered = sorted(rows.items(), key=lambda entry: -entry[1].count)
     rest: UsageSums = {}
     for about, sums in ordered[MAX_ROWS:]:
-        _enter(rest, replace(about, model=""), sums)
+        _enter(rest, replace(about, model="", batch=""), sums)
     return _sum([dict(ordered[:MAX_ROWS]), rest])
 
 

@@ -1,6 +1,8 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
 batch_files        files, lines and results of batches
+batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
+batch_runs         attempts at batches against a scripted gateway
 browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules

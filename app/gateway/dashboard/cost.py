@@ -46,13 +46,15 @@ class TierCostEntry(BaseModel):
 
 
 class UseCostEntry(BaseModel):
-    """The part of a tier's serving that went to a model and a key; null is what no record explains."""
+    """The part of a tier's serving that went to a model, a key and a batch; no model is what no record explains."""
 
     tier: str
     model: str | None
     key: str | None
+    batch: Annotated[str | None, Field(description="Whose lines they were; null for requests of people")] = None
     requests: int
-    seconds: float
+    seconds: Annotated[float, Field(description="That requests took, added up")]
+    gpu_seconds: Annotated[float, Field(description="Their part of the time that containers spent on serving")] = 0.0
     dollars: float
 
 

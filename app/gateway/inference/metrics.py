@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from app.gateway.inference.request_log import RequestRecord
+from app.gateway.lines.line_gate import LineFigures
 from jobs.telemetry.cold_starts import ColdStart
 
 # Else every meter has a second line beside it, which is not used here.
@@ -49,6 +50,7 @@ class Readings:
         log_dropped: log lines that were lost because nothing read them.
         known_state_seconds: how old what we know of models and servers is; None before the first refresh.
         loop_blocks: how often something held the event loop up for longer than it may; None where nobody looks.
+        lines: of batches, by tier: how many are in flight, how many wait, and how the others ended.
 
     """
 
@@ -59,6 +61,7 @@ class Readings:
     log_dropped: Callable[[], int]
     known_state_seconds: Callable[[], float | None]
     loop_blocks: Callable[[], int | None] = lambda: None
+    lines: Callable[[], Mapping[str, LineFigures]] = dict
 
 
 class Metrics:
@@ -189,7 +192,7 @@ class _RequestMeters(Collector):
         sums.prompt += record.prompt_tokens or 0
         sums.output += record.output_tokens or 0
         sums.truncated += record.is_prompt_truncated
-        if record.first_byte_seconds is not None:
+        if record.first_byte_seconds is not None and not record.batch:
             times = self._first_bytes[tier]
             times.counts[bisect_left(FIRST_BYTE_SECONDS, record.first_byte_seconds)] += 1
             times.seconds += record.first_byte_seconds
@@ -223,7 +226,7 @@ class _RequestMeters(Collector):
     def _first_byte(self) -> Metric:
         family = HistogramMetricFamily(
             "ollama_modal_first_byte_seconds",
-            "From the request to the first byte of its answer, time held included",
+            "From a person's request to the first byte of its answer, time held included",
             labels=("tier",),
         )
         bounds = [floatToGoString(each) for each in (*FIRST_BYTE_SECONDS, math.inf)]  # type: ignore[no-untyped-call]
@@ -248,6 +251,26 @@ class _Page(Collector):
         yield counted
 
 
+def _lines(figures: Mapping[str, LineFigures]) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily(
+        "ollama_modal_batch_lines_in_flight", "Lines of batches that a tier answers", labels=["tier"]
+    )
+    waiting = GaugeMetricFamily(
+        "ollama_modal_batch_lines_waiting", "Lines of batches that wait for a slot", labels=["tier"]
+    )
+    ended = CounterMetricFamily(
+        "ollama_modal_batch_lines",
+        "Lines of batches that have ended, by what became of them",
+        labels=["tier", "outcome"],
+    )
+    for tier, each in figures.items():
+        in_flight.add_metric([tier], each.in_flight)
+        waiting.add_metric([tier], each.waiting)
+        for outcome, count in each.outcomes.items():
+            ended.add_metric([tier, outcome], count)
+    yield from (in_flight, waiting, ended)
+
+
 class _ReadingsCollector(Collector):
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
@@ -262,6 +285,7 @@ class _ReadingsCollector(Collector):
         for tier, count in readings.held().items():
             held.add_metric([tier], count)
         yield held
+        yield from _lines(readings.lines())
         yield GaugeMetricFamily(
             "ollama_modal_lingering_requests", "Requests that go on without their caller", value=readings.detached()
         )

@@ -98,7 +98,8 @@ class Records:
 
 def _told(record: RequestRecord) -> tuple[str, About]:
     """The message of the log, and what it belongs to."""
-    return line(record), _about(record.tier, record.model, record.alias, record.key, record.is_prompt_truncated)
+    about = _about(record.tier, record.model, record.alias, record.key, record.is_prompt_truncated)
+    return line(record), (*about, ("batch", record.batch)) if record.batch else about
 
 
 @lru_cache(256)
@@ -114,12 +115,13 @@ def line(record: RequestRecord) -> str:
         counted += f", {record.output_tokens} output tokens"
     first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
     held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
+    of_batch = f", a line of {record.batch}" if record.batch else ""
     truncated = ", prompt truncated" if record.is_prompt_truncated else ""
     asked = f" as {record.alias}" if record.alias else ""
     return (
         f"{record.route} {record.model or 'no model'}{asked} on {record.tier or 'no tier'} for {record.key}:"
         f" {record.ending} {record.status}, {record.seconds:.3f} s{first}{held}{counted}"
-        f"{truncated}"
+        f"{truncated}{of_batch}"
     )
 
 

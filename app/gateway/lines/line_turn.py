@@ -8,7 +8,7 @@ from functools import partial
 from app.gateway.auth.keys import BatchLine
 from app.gateway.auth.line_troubles import LineCut, LineNotNow, LineRefused, LineSpent, not_now
 from app.gateway.auth.rate_limits import RateLimits
-from app.gateway.lines.line_gate import LineGate, Turn, cut_for_a_person
+from app.gateway.lines.line_gate import LineGate, LineOutcome, Turn, cut_for_a_person
 from app.gateway.protocol.exchange import Exchange
 from jobs.access.budgets import BudgetSpent
 from jobs.core.clock import Clock
@@ -110,7 +110,7 @@ class LineTurn:
         self._leave_key()
         if self._gate is not None and self._turn is not None:
             self._gate.leave(self._turn)
-            self._gate.ended(_outcome(trouble, ending))
+            self._gate.outcomes[_outcome(trouble, ending)] += 1
         return has_begun or not isinstance(trouble, LineNotNow)
 
 
@@ -123,14 +123,20 @@ def _for_a_batch(trouble: Trouble, *, is_asked: bool) -> Trouble:
     return not_now(trouble) if isinstance(trouble, StoreTrouble) or is_of_wait else trouble
 
 
-def _outcome(trouble: Trouble | None, ending: str) -> str:
+def _outcome(trouble: Trouble | None, ending: str) -> LineOutcome:
     match trouble:
         case LineCut():
             return "cut"
-        case LineNotNow() | LineSpent() | LineRefused():
-            return trouble.word.replace("-", "_")
+        case LineNotNow():
+            return "not_now"
+        case LineSpent():
+            return "spent"
+        case LineRefused():
+            return "refused"
+        case _ if ending == "success":
+            return "answered"
         case _:
-            return {"success": "answered", "client_gone": "client_gone"}.get(ending, "failed")
+            return "client_gone" if ending == "client_gone" else "failed"
 
 
 def _nothing() -> None:

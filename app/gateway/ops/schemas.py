@@ -411,7 +411,7 @@ class RouteResponse(BaseModel):
 
 
 class UsageEntry(BaseModel):
-    """One day's requests to one model, by one key, on one tier, with one ending."""
+    """One day's requests to one model, by one key, on one tier, with one ending; lines of a batch by themselves."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -423,6 +423,7 @@ class UsageEntry(BaseModel):
     count: int
     prompt_tokens: int
     output_tokens: int
+    batch: str = ""
 
 
 class UsageResponse(BaseModel):

@@ -284,7 +284,7 @@ class _Check:
         if refusal is not None:
             raise _Wrong(*refusal)
         self._sums[model].lines += 1
-        self._sums[model].prompt_bytes += prompt_bytes(body)
+        self._sums[model].prompt_bytes += prompt_bytes_of(body)
         most = max_tokens_of(body, self._rules.endpoint)
         if most is None:
             self._sums[model].unlimited += 1
@@ -346,7 +346,7 @@ def _shown(value: Any) -> str:
     return plain(json.dumps(value, ensure_ascii=False)[: 4 * _SHOWN], _SHOWN)
 
 
-def prompt_bytes(body: Mapping[str, Any]) -> int:
+def prompt_bytes_of(body: Mapping[str, Any]) -> int:
     """Bytes of the texts that a body says."""
     total, rest = 0, [body[name] for name in _PROMPTS if name in body]
     while rest:

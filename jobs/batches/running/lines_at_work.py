@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from jobs.batches.lines.line_check import max_tokens_of, prompt_bytes
+from jobs.batches.lines.line_check import max_tokens_of, prompt_bytes_of
 from jobs.batches.lines.line_index import InputLine, Lines
 from jobs.batches.lines.result_lines import answered, unanswered
 from jobs.batches.lines.segments import Kind, Result
@@ -326,7 +326,7 @@ class LinesAtWork:
         if outcome.is_good:
             of.sent.answered(
                 now,
-                prompt_bytes=prompt_bytes(of.line.body),
+                prompt_bytes=prompt_bytes_of(of.line.body),
                 prompt_tokens=used.prompt_tokens,
                 output_tokens=used.output_tokens,
                 max_tokens=max_tokens_of(of.line.body, self._record.endpoint),

@@ -48,12 +48,13 @@ def senders(held: HeldAnswers) -> Iterator[Senders]:
 
 
 def figures(found: RunningGateway) -> tuple[int, int]:
-    in_flight, waiting, _ = found.composed.line_gates["a10g"].figures()
-    return in_flight, waiting
+    now = found.composed.line_gates["a10g"].figures()
+    return now.in_flight, now.waiting
 
 
 def outcomes(found: RunningGateway) -> dict[str, int]:
-    return dict(found.composed.line_gates["a10g"].figures()[2])
+    outcomes = found.composed.line_gates["a10g"].figures().outcomes
+    return {outcome: count for outcome, count in outcomes.items() if count}
 
 
 def test_a_line_is_answered_as_its_owner_is(tmp_path: Path, held: HeldAnswers) -> None:
