@@ -18,6 +18,7 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.gateway.admission_parts import admission
 from app.gateway.app import GatewayApp
+from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
@@ -27,6 +28,7 @@ from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
+from app.gateway.dashboard.batches import estimates
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -55,6 +57,8 @@ from app.logs import dropped_lines
 from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
 from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
+from jobs.batches.estimate import Where
+from jobs.batches.limits import USUAL as USUAL_BATCHES
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -443,8 +447,31 @@ class Composed:
                 keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
                 self._ledger_pool.changed_elsewhere,
             ),
+            estimates.router(self._estimates(), self._reads.of_batches),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
+        )
+
+    def _estimates(self) -> estimates.Estimates:
+        parts = self._parts
+
+        def where(caller: Caller) -> Where:
+            def found(model: str) -> tuple[str, str]:
+                name = ModelName.parse(model)
+                caller.need_model(parts.router.subject(name), asked_as=name)
+                route = parts.router.route(model, may_see=caller.may_use)
+                return str(route.model), route.tier
+
+            return found
+
+        return estimates.Estimates(
+            clock=parts.clock,
+            fleet=parts.fleet,
+            rented=parts.rented,
+            limits=parts.fleet.batches.limits if parts.fleet else USUAL_BATCHES,
+            where=where,
+            asleep=lambda tier: parts.rented and self.cold_starts[tier].may_have_to_wake,
+            longest_start=lambda tier: parts.upstreams[tier].startup,
         )
 
     def _audited(self, query: AuditQuery) -> AuditPage:

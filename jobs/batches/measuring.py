@@ -182,6 +182,5 @@ class LineMeter:
             measured = part.later if part.later.lines else part.early
             everything = part.early.lines + part.later.lines
             if everything:
-                gpu_seconds = self._gpu_seconds(tier, part) * measured.lines / everything
-                found[tier, model] = measured + Speed(gpu_seconds=gpu_seconds)
+                found[tier, model] = measured.with_gpu(self._gpu_seconds(tier, part) * measured.lines / everything)
         return found

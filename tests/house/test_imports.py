@@ -67,6 +67,7 @@ FLOORS: dict[str, int] = {
     "app/gateway/batches": 17,
     "app/gateway/ops": 17,
     "app/gateway/dashboard": 18,
+    "app/gateway/dashboard/batches": 18,
     "app/gateway": 19,
     "app/local/commands": 19,
     "app/local": 20,
