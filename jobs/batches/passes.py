@@ -36,6 +36,10 @@ refused  401: the pass is not good, or the owner's key is none any more
 ROOM = "x-batch-room"
 """The header that tells how many lines of this batch the tier takes at once now; at least one, which then waits."""
 
+WAITED = "x-batch-waited"
+"""The header that tells how many seconds a line has waited at the gateway for its turn, in which nothing was done for
+it: what is written down of its time begins after them."""
+
 
 def new_pass(batch: str) -> str:
     """A new one, as lines show it: `Authorization: Bearer …`."""

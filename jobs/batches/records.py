@@ -281,6 +281,7 @@ class BatchState:
         finalizing_at: when its last line had a result.
         starts_at: until when it waits at the latest, where it waits.
         note: why it waits, or what will not hold.
+        tiers: those that its lines go to.
 
     """
 
@@ -294,6 +295,7 @@ class BatchState:
     finalizing_at: datetime | None = None
     starts_at: datetime | None = None
     note: str = ""
+    tiers: tuple[str, ...] = ()
 
     def with_status(self, status: BatchStatus, at: datetime) -> Self:
         return replace(self, status=status, at=at)
@@ -311,6 +313,7 @@ class BatchState:
             "finalizing_at": _said(self.finalizing_at),
             "starts_at": _said(self.starts_at),
             "note": self.note,
+            "tiers": list(self.tiers),
         }
 
     @classmethod
@@ -326,6 +329,7 @@ class BatchState:
             finalizing_at=_moment(document.get("finalizing_at")),
             starts_at=_moment(document.get("starts_at")),
             note=str(document.get("note", "")),
+            tiers=tuple(map(str, document.get("tiers", ()))),
         )
 
 

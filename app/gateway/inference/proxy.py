@@ -347,8 +347,9 @@ class _ProxiedRequest:
         cold_starts, admission = self._proxy.cold_starts[route.tier], self._proxy.admission
         if self._line is not None:
             self._line.insist_on_waking()
-        elif model and self._proxy.line_gates[route.tier].lines:
-            self._proxy.line_gates[route.tier].person_waits(model)
+        elif (gate := self._proxy.line_gates[route.tier]).lines:
+            await self._make_room(gate, route)  # there may be fewer servers by now
+            gate.person_waits(route.served_name)
         if admission.concerns(caller) and cold_starts.is_asleep:
             await admission.insist_on_waking(caller, route.tier)
         if caller.limits.may_hold is False:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, get_args
 
 from app.gateway.auth.line_troubles import LineCut, LineNotNow
 from app.gateway.protocol.headers import Header
-from jobs.batches.passes import ROOM
+from jobs.batches.passes import ROOM, WAITED
 from jobs.core.clock import Clock
 
 WAIT_SECONDS = 20.0
@@ -93,6 +93,8 @@ class Turn:
     cut: Callable[[], object]
     is_answered: Callable[[], bool]
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    waited: float = 0.0
+    """Seconds, until it began or was sent back."""
     is_held: bool = False
     """It waits for a start or a load."""
 
@@ -148,9 +150,13 @@ class LineGate:
 
     def look(self) -> None:
         """Let lines begin that may now."""
+        if not self.waiting or self._room.held() > sum(each.is_held for each in self.lines):
+            return  # a person waits for a start, or for a load
+        sleeps, recent, out = self._room.sleeps(), self._recent(), dict[str, bool]()
         while self.waiting:
             order = sorted(self.waiting, key=self._standing)
-            turn = next((found for batch in order if (found := self._first(batch)) is not None), None)
+            firsts = (self._first(batch, recent, out, sleeps=sleeps) for batch in order)
+            turn = next((turn for turn in firsts if turn is not None), None)
             if turn is None or not self._has_slot(turn):
                 return
             self._begin(turn)
@@ -164,12 +170,15 @@ class LineGate:
             LineNotNow: its tier sleeps and it may not wake it, or there was no room for too long.
 
         """
+        came = self._clock.monotonic()
         self.come(turn)
         try:
-            await self._wait(turn, self._clock.monotonic() + WAIT_SECONDS)
+            await self._wait(turn, came + WAIT_SECONDS)
         except BaseException:
             self.leave(turn)
             raise
+        finally:
+            turn.waited = self._clock.monotonic() - came
 
     async def _wait(self, turn: Turn, until: float) -> None:
         while not turn.began.is_set():
@@ -235,7 +244,8 @@ class LineGate:
 
         def headers() -> list[Header]:
             room = self.room(turn.batch, turn.of_server)
-            return [*(more() if more is not None else ()), (ROOM.encode(), b"%d" % room)]
+            own = (ROOM.encode(), b"%d" % room), (WAITED.encode(), b"%.3f" % turn.waited)
+            return [*(more() if more is not None else ()), *own]
 
         return headers
 
@@ -250,27 +260,33 @@ class LineGate:
         in_flight = sum(turn.batch == batch for turn in self.lines)
         return in_flight, self._last_turn.get(batch, 0)
 
-    def _first(self, batch: str) -> Turn | None:
-        """The first line of a batch that may be next: others of it, or of other batches, are not in its way when its
-        tier sleeps and it may not wake it, or when people use what it would push out of memory."""
-        sleeps, recent = self._room.sleeps(), self._recent()
+    def _first(self, batch: str, recent: Sequence[str], out: dict[str, bool], *, sleeps: bool) -> Turn | None:
+        """The first line of a batch that may be next. One that would wake its tier and may not, or would push out what
+        people use, is in no other's way.
+
+        Args:
+            batch: which.
+            recent: the models that people used lately.
+            out: whether a model pushes one of them out, as far as that was worked out.
+            sleeps: whether the tier does.
+
+        """
         for turn in self.waiting[batch]:
-            others = [model for model in recent if model != turn.model]
             if sleeps and not turn.may_wake:
                 continue
-            if others and self._room.pushes_out(turn.model, others):
-                continue
-            return turn
+            if recent and turn.model not in out:
+                others = [model for model in recent if model != turn.model]
+                out[turn.model] = bool(others) and self._room.pushes_out(turn.model, others)
+            if not out.get(turn.model):
+                return turn
         return None
 
     def _has_slot(self, turn: Turn) -> bool:
-        if self._room.held() > sum(each.is_held for each in self.lines):
-            return False  # a person waits for a start, or for a load
         slots = min(self._room.slots(turn.parallel), self._room.slots(turn.of_server))
         return self.people + len(self.lines) < max(1, slots - 1)
 
     def _recent(self) -> list[str]:
-        """The models that people used lately."""
+        """The models that people used lately; as long as somebody is there, all that were used since nobody was."""
         since = self._clock.monotonic() - RECENT_SECONDS
         for model in [model for model, at in self.used.items() if at < since and not self.people]:
             del self.used[model]

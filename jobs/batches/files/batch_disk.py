@@ -111,7 +111,7 @@ class BatchDisk:
         asked_at = self.clock.monotonic() - older_than.total_seconds()
         with self._looking:
             for pause in (*REFRESH_PAUSES, None):
-                if self._refreshed_at is not None and self._refreshed_at >= asked_at:
+                if self._refreshed_at is not None and self._refreshed_at > asked_at:
                     return
                 began = self.clock.monotonic()
                 try:

@@ -1,6 +1,6 @@
 """Reads a file through, and says of each line what is wrong with it, as far as that can be known before it runs.
 
-A file is read piece by piece and never whole; what is kept grows by some thirty bytes a line, so that a million lines
+A file is read piece by piece and never whole; what is kept grows by some forty bytes a line, so that a million lines
 take as much memory as their ids. The first `MOST_ERRORS` errors are kept, and all are counted. Lines count from 1.
 """
 
@@ -179,6 +179,7 @@ def read_through(
         index.abandon()
     path = storage.work(record.id) / "checked.json"
     with storage.using(f"keeping what was found in {record.input_file_id}"):
+        storage.make_folder(path.parent)
         beside = path.with_suffix(f".{secrets.token_hex(4)}.new")
         with open(beside, "w", opener=opener) as file:
             json.dump(checked.as_json(), file)
@@ -360,7 +361,7 @@ def prompt_bytes_of(body: Mapping[str, Any]) -> int:
 
 
 def max_tokens_of(body: Mapping[str, Any], endpoint: str) -> int | None:
-    """How many tokens a body allows its answer; None where it sets no limit."""
+    """How long an answer the body allows; None where it sets no limit."""
     for name in _MOST_TOKENS.get(endpoint, ()):
         most = body.get(name)
         if isinstance(most, int) and not isinstance(most, bool) and most > 0:
