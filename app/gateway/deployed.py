@@ -16,7 +16,7 @@ from loguru import logger
 
 from app import resources
 from app.deploy_refusals import refusals_told
-from app.deployment.addresses import addresses, longest_start, proxy_headers
+from app.deployment.addresses import addresses, proxy_headers
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
 from app.fleet.effect_notes import in_a_deployment
@@ -142,7 +142,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
             name,
             urls[name],
             headers,
-            longest_start(fleet, name),
+            tier.longest_start,
             tier.max_containers,
             is_remote=True,
             engine=fleet.engine_of(name),

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from jobs.batches.records import (
+    BatchDialect,
     BatchEnd,
     BatchRecord,
     BatchState,
@@ -20,7 +21,7 @@ from jobs.batches.records import (
     LineCounts,
     LineError,
 )
-from jobs.core.clock import Clock
+from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
@@ -45,6 +46,7 @@ class Batch:
         end: how it ended; None while it goes on.
         job_id: of its job; None where there is none, or none any more.
         cancel_asked: somebody asked for it to stop.
+        cancelling_at: when; None where nobody did.
         broke: why its job ended without it, where it did.
 
     """
@@ -55,6 +57,7 @@ class Batch:
     job_id: str | None = None
     cancel_asked: bool = False
     broke: LineError | None = None
+    cancelling_at: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -144,7 +147,7 @@ class BatchStore:
         pointer = self._facts.get(keys.live(KIND, id))
         entry = self._open.find(f"{pointer['line']}-{pointer['generation']}") if pointer else None
         if entry is not None and entry.is_posted:
-            return Batch(record, state, None, entry.id, entry.cancel_asked)
+            return self._with_cancel(Batch(record, state, None, entry.id, entry.cancel_asked))
         job = self._ledger.reader.latest(KIND, id) if pointer else None
         if job is None and self._clock.now() - record.created_at < ORPHAN_AFTER:
             return Batch(record, state)
@@ -162,31 +165,50 @@ class BatchStore:
             raise NotFound(f"there is no batch {id!r}", hint="`ollama-modal batches` lists them")
         return found
 
-    def list(self, owner: str | None = None, *, after: str | None = None, limit: int = 20) -> BatchPage:
+    def list(
+        self,
+        owner: str | None = None,
+        *,
+        dialect: BatchDialect | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 20,
+    ) -> BatchPage:
         """Batches, or those of one owner, the newest first.
 
         Args:
             owner: whose; None for all.
+            dialect: of their lines; None for all.
             after: the id of the last one that is known already.
+            before: instead, the id of the first one that is known already: those right before it.
             limit: so many at most.
+
+        Raises:
+            NotFound: there is no batch of that id among them.
 
         """
         facts = dict(self._facts.items(keys.BATCH, keys.BATCH_STATE, keys.BATCH_END))
         jobs = {entry.subject: entry for entry in self._open.all().jobs if entry.kind == KIND}
         records = [BatchRecord.from_json(value) for key, value in facts.items() if key.startswith(keys.BATCH)]
-        mine = [each for each in records if owner is None or each.owner == owner]
+        mine = [each for each in records if owner in {None, each.owner} and dialect in {None, each.dialect}]
         mine.sort(key=lambda each: (each.created_at, each.id), reverse=True)
-        known = next((n for n, each in enumerate(mine, 1) if each.id == after), 0)
+        first, last = 0, limit
+        if (known := after or before) is not None:
+            place = next((n for n, each in enumerate(mine) if each.id == known), None)
+            if place is None:
+                raise NotFound(f"there is no batch {known[:64]!r} to go on from")
+            first, last = (place + 1, place + 1 + limit) if after else (max(0, place - limit), place)
         batches = []
-        for record in mine[known : known + limit]:
+        for record in mine[first:last]:
             end = _end(facts.get(keys.batch_end(record.id)))
             entry = jobs.get(record.id)
             if end is None and entry is None:  # ended just now, or broke
                 batches.append(self.find(record.id) or Batch(record))
                 continue
             state = _state(facts.get(keys.batch_state(record.id)))
-            batches.append(Batch(record, state, end, entry.id if entry else None, bool(entry and entry.cancel_asked)))
-        return BatchPage(batches, known + limit < len(mine))
+            batch = Batch(record, state, end, entry.id if entry else None, bool(entry and entry.cancel_asked))
+            batches.append(self._with_cancel(batch))
+        return BatchPage(batches, first > 0 if before and not after else last < len(mine))
 
     def cancel(self, id: str, *, by: str) -> Batch:
         """Ask for a batch to stop: what is done is kept, and can be read once it has ended. One that has ended stays.
@@ -199,7 +221,7 @@ class BatchStore:
         if batch.has_ended or batch.job_id is None:
             return batch
         job = self._ledger.cancel(batch.job_id, by=by)
-        return self.get(id) if job.has_ended else replace(batch, cancel_asked=True)
+        return self.get(id) if job.has_ended else self._with_cancel(replace(batch, cancel_asked=True))
 
     # -- what the attempt does that holds it ---------------------------------------------------------------------------
 
@@ -236,6 +258,13 @@ class BatchStore:
     def remove(self, id: str) -> None:
         """Forget a batch that has ended."""
         self._facts.remove_all([keys.batch_pass(id), keys.batch_state(id), keys.batch_end(id), keys.batch(id)])
+
+    def _with_cancel(self, batch: Batch) -> Batch:
+        """With the time at which somebody asked for it to stop: of those that somebody did, and that have not ended."""
+        if not batch.cancel_asked or batch.end is not None or batch.job_id is None:
+            return batch
+        asked = self._facts.get(keys.cancel(batch.job_id))
+        return replace(batch, cancelling_at=parse_moment(asked["at"])) if asked else batch
 
 
 def _state(document: Any) -> BatchState | None:

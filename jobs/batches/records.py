@@ -99,6 +99,8 @@ class BatchRecord:
         is_for_all: whether `model` goes before what lines name.
         metadata: its poster's own.
         posted_by: who, as the ledger tells it.
+        lines: how many its file has, where that was known before it was read; else 0.
+        results_kept_seconds: after how many seconds its results may be removed; None as files are in general.
 
     """
 
@@ -116,6 +118,8 @@ class BatchRecord:
     is_for_all: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     posted_by: str = ""
+    lines: int = 0
+    results_kept_seconds: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -142,6 +146,8 @@ class BatchRecord:
             is_for_all=bool(document.get("is_for_all")),
             metadata=document.get("metadata") or {},
             posted_by=str(document.get("posted_by", "")),
+            lines=int(document.get("lines", 0)),
+            results_kept_seconds=document.get("results_kept_seconds"),
         )
 
 

@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "jobs/cli/terminal": 2,
     "jobs/cli": 10,
     "jobs/cli/models": 11,
+    "jobs/cli/batches": 11,
     "jobs/__main__.py": 12,
     "jobs/testing": 6,
     "jobs/testing/registry": 7,

@@ -4,6 +4,8 @@ import json
 import os
 import secrets
 import shutil
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -68,10 +70,16 @@ class FileWriter:
         if len(self._buffer) >= PIECE:
             self._flush()
 
-    def finish(self) -> FileRecord:
-        """Have the file there. One that was there under this id before stays, and is the answer."""
+    def finish(self, *, expires_at: datetime | None = None) -> FileRecord:
+        """Have the file there. One that was there under this id before stays, and is the answer.
+
+        Args:
+            expires_at: when it may be removed, where that was not known when it was begun.
+
+        """
         self._flush(is_last=True)
-        record = FileRecord.from_json({**self._record.as_json(), "bytes": self._size})  # as it is kept
+        record = replace(self._record, bytes=self._size, expires_at=expires_at or self._record.expires_at)
+        record = FileRecord.from_json(record.as_json())  # as it is kept
         target = self._disk.root / "files" / record.id
         is_new = False
         try:

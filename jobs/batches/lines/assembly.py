@@ -17,7 +17,7 @@ from jobs.batches.lines.segments import Results, Segments
 from jobs.batches.records import BatchRecord, FileRecord
 
 AT_ONCE = 256
-"""Lines whose results are read in one step."""
+"""Lines that are put together in one step, in which files are open."""
 
 
 class Assembled(NamedTuple):
@@ -85,19 +85,19 @@ def assemble(
         first = 1
         while first <= results.lines:
             numbers = range(first, min(first + AT_ONCE, results.lines + 1))
-            places = {n: place for n in numbers if (place := results.place(n)) is not None}
-            found = segments.read_at(places)
-            ids = _custom_ids(lines, numbers) if len(found) < len(numbers) else {}
-            for n in numbers:
-                result = found.get(n)
-                is_error = result is None or result.kind == "e"
-                document = (
-                    result.document
-                    if result is not None
-                    else unanswered(record.dialect, record.id, n, ids[n], code=undone.code, message=undone.message)
-                )
-                into = errors if is_error and record.dialect == "openai" else output
-                into.write(document + b"\n")
+            places = [results.place(n) for n in numbers]
+            ids = _custom_ids(lines, numbers) if None in places else {}
+            with segments.reading() as read:
+                for n, place in zip(numbers, places, strict=True):
+                    result = read(n, place) if place is not None else None
+                    document = (
+                        result.document
+                        if result is not None
+                        else unanswered(record.dialect, record.id, n, ids[n], code=undone.code, message=undone.message)
+                    )
+                    is_error = result is None or result.kind == "e"
+                    into = errors if is_error and record.dialect == "openai" else output
+                    into.write(document + b"\n")
             first = numbers.stop
             progress(first - 1)
         return Assembled(output.finish() if output.size else None, errors.finish() if errors.size else None)

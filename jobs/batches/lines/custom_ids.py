@@ -1,4 +1,4 @@
-"""Which ids a file has had, a million of them in little memory: some thirty bytes each, however long they are."""
+"""Which ids a file has had, a million of them in little memory: some forty bytes each, however long they are."""
 
 import hashlib
 from array import array
@@ -11,7 +11,7 @@ class CustomIds:
 
     def __init__(self) -> None:
         self._halves = array("Q")  # two for each id
-        self._slots = array("I", bytes(4 * _FIRST_SLOTS))  # open addressing: the number of an id, 0 for none
+        self._slots = array("I", (0,)) * _FIRST_SLOTS  # open addressing: the number of an id, 0 for none
 
     def add(self, id: str) -> int | None:
         """Have the next id; the number of the one that was the same, if there was one."""
@@ -38,7 +38,7 @@ class CustomIds:
         self._halves.append(0)
 
     def _grow(self) -> None:
-        slots = array("I", bytes(8 * len(self._slots)))
+        slots = array("I", (0,)) * (2 * len(self._slots))
         last = len(slots) - 1
         for there in self._slots:
             if there:

@@ -13,10 +13,11 @@ import json
 import os
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import BinaryIO, Literal, NamedTuple, Self
 
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.records import BatchUse, LineCounts
@@ -28,7 +29,7 @@ from jobs.store.private_files import opener
 ATTEMPTS = 1_000_000
 """More than a job may have."""
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """So much of a segment is read at once."""
 
 Kind = Literal["o", "e"]
@@ -79,6 +80,13 @@ class Result(NamedTuple):
         return cls(int(number), "e" if kind == b"e" else "o", float(seconds), int(prompt), int(output), document)
 
 
+class Place(NamedTuple):
+    """In which segment a result lies, and at which byte of it."""
+
+    sequence: int
+    offset: int
+
+
 @dataclass
 class _Sums:
     completed: int = 0
@@ -100,7 +108,7 @@ class Results:
 
     def __init__(self, lines: int) -> None:
         self.lines = lines
-        self._places = array("Q", bytes(8 * lines))  # of each line: its segment's place + 1, 16 bits; its offset, 48
+        self._places = array("Q", (0,)) * lines  # of each line: its segment's place + 1, 16 bits; its offset, 48
         self._sequences: list[int] = []
         self._sums = _Sums()
 
@@ -117,10 +125,10 @@ class Results:
         """What the lines that have a result took: their tokens and seconds."""
         return BatchUse(self._sums.prompt_tokens, self._sums.output_tokens, self._sums.seconds)
 
-    def place(self, line: int) -> tuple[int, int] | None:
-        """The sequence of the segment and the offset in it where the result of a line lies."""
+    def place(self, line: int) -> Place | None:
+        """Where the result of a line lies."""
         place = self._places[line - 1]
-        return (self._sequences[(place >> 48) - 1], place & 0xFFFF_FFFF_FFFF) if place else None
+        return Place(self._sequences[(place >> 48) - 1], place & 0xFFFF_FFFF_FFFF) if place else None
 
     def add(self, result: Result, sequence: int, offset: int) -> bool:
         """Know of a result; false where the line has one already, or there is no such line."""
@@ -190,22 +198,26 @@ class Segments:
                 yield begin, line
                 begin += len(line) + 1
 
-    def read_at(self, places: Mapping[int, tuple[int, int]]) -> dict[int, Result]:
-        """The results of some lines, by where they lie."""
-        found: dict[int, Result] = {}
-        by_segment: dict[int, list[tuple[int, int]]] = {}
-        for line, (sequence, offset) in places.items():
-            by_segment.setdefault(sequence, []).append((offset, line))
-        with self._storage.using(f"reading results of {self._batch_id}"):
-            for sequence, wanted in by_segment.items():
-                with self._segment(sequence).open("rb") as file:
-                    for offset, line in sorted(wanted):
-                        file.seek(offset)
-                        result = Result.from_bytes(file.readline().rstrip(b"\n"))
-                        if result is None or result.line != line:
-                            raise Corrupt(f"the result of line {line} of {self._batch_id} is not what it was")
-                        found[line] = result
-        return found
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int, Place], Result]]:
+        """Reads results by their lines and where they lie. Files are open until this is left, so not for long.
+
+        What it gives raises `Corrupt` when a result is not what it was.
+        """
+        with self._storage.using(f"reading results of {self._batch_id}"), ExitStack() as opened:
+            files: dict[int, BinaryIO] = {}
+
+            def read(line: int, place: Place) -> Result:
+                sequence, offset = place
+                if sequence not in files:
+                    files[sequence] = opened.enter_context(self._segment(sequence).open("rb"))
+                files[sequence].seek(offset)
+                result = Result.from_bytes(files[sequence].readline().rstrip(b"\n"))
+                if result is None or result.line != line:
+                    raise Corrupt(f"the result of line {line} of {self._batch_id} is not what it was")
+                return result
+
+            yield read
 
     def _segment(self, sequence: int) -> Path:
         return self._folder / f"{sequence}.jsonl"
