@@ -56,6 +56,7 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from app.scheduler.batch_starts import OwnTiers, RentedTiers
 from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
 from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
@@ -500,8 +501,9 @@ class Composed:
             rented=parts.rented,
             limits=parts.fleet.batches.limits if parts.fleet else USUAL_BATCHES,
             where=where,
-            asleep=lambda tier: parts.rented and self.cold_starts[tier].may_have_to_wake,
-            longest_start=lambda tier: parts.upstreams[tier].startup,
+            tiers=(
+                RentedTiers(parts.facts, parts.fleet) if parts.rented and parts.fleet else OwnTiers(parts.fleet)
+            ).now,
         )
 
     def _audited(self, query: AuditQuery) -> AuditPage:
