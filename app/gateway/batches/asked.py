@@ -69,7 +69,7 @@ def members_of(body: bytes | bytearray) -> Mapping[str, Any]:
     return members
 
 
-def asked_of(members: Mapping[str, Any], now: datetime, zone: tzinfo) -> Asked:
+def asked_of(members: Mapping[str, Any], now: datetime, zone: tzinfo | None) -> Asked:
     """
     Raises:
         BadRequest: one of them is not what it may be; the message says which are right.

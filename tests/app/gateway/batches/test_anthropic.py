@@ -114,7 +114,7 @@ def test_batches_are_listed_in_pages(served: BatchGateway) -> None:
     assert sorted(each.id for each in before) == sorted(listed[:4])
     for wrong in ({"limit": 0}, {"limit": 1001}, {"after_id": "a", "before_id": "b"}):
         with pytest.raises(anthropic.BadRequestError):
-            asking.messages.batches.list(**wrong)  # type: ignore[arg-type]
+            asking.messages.batches.list(**wrong)
 
 
 def test_a_batch_is_removed(served: BatchGateway) -> None:

@@ -109,7 +109,7 @@ def test_files_are_listed_in_pages(served: BatchGateway) -> None:
     assert page.has_more
     for wrong in ({"limit": 0}, {"limit": 10_001}, {"after": "file-nowhere"}, {"order": "up"}):
         with pytest.raises(openai.BadRequestError):
-            asking.files.list(**wrong)  # type: ignore[arg-type]
+            asking.files.list(**wrong)
 
 
 def test_a_file_is_removed(served: BatchGateway) -> None:
@@ -220,7 +220,7 @@ def test_a_batch_from_its_post_to_its_results(served: BatchGateway) -> None:
     assert json.loads(asking.files.content(done.output_file_id).text) == result
     assert json.loads(asking.files.content(done.error_file_id).text) == failed
     assert asking.files.retrieve(done.output_file_id).purpose == "batch_output"
-    if hasattr(done, "usage"):
+    if done.usage is not None:  # the oldest clients do not know it
         assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (5, 7, 12)
     assert done.model_extra is not None
     assert done.model_extra["use"]["gpu_seconds"] == 1.0
@@ -266,7 +266,7 @@ def test_batches_are_listed_in_pages(served: BatchGateway) -> None:
     assert {each.id: each.status for each in asking.batches.list()}[made[0]] == "completed"
     for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "x"}):
         with pytest.raises(openai.BadRequestError, match="say 1 to 100"):
-            asking.batches.list(**wrong)  # type: ignore[arg-type]
+            asking.batches.list(**wrong)
     with pytest.raises(openai.NotFoundError):
         asking.batches.list(after="batch_nowhere")
 
@@ -297,7 +297,7 @@ def test_what_means_nothing_is_refused(served: BatchGateway, more: dict[str, Any
     asking = client(served)
     asked = {"input_file_id": upload(asking).id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     with pytest.raises((openai.BadRequestError, openai.NotFoundError), match=said.replace("'", "['\"]")):
-        asking.batches.create(**{**asked, **more})  # type: ignore[arg-type]
+        asking.batches.create(**{**asked, **more})
     assert list(asking.batches.list()) == []
     assert served.sent == []
 
@@ -359,7 +359,8 @@ def test_a_key_sees_its_own_alone(served: BatchGateway) -> None:
             ask_batch(batch.id)
     with pytest.raises(openai.NotFoundError):
         post(other, file.id)
-    assert list(other.files.list()) == list(other.batches.list()) == []
+    assert not list(other.files.list())
+    assert not list(other.batches.list())
     assert len(list(asking.files.list())) == 2
 
 
@@ -374,7 +375,8 @@ def test_an_administrator_may_end_but_not_read(served: BatchGateway) -> None:
         admin.files.content(file.id)
     with pytest.raises(openai.NotFoundError):
         post(admin, file.id)
-    assert list(admin.batches.list()) == list(admin.files.list()) == []
+    assert not list(admin.batches.list())
+    assert not list(admin.files.list())
     admin.batches.cancel(batch.id)
     served.end(batch.id, "cancelled")
     admin.files.delete(file.id)
