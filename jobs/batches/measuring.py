@@ -56,13 +56,16 @@ class SentLine:
     began: float
     is_early: bool
     """It may have waited for a start or a load: no line had been answered there before it was sent."""
+    waited: float = 0.0
+    """Of its time, the seconds in which it waited at the gateway for its turn."""
     took: LineTook | None = None
 
     def answered(
         self, now: float, *, prompt_bytes: int, prompt_tokens: int, output_tokens: int, max_tokens: int | None
     ) -> None:
         """It was, at this time of the monotonic clock."""
-        self.took = LineTook(prompt_bytes, prompt_tokens, output_tokens, now - self.began, max_tokens)
+        seconds = max(0.0, now - self.began - self.waited)
+        self.took = LineTook(prompt_bytes, prompt_tokens, output_tokens, seconds, max_tokens)
 
 
 @dataclass
@@ -74,6 +77,8 @@ class _OnTier:
     early_seconds: float = 0.0
     """Of `shared_seconds`, those before any was answered there."""
     line_seconds: float = 0.0
+    """Without the time for which lines waited at the gateway, which is `waited_seconds`."""
+    waited_seconds: float = 0.0
     read: int = 0
     made: int = 0
     early: Speed = field(default_factory=Speed)
@@ -116,7 +121,10 @@ class LineMeter:
         finally:
             self._pass(tier)
             part.in_flight -= 1
-            part.line_seconds += self._clock.monotonic() - sent.began
+            took = self._clock.monotonic() - sent.began
+            waited = min(took, sent.waited)
+            part.line_seconds += took - waited
+            part.waited_seconds += waited
             if sent.took is not None:
                 self._answers.add(tier)
                 self._note(part, sent.took, is_early=sent.is_early)
@@ -171,7 +179,8 @@ class LineMeter:
         waited = part.early_seconds
         if part.later.lines and waited:  # a start or a load was in it, which is no serving: one usual line was
             waited = min(waited, part.later.seconds / part.later.lines)
-        return part.shared_seconds - part.early_seconds + waited
+        worked = part.line_seconds / (part.line_seconds + part.waited_seconds) if part.waited_seconds else 1.0
+        return worked * (part.shared_seconds - part.early_seconds + waited)
 
     def speeds(self) -> Speeds:
         """What the lines that were answered took, for `learn`. Those that may have waited for a start or a load are not
@@ -182,6 +191,5 @@ class LineMeter:
             measured = part.later if part.later.lines else part.early
             everything = part.early.lines + part.later.lines
             if everything:
-                gpu_seconds = self._gpu_seconds(tier, part) * measured.lines / everything
-                found[tier, model] = measured + Speed(gpu_seconds=gpu_seconds)
+                found[tier, model] = measured.with_gpu(self._gpu_seconds(tier, part) * measured.lines / everything)
         return found
