@@ -84,7 +84,7 @@ def fill(staging: Staging, model: Sample, *, but: tuple[str, ...] = ()) -> Stagi
     """Stage and settle what is to be fetched, as a fetch does: never emptying a file, which may be another's by now."""
     for digest, content in model.contents.items():
         if digest not in but:
-            with os.fdopen(os.open(staging.path(digest), os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            with os.fdopen(os.open(staging.path(digest), os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
                 file.write(content)
             staging.settle(digest)
     return staging
