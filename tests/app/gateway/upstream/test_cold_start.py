@@ -60,7 +60,7 @@ def test_one_wakes_and_the_others_wait(tmp_path: Path, many: ThreadPoolExecutor)
         gateway(tmp_path, {"a10g": server.url}) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(20)]
-        until(lambda: held_callers(running) == 20)
+        until(lambda: (held_callers(running), running.composed.metrics.wakes()) == (20, 1))
         assert tier_entry(running)["state"] == "waking"
         assert tier_entry(running)["held"] == 20
         held_server.awake.set()
@@ -89,7 +89,7 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
         gateway(tmp_path, {"a10g": server.url}, source=source, pace=NO_REAL_LOADS) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA, model=name) for name in ("llama3.2", "qwen3") * 3]
-        until(lambda: held_callers(running) == 6)
+        until(lambda: (held_callers(running), running.composed.metrics.wakes()) == (6, 1))
         held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert running.composed.metrics.wakes() == 1
