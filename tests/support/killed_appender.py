@@ -1,8 +1,6 @@
 """An attempt that appends results of a batch in a process of its own, until it is killed."""
 
 import multiprocessing
-import os
-import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,7 +39,8 @@ class Appender:
                 flushes = None if flushes is None else flushes - 1
 
     def kill(self) -> None:
-        os.kill(self._child.pid or 0, signal.SIGKILL)
+        """With SIGKILL; one that has come to its end is left."""
+        self._child.kill()
 
     def __enter__(self) -> Self:
         self.hear(1)  # that it has begun
