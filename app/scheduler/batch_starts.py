@@ -135,6 +135,11 @@ def _may_go(facts: ReadableDict, tiers: RentedTiers | OwnTiers, id: str, now: da
 # -- who asks whether it may begin -------------------------------------------------------------------------------------
 
 
+def _seconds(estimate: Estimate | None) -> float:
+    """That a batch takes; none, where nobody knows."""
+    return estimate.seconds if estimate is not None else 0.0
+
+
 class OwnStarts:
     """`BatchStarts` of one machine, where nothing is woken."""
 
@@ -142,10 +147,10 @@ class OwnStarts:
         self._tiers = OwnTiers(fleet)
         self._clock = clock
 
-    def may_start(self, record: BatchRecord, estimate: Estimate, tiers: Collection[str]) -> Decision:
+    def may_start(self, record: BatchRecord, estimate: Estimate | None, tiers: Collection[str]) -> Decision:
         now = self._clock.now()
         seen = self._tiers.now(tiers, now)
-        return decide(record.start, seen, now=now, deadline=record.expires_at, seconds=estimate.seconds)
+        return decide(record.start, seen, now=now, deadline=record.expires_at, seconds=_seconds(estimate))
 
     def over(self, record: BatchRecord, tiers: Collection[str]) -> None:
         """Nobody goes to sleep here."""
@@ -173,9 +178,9 @@ class RentedStarts:
         #: Held by whichever batch begins, or tells that it is over: neither overlooks the other in this process.
         self._deciding = threading.Lock()
 
-    def may_start(self, record: BatchRecord, estimate: Estimate, tiers: Collection[str]) -> Decision:
+    def may_start(self, record: BatchRecord, estimate: Estimate | None, tiers: Collection[str]) -> Decision:
         with self._deciding:
-            now, seconds = self._clock.now(), estimate.seconds
+            now, seconds = self._clock.now(), _seconds(estimate)
             seen = self._tiers.now(tiers, now)
             decision = decide(record.start, seen, now=now, deadline=record.expires_at, seconds=seconds)
             if isinstance(decision, NotYet):

@@ -34,7 +34,7 @@ from jobs.batches.running.run_state import RunState
 from jobs.batches.running.shown_pass import ShownPass
 from jobs.batches.speed import learn
 from jobs.batches.start_rules import NotYet, StartNow
-from jobs.core.errors import Cancelled, Fenced, Interrupted, PutOff, StoreTrouble, Trouble
+from jobs.core.errors import Cancelled, Fenced, HandedBack, Interrupted, PutOff, StoreTrouble, Trouble
 from jobs.worker.attempt import RunningAttempt
 
 
@@ -172,7 +172,7 @@ class BatchRun:
 
     def _may_start(self, routes: Mapping[str, ModelRoute]) -> StartNow:
         starts, estimate = self._context.starts, self._state.now.estimate
-        if starts is None or estimate is None:
+        if starts is None:
             return StartNow()
         decision = starts.may_start(self._record, estimate, _tiers(routes))
         if isinstance(decision, NotYet):
@@ -182,9 +182,9 @@ class BatchRun:
         return decision
 
     def _is_done_for_now(self, routes: Mapping[str, ModelRoute]) -> None:
-        """No line is sent any more by this attempt."""
-        if self._context.starts is not None and not isinstance(self._why(), Fenced):
-            self._context.starts.over(self._record, _tiers(routes))
+        """No line is sent any more, unless another attempt goes on at once."""
+        if self._context.starts is not None and not isinstance(self._why(), Fenced | HandedBack):
+            self._context.starts.over(self._record, _tiers(routes) or self._state.now.tiers)
 
     # -- while lines are sent ------------------------------------------------------------------------------------------
 
