@@ -25,7 +25,7 @@ from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
 from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
 from jobs.cli.signature import parameter, with_signature
-from jobs.ledger.kinds import KINDS, Kind, Kinds
+from jobs.ledger.kinds import KINDS, Kind, Kinds, with_commands
 
 if TYPE_CHECKING:
     from app.deployment.modal_cli import ModalCommands
@@ -170,7 +170,10 @@ def job_entry_points(
     to: modal.App, commands: "Callable[[], ModalCommands]" = _commands, kinds: Kinds = KINDS
 ) -> dict[str, Any]:
     """An entry point for each kind of job, by name, made from its record; `modal run` reads its signature."""
-    return {kind.name: to.local_entrypoint(name=kind.name)(_entry_point(kind, commands)) for kind in kinds.values()}
+    return {
+        kind.name: to.local_entrypoint(name=kind.name)(_entry_point(kind, commands))
+        for kind in with_commands(kinds).values()
+    }
 
 
 def _entry_point(kind: Kind, commands: "Callable[[], ModalCommands]") -> Callable[..., None]:

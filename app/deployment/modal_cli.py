@@ -29,7 +29,7 @@ from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
 from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import Job
-from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
+from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind, with_commands
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 from jobs.listing.dead_memory import KnownJobs, known_jobs, of_last_night
@@ -57,7 +57,7 @@ IDLE = ("nothing is deployed that could work the queue; the job waits until it i
 
 ENTRY_POINTS = frozenset(
     {
-        *(*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models"),
+        *(*with_commands(KINDS), "retry", "jobs", "job", "cancel", "dismiss", "models"),
         *("night", "cost", "audit", "windows", "plan", "status"),
     }
 )
@@ -74,7 +74,7 @@ def worded(text: str) -> str:
         verb, argument, options = command.groups()
         if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
             return command[0]
-        option = "--model" if verb in KINDS else "--id"
+        option = "--model" if verb in with_commands(KINDS) else "--id"
         named = f" {option} {argument}" if argument else ""
         return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 

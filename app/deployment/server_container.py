@@ -110,6 +110,7 @@ def _server_host(environ: Mapping[str, str], started: StartedEngine | None, ahea
         facts=ledger,
         reload=volume.reload,
         end_container=end_container,
+        leave=leave_container,
         address=address(environ),
         inherited=environ,
         clock=SystemClock(),
@@ -132,5 +133,14 @@ def process_age() -> float:
 
 def end_container() -> None:
     """End this process. Modal does not watch what we start, and an exit handler would end it as if all were well."""
+    _exit(1)
+
+
+def leave_container() -> None:
+    """End this process, all being well: everything it started has ended, and it mounts nothing that it writes."""
+    _exit(0)
+
+
+def _exit(code: int) -> None:
     logger.remove()  # which writes what waits to be written, as far as somebody takes it
-    os._exit(1)
+    os._exit(code)

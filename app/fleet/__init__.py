@@ -1,5 +1,6 @@
 """What should be: `app/fleet.toml`, read and checked.
 
+batches       what is declared of batches
 effect_notes  what is said at the start of keys that have no effect where the file is used
 effects       what each key does, in a deployment and on one machine: the table
 file          the file as it stands, and the times of the schedules, for whoever needs no more

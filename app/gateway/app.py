@@ -241,7 +241,8 @@ class GatewayApp:
                 return
             if exchange.method in _WITH_BODY:
                 await self._read(exchange, receive)
-            exchange.connection.cancel_when_gone()
+            if exchange.receive is None:  # else whoever reads its body hears of a caller who leaves
+                exchange.connection.cancel_when_gone()
             await (self._passes if entry.action == "passed" else self._handlers[entry.path])(exchange)
         finally:
             del keys.under_way[stop]
@@ -265,7 +266,10 @@ class GatewayApp:
             raise
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
-        """Read its body, for which there is nothing to wait where all of it has come."""
+        """Read its body, for which there is nothing to wait where all of it has come, if it is not to be streamed."""
+        if exchange.entry.is_streamed:
+            exchange.receive = receive
+            return
         held = self._budget.hold(exchange.caller.name)
         exchange.keep, exchange.drop = held.keep, held.keep()
         come = exchange.connection.take()

@@ -18,7 +18,10 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.gateway.admission_parts import admission
 from app.gateway.app import GatewayApp
+from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.batches.handlers import batch_handlers
+from app.gateway.batches.parts import BatchContext, BatchParts
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
 from app.gateway.catalog.made_aliases import MadeAliases
@@ -27,6 +30,7 @@ from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
+from app.gateway.dashboard.batches import batch_list, estimates
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -52,9 +56,12 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from app.scheduler.batch_starts import OwnTiers, RentedTiers
 from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
 from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
+from jobs.batches.estimate import Where
+from jobs.batches.limits import USUAL as USUAL_BATCHES
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -115,6 +122,7 @@ class GatewayParts:
         copy_keys: has the copy of the keys brought up to date.
         audited: the lines of who did what that have left it.
         plans: what would be done, by a night or a prune.
+        batches: what it has for batches; None where it takes none.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
         comment_seconds: between two comment lines for callers who wait with an event stream.
         body_seconds: how long a body may take beside the time for its bytes.
@@ -152,6 +160,7 @@ class GatewayParts:
     copy_keys: Callable[[], object] = lambda: None
     audited: Archived = no_archive
     plans: Plans = field(default_factory=Plans)
+    batches: BatchParts | None = None
     loop_watch: LoopWatch | None = None
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
@@ -227,19 +236,23 @@ class Composed:
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
         )
+        self._batches = self._batch_context()
         self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
             admission=self.admission,
             passes=proxy.pass_on,
-            handlers=handlers(
-                parts.known_state,
-                self._loaded,
-                proxy.pass_on,
-                self._made_aliases,
-                parts.router.settings,
-                version=parts.version,
-            ),
+            handlers={
+                **handlers(
+                    parts.known_state,
+                    self._loaded,
+                    proxy.pass_on,
+                    self._made_aliases,
+                    parts.router.settings,
+                    version=parts.version,
+                ),
+                **batch_handlers(self._batches),
+            },
             ops=self._ops,
             page=Page(),
             recorder=records,
@@ -285,6 +298,8 @@ class Composed:
         await self.admission.end()
         for client in self.upstream_clients.values():
             client.close()
+        if self._batches is not None:
+            self._batches.close()
         self._ledger_pool.close()
         self._audit_thread.stop()
         self.usage_recorder.stop()
@@ -378,6 +393,21 @@ class Composed:
             thrown=parts.thrown,
         )
 
+    def _batch_context(self) -> BatchContext | None:
+        parts = self._parts
+        if parts.batches is None:
+            return None
+        return BatchContext(
+            parts=parts.batches,
+            facts=parts.facts,
+            ledger_pool=self._ledger_pool,
+            clock=parts.clock,
+            audit=self._audit_thread.audit,
+            send_worker=parts.send_worker,
+            keys=parts.keys,
+            body_seconds=parts.body_seconds,
+        )
+
     def _complaints(self) -> list[str]:
         parts, known_state = self._parts, self._known_state
         wrong_aliases = aliases.complaints(known_state.aliases, self._is_here)
@@ -443,8 +473,37 @@ class Composed:
                 keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
                 self._ledger_pool.changed_elsewhere,
             ),
+            estimates.router(self._estimates(), self._reads.of_batches),
+            batch_list.router(
+                batch_list.BatchList(
+                    parts.facts, self._ledger_pool, parts.clock, self._audit_thread.audit, parts.send_worker
+                )
+            ),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
+        )
+
+    def _estimates(self) -> estimates.Estimates:
+        parts = self._parts
+
+        def where(caller: Caller) -> Where:
+            def found(model: str) -> tuple[str, str]:
+                name = ModelName.parse(model)
+                caller.need_model(parts.router.subject(name), asked_as=name)
+                route = parts.router.route(model, may_see=caller.may_use)
+                return str(route.model), route.tier
+
+            return found
+
+        return estimates.Estimates(
+            clock=parts.clock,
+            fleet=parts.fleet,
+            rented=parts.rented,
+            limits=parts.fleet.batches.limits if parts.fleet else USUAL_BATCHES,
+            where=where,
+            tiers=(
+                RentedTiers(parts.facts, parts.fleet) if parts.rented and parts.fleet else OwnTiers(parts.fleet)
+            ).now,
         )
 
     def _audited(self, query: AuditQuery) -> AuditPage:

@@ -87,6 +87,12 @@ class HttpCycle(RequestResponseCycle):
         return body
 
     @property
+    def query(self) -> bytes:
+        """What stands behind the `?` of the address."""
+        query: bytes = self.scope["query_string"]
+        return query
+
+    @property
     def is_gone(self) -> bool:
         """Whether the caller has left before the end of the answer."""
         return self.disconnected

@@ -33,6 +33,7 @@ class SharedReads:
         self._last_used = SharedAnswer(self._ask_last_used)
         self.usage = SharedAnswer(lambda: asyncio.to_thread(self._read_usage))
         """Who used what, and what containers counted, as the dict has it: what was counted here until now is in it."""
+        self._speeds = SharedAnswer(lambda: asyncio.to_thread(self._listed, keys.BATCH_SPEED))
         self.night = SharedAnswer(lambda: asyncio.to_thread(self._listed, *OF_NIGHTS))
         """What the last night wrote down, and the incidents."""
 
@@ -43,6 +44,10 @@ class SharedReads:
     async def of_days(self) -> Entries:
         """The same, and how each tier was."""
         return {**await self.of_cost(), **await self._turns()}
+
+    async def of_batches(self) -> Entries:
+        """What batches are estimated by: the same as costs, and what finished ones measured."""
+        return {**await self.of_cost(), **await self._speeds()}
 
     async def last_used(self) -> Mapping[str, datetime]:
         """When each model was, by its folded name."""

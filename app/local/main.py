@@ -17,6 +17,7 @@ import typer
 
 from app.local.commands import (  # noqa: F401 - they add theirs, as this file adds `up`
     audit_command,
+    batch_commands,
     key_commands,
     report_commands,
 )

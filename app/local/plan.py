@@ -12,6 +12,8 @@ from app.engines.table import ENGINES
 from app.fleet.gpus import named_like
 from app.fleet.schema import GB, Fleet, TierConfig
 from app.fleet.values import TIER, tier_form
+from jobs.batches.limits import USUAL as USUAL_BATCHES
+from jobs.batches.limits import BatchLimits
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.retention import RetentionRules
@@ -119,6 +121,11 @@ class StackPlan:
     def aliases(self) -> Aliases:
         """The other names of models that are declared."""
         return self.fleet.named if self.fleet else Aliases()
+
+    @property
+    def batches(self) -> BatchLimits:
+        """What is declared of batches."""
+        return self.fleet.batches.limits if self.fleet else USUAL_BATCHES
 
     def settings_of(self, name: ModelName) -> ModelSettings:
         """What is set for a model."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from loguru import logger
 
-from app.local.processes import RESTART_BACKOFF, STABLE_AFTER
+from app.local.processes.server_process import RESTART_BACKOFF, STABLE_AFTER
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.home.home import Home
 from jobs.ledger.job import Job
-from jobs.ledger.kinds import LANES, SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
@@ -128,7 +128,9 @@ class Workers:
         self._context = context
         self._changed = changed
         self._concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
-        self._lanes = [WorkerThread(lane, partial(self._make_worker, lane), self._stop, clock) for lane in LANES]
+        self._lanes = [
+            WorkerThread(lane, partial(self._make_worker, lane), self._stop, clock) for lane in self._concurrency
+        ]
 
     def problems(self) -> tuple[str, ...]:
         """Which lanes are not worked, and why."""

@@ -38,6 +38,7 @@ class ServerHost:
         reload: brings in what others committed to the volume, within so long or its usual limit. RuntimeError while a
             file there is open; a `NotReloaded` that is no `FilesOpen` when the platform fails or does not answer.
         end_container: ends this container, so that the next request gets another one.
+        leave: ends it likewise, as one that has done its work; where it is left out, as the other.
         address: where the server shall listen.
         inherited: the container's environment.
         clock: for times and pauses.
@@ -61,6 +62,7 @@ class ServerHost:
     began_ago: float = 0.0
     started: StartedEngine | None = None
     ahead: AskedAhead | None = None
+    leave: Callable[[], None] | None = None
 
     def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again. Whatever the engine, it answers what
@@ -86,6 +88,12 @@ class TierSettings:
     engine: Engine = OLLAMA
     readers_ahead: int = 0
     """How many read a model's blobs from the volume while the engine loads it."""
+
+    @property
+    def keep_alive(self) -> timedelta | None:
+        """How long a model stays in memory that nobody said anything about; None where the server decides."""
+        seconds = self.environ.get("OLLAMA_KEEP_ALIVE", "")
+        return timedelta(seconds=int(seconds)) if seconds.lstrip("-").isdigit() else None
 
     def as_json(self) -> dict[str, Any]:
         """For a file that says it to a container, which then needs nothing that checks a fleet."""

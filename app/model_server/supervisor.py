@@ -6,11 +6,11 @@ the server cannot do its work any more, it ends the container. The platform is h
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -35,8 +35,14 @@ from jobs.core.units import counted
 from jobs.ollama.responses import Running
 from jobs.telemetry.container_time import Meter, TimeShare, is_warming
 
+if TYPE_CHECKING:
+    from jobs.batches.woken_tiers import LeaveWatch
+
 _DRAIN_SECONDS = 10
 """After SIGTERM the platform allows 30 s for everything; what is in flight has had its own grace before."""
+
+_SETTLES_SECONDS = 15
+"""By then gateways have written down whom they served before (`jobs.telemetry.usage.EVERY`)."""
 
 _PAUSE_STEP_SECONDS = 0.5
 
@@ -96,7 +102,8 @@ class ServerSupervisor:
         self._is_ready = False
         #: Written by the thread that starts the server, later by the supervisor's; read by whichever thread reports.
         self._last_running: list[Running] = []
-        #: These four are the supervisor thread's own.
+        #: These five are the supervisor thread's own.
+        self._leave_watch: LeaveWatch | None = None
         self._last_view: ServerView | None = None
         self._stale_since: float | None = None
         self._short_pauses = 0
@@ -273,11 +280,21 @@ class ServerSupervisor:
         if not self._ending.acquire(blocking=False):
             return
         logger.error("taking this container out: {}", why)
-        self._report(state="failed", why=why)
+        self._go("failed", why, self._host.end_container)
+
+    def _leave(self, why: str) -> None:
+        """The same, for one that nobody needs any more."""
+        if not self._ending.acquire(blocking=False):
+            return
+        logger.info("this container leaves: {}", why)
+        self._go("ended", why, self._host.leave or self._host.end_container)
+
+    def _go(self, state: str, why: str, end: Callable[[], None]) -> None:
+        self._report(state=state, why=why)
         self._stopping.set()
         self._drain()
         self._daemon.stop()
-        self._host.end_container()
+        end()
 
     # The thread
 
@@ -299,7 +316,37 @@ class ServerSupervisor:
             self._missed(trouble)
         else:
             self._misses = 0
-            self._reload_if_due(self._server_view(running))
+            if self._may_leave(running):
+                self._leave("the batches that woke it are over, and nobody else has used it")
+            else:
+                self._reload_if_due(self._server_view(running))
+
+    def _may_leave(self, running: Sequence[Running]) -> bool:
+        """Whether it is told that nobody needs it any more, and finds it so: by what gateways have counted of others,
+        and by who comes meanwhile."""
+        if self._leave_watch is None:
+            from jobs.batches.woken_tiers import LeaveWatch  # noqa: PLC0415 - no start waits for it
+
+            host = self._host
+            self._leave_watch = LeaveWatch(host.facts, self._settings.tier, self._started_at, host.clock)
+        served = self._served()
+        if not self._leave_watch.is_told(served, self._in_flight()):
+            return False
+        settles = min(_SETTLES_SECONDS, self._settings.probe_every.total_seconds() / 2)
+        if self._host.clock.wait(settles, self._stopping):
+            return False
+        if self._served() != served or self._leave_watch.is_wanted():
+            return False
+        if self._in_flight() == 0:
+            return True
+        # Connections may carry nothing. What is told to go from memory goes, unless somebody uses it, and that stays.
+        names = [ModelName.parse(each.name) for each in running]
+        self._weights_reload.unload(names)
+        if self._weights_reload.is_unloaded() and self._served() == served:
+            return True
+        self._weights_reload.load(names, keep_alive=self._settings.keep_alive)
+        self._leave_watch.decline()
+        return False
 
     def _missed(self, trouble: Trouble) -> None:
         self._misses += 1

@@ -163,10 +163,16 @@ class WeightsReload:
         served = {name.folded() for name in self._view.names()}
         return list({name.folded(): name for name in names if name.folded() in served}.values())
 
-    def load(self, names: Iterable[ModelName]) -> list[ModelName]:
-        """Have those of the models in memory that are served; those that are now."""
+    def load(self, names: Iterable[ModelName], *, keep_alive: timedelta | None = None) -> list[ModelName]:
+        """Have those of the models in memory that are served; those that are now.
+
+        Args:
+            names: the models.
+            keep_alive: for so long. One that was told to go while it is in use goes all the same unless this is said.
+
+        """
         with self._host.ollama() as ollama:
-            return [name for name in self.served_of(names) if self._load(ollama, name)]
+            return [name for name in self.served_of(names) if self._load(ollama, name, keep_alive)]
 
     def _reloaded_with_retries(self, wanted: Any, *, ignore_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
@@ -200,9 +206,9 @@ class WeightsReload:
         self._next_try_at = self._host.clock.monotonic() + pause
         logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", pause)
 
-    def _load(self, ollama: "OllamaClient", name: ModelName) -> bool:
+    def _load(self, ollama: "OllamaClient", name: ModelName, keep_alive: timedelta | None = None) -> bool:
         try:
-            ollama.load(str(name), check=self._require_running)
+            ollama.load(str(name), keep_alive=keep_alive, check=self._require_running)
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
             logger.warning("{} did not load: {}", name, trouble)
             return False

@@ -28,7 +28,7 @@ WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 STALE = timedelta(days=1)
 """Older news is none: a webhook that is set up today need not hear of last week."""
 
-_ELSEWHERE = frozenset({"open", "audit", "access"})
+_ELSEWHERE = frozenset({"open", "audit", "access", "batches"})
 """The sorts of which a check needs nothing, or asks the ledger."""
 
 LISTED = tuple(begin for sort, begins in keys.SORTS.items() if sort not in _ELSEWHERE for begin in begins)

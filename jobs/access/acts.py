@@ -34,8 +34,17 @@ ACTS: Mapping[str, Recorded] = {
     "prune": Recorded((_JOBS,), ("prune",), _NIGHTS),
     "rollback": Recorded((_JOBS,), ("rollback",)),
     "warm": Recorded((_JOBS,), ("warm",), ("nightly", "window")),
+    "batch": Recorded((), ("batch",)),
     "copy": Recorded(("POST /api/copy",)),
-    "cancel": Recorded(("POST /ops/v1/jobs/{id}/cancel",), ("cancel",)),
+    "cancel": Recorded(
+        (
+            "POST /ops/v1/jobs/{id}/cancel",
+            "POST /ops/v1/batches/{id}/cancel",
+            "POST /v1/batches/{id}/cancel",
+            "POST /v1/messages/batches/{id}/cancel",
+        ),
+        ("cancel",),
+    ),
     "retry": Recorded(("POST /ops/v1/jobs/{id}/retry", "POST /ops/v1/jobs/retry"), ("retry",)),
     "dismiss": Recorded(("POST /ops/v1/jobs/{id}/dismiss", "POST /ops/v1/jobs/dismiss"), ("dismiss",)),
     "key-new": Recorded(("POST /ops/v1/keys",), ("keys new",)),

@@ -139,6 +139,8 @@ def _passed(entries: Entries, now: datetime) -> Iterator[str]:
             said = [foreign.fields(fact).get("until")]
         elif key.startswith(keys.WANTED):
             said = [foreign.fields(each).get("at") for each in foreign.items(foreign.fields(fact).get("models"))]
+        elif key.startswith(keys.LEAVE):
+            said = [foreign.fields(fact).get(each) for each in ("woken_at", "over_at")]
         else:
             continue
         if max(filter(None, map(foreign.moment, said)), default=_NEVER) < now - AFTER:

@@ -99,6 +99,8 @@ class BatchRecord:
         is_for_all: whether `model` goes before what lines name.
         metadata: its poster's own.
         posted_by: who, as the ledger tells it.
+        lines: how many its file has, where that was known before it was read; else 0.
+        results_kept_seconds: after how many seconds its results may be removed; None as files are in general.
 
     """
 
@@ -116,6 +118,8 @@ class BatchRecord:
     is_for_all: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     posted_by: str = ""
+    lines: int = 0
+    results_kept_seconds: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -142,6 +146,8 @@ class BatchRecord:
             is_for_all=bool(document.get("is_for_all")),
             metadata=document.get("metadata") or {},
             posted_by=str(document.get("posted_by", "")),
+            lines=int(document.get("lines", 0)),
+            results_kept_seconds=document.get("results_kept_seconds"),
         )
 
 
@@ -182,7 +188,7 @@ class BatchUse:
             **asdict(self),
             "line_seconds": round(self.line_seconds, 3),
             "gpu_seconds": round(self.gpu_seconds, 3),
-            "dollars": None if self.dollars is None else round(self.dollars, 6),
+            "dollars": _rounded(self.dollars),
         }
 
     @classmethod
@@ -211,6 +217,9 @@ class Estimate:
         extra_dollars: for a wake and the idle time after it, where it needs one; None where nothing is paid.
         done_at: when it will be done.
         basis: what it rests on: "measured", "usage" or "guess".
+        wake_dollars: of `extra_dollars`, the start.
+        idle_dollars: of them, the time that a server waits on after the last line.
+        reason: what it rests on, in words.
 
     """
 
@@ -219,14 +228,34 @@ class Estimate:
     extra_dollars: float | None
     done_at: datetime
     basis: Literal["measured", "usage", "guess"]
+    wake_dollars: float | None = None
+    idle_dollars: float | None = None
+    reason: str = ""
+
+    @property
+    def dollars(self) -> float | None:
+        """All of it; None where nothing is paid by the second."""
+        return None if self.use.dollars is None else self.use.dollars + (self.extra_dollars or 0.0)
+
+    @property
+    def price(self) -> str:
+        """For people: all of it, and its parts where it has several."""
+        if self.dollars is None:
+            return "nothing: nothing here is paid by the second"
+        parts = {"serving": self.use.dollars, "a wake": self.wake_dollars, "idle": self.idle_dollars}
+        named = ", ".join(f"{name} {in_dollars(each)}" for name, each in parts.items() if each)
+        return f"{in_dollars(self.dollars)}{f' ({named})' if self.extra_dollars else ''}"
 
     def as_json(self) -> dict[str, Any]:
         return {
             **self.use.as_json(),
             "seconds": round(self.seconds, 1),
-            "extra_dollars": None if self.extra_dollars is None else round(self.extra_dollars, 6),
+            "extra_dollars": _rounded(self.extra_dollars),
+            "wake_dollars": _rounded(self.wake_dollars),
+            "idle_dollars": _rounded(self.idle_dollars),
             "done_at": isoformat(self.done_at),
             "basis": self.basis,
+            "reason": self.reason,
         }
 
     @classmethod
@@ -237,6 +266,9 @@ class Estimate:
             extra_dollars=document.get("extra_dollars"),
             done_at=parse_moment(document["done_at"]),
             basis=document.get("basis", "guess"),
+            wake_dollars=document.get("wake_dollars"),
+            idle_dollars=document.get("idle_dollars"),
+            reason=str(document.get("reason", "")),
         )
 
 
@@ -255,6 +287,7 @@ class BatchState:
         finalizing_at: when its last line had a result.
         starts_at: until when it waits at the latest, where it waits.
         note: why it waits, or what will not hold.
+        tiers: those that its lines go to.
 
     """
 
@@ -268,6 +301,7 @@ class BatchState:
     finalizing_at: datetime | None = None
     starts_at: datetime | None = None
     note: str = ""
+    tiers: tuple[str, ...] = ()
 
     def with_status(self, status: BatchStatus, at: datetime) -> Self:
         return replace(self, status=status, at=at)
@@ -285,6 +319,7 @@ class BatchState:
             "finalizing_at": _said(self.finalizing_at),
             "starts_at": _said(self.starts_at),
             "note": self.note,
+            "tiers": list(self.tiers),
         }
 
     @classmethod
@@ -300,6 +335,7 @@ class BatchState:
             finalizing_at=_moment(document.get("finalizing_at")),
             starts_at=_moment(document.get("starts_at")),
             note=str(document.get("note", "")),
+            tiers=tuple(map(str, document.get("tiers", ()))),
         )
 
 
@@ -345,6 +381,15 @@ class BatchEnd:
             output_file_id=document.get("output_file_id"),
             error_file_id=document.get("error_file_id"),
         )
+
+
+def in_dollars(amount: float) -> str:
+    """`$1.42`, and `$0.0031` of what is little and no whole number of cents."""
+    return f"${amount:,.2f}" if amount >= 0.02 or amount == round(amount, 2) else f"${amount:.4f}"
+
+
+def _rounded(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 6)
 
 
 def _said(moment: datetime | None) -> str | None:

@@ -29,6 +29,34 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     return [(job.id, f"{job.kind} {job.subject}, {job.state}") for job in jobs if job.id.startswith(incomplete)]
 
 
+def batch_ids(incomplete: str) -> list[str]:
+    """The newest batches of this machine; those of a gateway are not asked for."""
+    if os.environ.get("OLLAMA_MODAL_URL"):
+        return []
+    from jobs.batches.records import BatchRecord  # noqa: PLC0415 - as below
+    from jobs.store import keys  # noqa: PLC0415
+
+    try:
+        facts = dict(home_of(os.environ).read_facts().items(keys.BATCH))
+    except Trouble:  # as below
+        return []
+    batches = sorted(map(BatchRecord.from_json, facts.values()), key=lambda each: each.created_at, reverse=True)
+    return [each.id for each in batches[:IDS] if each.id.startswith(incomplete)]
+
+
+def batches_and_files(incomplete: str) -> list[str]:
+    """The newest batches, and the files that lines may come from."""
+    folder, _, begin = incomplete.rpartition("/")
+    at = f"{folder}/" if folder or incomplete.startswith("/") else ""
+    try:
+        entries = sorted(os.scandir(at or "."), key=lambda entry: entry.name)
+    except OSError:  # the command that is being typed will say what it is
+        entries = []
+    fitting = [entry for entry in entries if entry.name.startswith(begin) and (begin or entry.name[0] != ".")]
+    files = [f"{at}{entry.name}" for entry in fitting if entry.name.endswith((".jsonl", ".ndjson", ".csv", ".tsv"))]
+    return [*files, *(f"{at}{entry.name}/" for entry in fitting if entry.is_dir()), *batch_ids(incomplete)]
+
+
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
     """The models that are here, or at the gateway of `--url`, by the shortest name that means each."""
     # Both bring what takes long to import, and no command itself needs either.

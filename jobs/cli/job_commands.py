@@ -188,6 +188,17 @@ class JobCommands:
 
         With the parameters that a person typed. A name that makes no sense posts nothing, whichever of them it is.
         """
+        jobs = self._posted(kind, models, attempts=attempts, typed=typed)
+        return self._see_through(jobs, wait, json, is_list=len(models) > 1)
+
+    def bring(self, kind: Kind, model: str) -> int:
+        """Post a job of this kind about a model, or share one that is under way, and follow it; all in talk."""
+        ended = self._followed([job.id for job in self._posted(kind, [model], attempts=None, typed={})])
+        return INTERRUPTED if ended is None else max(self._conclude(job, json=True) for job in ended)
+
+    def _posted(
+        self, kind: Kind, models: Sequence[str], *, attempts: int | None, typed: Mapping[str, Any]
+    ) -> list[Job]:
         if attempts is not None and attempts < 1:
             raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
         parameters, defaults = kind.read(typed), self.defaults()
@@ -207,7 +218,7 @@ class JobCommands:
             if posted.attached and without:
                 say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
             jobs.append(self._announced(posted))
-        return self._see_through(jobs, wait, json, is_list=len(models) > 1)
+        return jobs
 
     def _need_sense(self, kind: Kind, subject: str) -> None:
         """Insist that a job can come to something: a typo is no failed job, and no alarm."""

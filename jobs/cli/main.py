@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from jobs.batches.batch_document import OVER, is_batch_id
 from jobs.cli.completion import job_ids, model_names
 from jobs.cli.help import CommandGroup
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code, who
-from jobs.cli.output import put, put_lines, say, settle_streams, show
+from jobs.cli.output import put, put_json, put_lines, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
 from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock
@@ -31,16 +32,20 @@ from jobs.home.home import Home, home_of
 from jobs.home.local_jobs import LocalJobs
 from jobs.ledger.all_jobs import JobFilter
 from jobs.ledger.job import JobState
-from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
+from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter, with_commands
 from jobs.listing import newest
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
     from jobs.archive.archived import ArchivedJobs
     from jobs.home.gateway_client import GatewayClient
+    from jobs.home.local_batches import LocalBatches
+    from jobs.home.remote_batches import RemoteBatches
     from jobs.ledger.job import Job
 
 IDLE = ("nothing is working the queue; the job waits until `up` runs", "hint: start it: `ollama-modal up`")
+
+IDLE_BATCH = ("nothing is working the queue; the batch waits until `up` runs", IDLE[1])
 
 REMOTE_POLL_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""
@@ -188,6 +193,16 @@ def remote_at(url: str, key: str | None) -> "GatewayClient":
     return remote
 
 
+def batches_at(url: str | None, key: str | None) -> "LocalBatches | RemoteBatches":
+    """The batches of the gateway there, or of this machine."""
+    if url:
+        return remote_at(url, key).batches
+    from jobs.home.local_batches import LocalBatches  # noqa: PLC0415 - listing jobs is to feel instant without it
+
+    at = this_machine()
+    return LocalBatches(at.home, at.commands.clock, who, at.commands.acts)
+
+
 def with_url(text: str, url: str) -> str:
     """The commands in a text, as they are typed for the gateway there; what is for one machine alone stays as it is."""
     callbacks = {
@@ -233,7 +248,7 @@ _OF_ALL = [
 
 def add_post_commands(to: typer.Typer, kinds: Kinds = KINDS) -> None:
     """A command for each kind of job, made from its record."""
-    for kind in kinds.values():
+    for kind in with_commands(kinds).values():
         to.command(kind.name)(_post_command(kind))
 
 
@@ -316,8 +331,25 @@ def show_job(
 
 @app.command()
 def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
-    """Ask a job to stop. What was fetched for it is thrown away."""
+    """Ask a job to stop, and what was fetched for it is thrown away; or a batch, and what is done of it stays."""
+    if is_batch_id(id):
+        done(cancel_batch(batches_at(url, key), id, json=json))
     done(commands_at(url, key).cancel(id, json=json))
+
+
+def cancel_batch(batches: "LocalBatches | RemoteBatches", id: str, *, json: bool) -> int:
+    """Ask a batch to end."""
+    before = batches.get(id)
+    has_ended = before["status"] in OVER
+    batch = before if has_ended else batches.cancel(id)
+    if json:
+        put_json(batch)
+    if has_ended and before["status"] != "cancelled":
+        say(f"error: batch {id} has already {before['status']}; there is nothing left to cancel")
+        return 1
+    is_over = batch["status"] == "cancelled"
+    say(f"batch {id} is cancelled" if is_over else f"batch {id} is asked to end; what is done of it stays")
+    return 0
 
 
 @app.command()

@@ -135,10 +135,15 @@ def settle_streams() -> None:
 
 def confirmed(question: str) -> bool:
     """Whether the person at the terminal says yes; yes where there is no terminal, and nobody to ask."""
-    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return True
     say(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def can_ask() -> bool:
+    """Whether a person is there who reads what is said and can answer."""
+    return sys.stdin is not None and sys.stderr is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def is_terminal() -> bool:

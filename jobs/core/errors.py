@@ -41,12 +41,13 @@
     ├── Fenced                           somebody else ended this attempt, or its lease ran out: stop without a trace
     ├── Cancelled                        the job was cancelled
     └── HandedBack                       the worker is asked to stop; the attempt goes back
+        └── PutOff                       there is nothing to do until later, and it goes back until then
 
 Nobody reads message text to decide anything: `failure_class` and `tries` are what code looks at.
 """
 
 import errno
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Literal, get_args
 
 FailureClass = Literal["not_found", "auth", "disk", "network", "corrupt", "killed", "refused", "bug"]
@@ -254,6 +255,14 @@ class Cancelled(Interrupted):
 
 class HandedBack(Interrupted):
     """The worker is stopping; the attempt goes back to the queue."""
+
+
+class PutOff(HandedBack):
+    """There is nothing to do before `until`, which is no failure."""
+
+    def __init__(self, why: str, until: datetime) -> None:
+        super().__init__(why)
+        self.until = until
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

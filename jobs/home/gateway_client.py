@@ -7,6 +7,7 @@ who posts a job is told by the key.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import httpx
 
     from jobs.archive.audited import AuditPage, AuditQuery
+    from jobs.home.remote_batches import RemoteBatches
     from jobs.home.remote_keys import RemoteKeys
     from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
@@ -44,6 +46,8 @@ _MEANING: dict[int, type[errors.Trouble]] = {
     429: errors.TooManyRequests,
 }
 """Of a status; of 400 to 499 the rest are our mistake, and all above are the gateway's trouble."""
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 _PLAN_SECONDS = 150.0
 """Registries are asked for it, and on Modal a container may have to start."""
@@ -244,6 +248,13 @@ class GatewayClient:
 
         return RemoteKeys(self._ask)
 
+    @property
+    def batches(self) -> "RemoteBatches":
+        """Its batches: an administrator's are all, another's his own."""
+        from jobs.home.remote_batches import RemoteBatches  # noqa: PLC0415 - few ask for them
+
+        return RemoteBatches(self.url, self._headers, ask=self._ask, refuse=self._refuse)
+
     def audit(self, query: "AuditQuery") -> "AuditPage":
         """Who did what there, asked for page by page.
 
@@ -320,20 +331,21 @@ class GatewayClient:
 
         return self._policy.call(ask, sleep=self._sleep)
 
-    def _sent(self, method: str, path: str, **options: Any) -> Answer:
+    def _sent(self, method: str, path: str, *, headers: Mapping[str, str] = _NONE, **options: Any) -> Answer:
         """Whatever answer there is; where there is none, the error says what to do about it."""
+        all_headers = {**self._headers, **headers}
         doing = f"asking the gateway at {self.url}"
         url = f"{self.url}{path}"
         try:
             if isinstance(self._client, LoopbackClient):
                 try:
-                    return self._client.request(method, url, headers=self._headers, **options)
+                    return self._client.request(method, url, headers=all_headers, **options)
                 except errors.NetworkTrouble as trouble:
                     raise type(trouble)(f"{doing}: {trouble}") from trouble
             from jobs.http.errors import translated  # noqa: PLC0415 - brings httpx, which takes long to import
 
             with translated(doing):
-                return self._client.request(method, url, headers=self._headers, **options)
+                return self._client.request(method, url, headers=all_headers, **options)
         except (errors.NetworkTrouble, errors.Misconfigured) as trouble:
             trouble.hint = hint_for(self.url, trouble)
             raise

@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from jobs.batches.limits import USUAL as USUAL_BATCHES
+from jobs.batches.limits import BatchLimits
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
 from jobs.core.retention import RetentionRules
@@ -74,6 +76,8 @@ class Stack:
     """Those that may be pulled from."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """The other names of models that the fleet declares."""
+    batches: BatchLimits = USUAL_BATCHES
+    """What is declared of batches."""
 
     @property
     def pull_ways(self) -> tuple[str, ...]:
@@ -97,6 +101,7 @@ class Stack:
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
             "aliases": dict(self.aliases),
+            "batches": self.batches.as_json(),
         }
 
     @classmethod
@@ -116,6 +121,7 @@ class Stack:
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
             aliases=dict(document.get("aliases") or {}),
+            batches=BatchLimits.from_json(document.get("batches") or {}),
         )
 
 

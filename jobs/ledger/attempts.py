@@ -15,6 +15,7 @@ from jobs.core.errors import Fenced, StoreTrouble
 from jobs.core.progress import Reading
 from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, after_end, fold
 from jobs.ledger.job_queue import JobQueue
+from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
@@ -41,10 +42,11 @@ class Claim:
 class Attempts:
     """What both the holders of attempts and the sweeps write. Threads may share one."""
 
-    def __init__(self, facts: ShrinkingDict, queue: JobQueue, clock: Clock) -> None:
+    def __init__(self, facts: ShrinkingDict, queue: JobQueue, clock: Clock, kinds: Kinds = KINDS) -> None:
         self._facts = facts
         self._queue = queue
         self._clock = clock
+        self._kinds = kinds
         self._open = OpenJobs(facts, clock)
         self._changes = JobChanges(facts, clock)
         self._reader = LedgerReader(facts)
@@ -158,19 +160,33 @@ class Attempts:
         if ended.has_ended:
             self.close(ended)
             return ended
-        now = self._clock.now()
-        is_put = puts and ended.is_due(now) and self._queue.put(ended.id, ended.lane)
-        self._open.say(OpenJob.of(ended, put_at=now if is_put else None))
+        self._say_open(ended, puts=puts)
+        # Looked for last: of who ends it now, to go on later, and who asks to cancel it one hears of the other.
+        waits = ended.not_before is not None and self.is_ended_by_worker(ended)
+        if waits and self._facts.get(keys.cancel(job.id)) is not None:
+            ended = replace(ended, cancel_asked=True)
+            self._say_open(ended, puts=puts)
         return ended
 
+    def _say_open(self, job: Job, *, puts: bool) -> None:
+        now = self._clock.now()
+        is_put = puts and job.is_due(now) and self._queue.put(job.id, job.lane)
+        self._open.say(OpenJob.of(job, put_at=now if is_put else None))
+
     def end_cancelled(self, facts: JobFacts) -> Job | None:
-        """End a job that nobody runs as cancelled; None when it is running, has ended, or was claimed just now."""
+        """End a job that nobody runs as cancelled; None when it is running, has ended, or was claimed just now, or a
+        worker has to end it."""
         facts = replace(facts, cancel=facts.cancel or {})
         job = fold(facts)
-        if job.state not in {JobState.QUEUED, JobState.WAITING}:
+        if job.state not in {JobState.QUEUED, JobState.WAITING} or self.is_ended_by_worker(job):
             return None
         claim = self.claim(facts, "cancel", timedelta(minutes=1), secrets.token_hex(8))
         return None if claim is None else self.end(claim.job, claim.n, Ending("cancelled"), job.progress)
+
+    def is_ended_by_worker(self, job: Job) -> bool:
+        """Whether a worker has something to finish before it is cancelled."""
+        kind = self._kinds.get(job.kind)
+        return kind is not None and kind.ended_by_worker
 
     def close(self, job: Job) -> None:
         """Point past a job that has ended, tell readers of it, and take it out of the index: last, so that who dies

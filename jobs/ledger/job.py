@@ -9,7 +9,8 @@
                      (e) claim
 
 Cancelling a job nobody runs claims its next attempt and ends it, so (a) or (e) is followed by (f): the end of an
-attempt stays the one place where a job is decided.
+attempt stays the one place where a job is decided. Where a worker has something to finish before (`ended_by_worker`),
+the claim is left to one, at once.
 """
 
 from collections.abc import Mapping
@@ -188,8 +189,9 @@ class Job:
 
     @property
     def not_before(self) -> datetime | None:
-        """Until when a waiting job waits."""
-        return self.attempts[-1].not_before if self.state is JobState.WAITING else None
+        """Until when a waiting job waits. One that somebody asked to cancel waits for nothing but its end."""
+        is_waiting = self.state is JobState.WAITING and not self.cancel_asked
+        return self.attempts[-1].not_before if is_waiting else None
 
     def is_due(self, now: datetime) -> bool:
         """Its next attempt may be claimed."""

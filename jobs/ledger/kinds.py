@@ -101,6 +101,10 @@ class Kind:
         takes_away: whether it takes weights from their place. It is then never posted again among others, nor after
             something else changed those weights, unless somebody says so.
         waits_for: the kinds of which a job about the same model has to end before one of this kind begins.
+        has_command: whether people post it as it is, by a command, an entry point and the API of jobs. What is posted
+            by other ways alone has none of them.
+        ended_by_worker: whether a worker has something to finish before a job of this kind is cancelled. A cancel of
+            one that nobody runs makes it due, and whoever claims it ends it.
 
     """
 
@@ -115,6 +119,8 @@ class Kind:
     changes_weights: bool = False
     takes_away: bool = False
     waits_for: tuple[str, ...] = ()
+    has_command: bool = True
+    ended_by_worker: bool = False
 
     def read(self, typed: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a person typed, as values; what is None or False was left out.
@@ -217,8 +223,21 @@ _KINDS = (
         "warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.",
         parameters=(_TIER,), needs="model", waits_for=("pull", "delete", "rollback"),
     ),
+    Kind(
+        "batch", BATCHES_LANE, 1000,  # it is handed back, or waits for its start, as often as may be
+        "Answer each line of a file once.", has_command=False, ended_by_worker=True,
+    ),
+    Kind(
+        "prune_batches", BATCHES_LANE, 3, "Remove files and batches that are no longer kept.",
+        model="all", has_command=False,
+    ),
 )  # fmt: skip
 KINDS: Kinds = {kind.name: kind for kind in _KINDS}
+
+
+def with_commands(kinds: Kinds) -> Kinds:
+    """Those that people post as they are."""
+    return {name: kind for name, kind in kinds.items() if kind.has_command}
 
 
 def kind_named(name: str, kinds: Kinds = KINDS) -> Kind:

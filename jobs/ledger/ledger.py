@@ -11,7 +11,7 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -48,7 +48,7 @@ class Ledger:
         self._open = OpenJobs(self._facts, clock)
         self._changes = JobChanges(self._facts, clock)
         self.reader = LedgerReader(self._facts)
-        self._attempts = Attempts(self._facts, self._queue, clock)
+        self._attempts = Attempts(self._facts, self._queue, clock, kinds)
         self._sweeper = Sweeper(self._facts, self._queue, self._attempts, clock, kinds)
         self._clock = clock
         self._kinds = kinds
@@ -139,29 +139,51 @@ class Ledger:
 
     def _posted(self, fact: Mapping[str, Any]) -> Job:
         """The job that was written down just now, with its id in the queue."""
-        entry, now = OpenJob(fact), self._clock.now()
-        self._open.say_put(entry, now)
-        job = fold(JobFacts(job=fact))
-        if not self._queue.put(job.id, job.lane):
+        self._enqueued(OpenJob(fact))
+        return fold(JobFacts(job=fact))
+
+    def _enqueued(self, entry: OpenJob) -> None:
+        self._open.say_put(entry, self._clock.now())
+        if not self._queue.put(entry.id, entry.lane):
             self._open.say_put(entry, None)
-        return job
 
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
 
-        Cancelling an ended job changes nothing.
+        Where a worker has something to finish before (`Kind.ended_by_worker`), one that nobody runs is due from now on,
+        and in the queue. Cancelling an ended job changes nothing.
         """
         facts = self.reader.facts(id)
-        job = self.reader.get(id) if facts is None else fold(facts)  # which tells that there is none
-        if facts is None or job.has_ended:
+        while facts is None:
+            self.reader.get(id)  # which tells that there is none, unless it was posted just now
+            facts = self.reader.facts(id)
+        job = fold(facts)
+        if job.has_ended:
             return job
         self._attempts.write_once(keys.cancel(id), {"by": by, "at": isoformat(self._clock.now())})
+        if self._attempts.is_ended_by_worker(job):
+            return self._left_to_worker(id)
         if job.state is JobState.RUNNING:
             asked = replace(job, cancel_asked=True)
             self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
             return asked
         ended = self._attempts.end_cancelled(facts)
         return ended or self.reader.get(id)
+
+    def _left_to_worker(self, id: str) -> Job:
+        """A job once whoever runs it, or is to claim it, can know that somebody has asked to cancel it.
+
+        It is read after that was written: its holder may have ended the attempt meanwhile, not knowing of it, to go on
+        hours later. Who ends one looks for it after that was written, so that one of the two sees the other.
+        """
+        job = self.reader.get(id)
+        if job.has_ended:
+            return job
+        if job.state is JobState.RUNNING:
+            self._open.say(OpenJob.of(job))
+        else:
+            self._enqueued(OpenJob.of(job))
+        return job
 
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
         """Post an ended job again, exactly as it was posted.
@@ -218,7 +240,9 @@ class Ledger:
         if (job := self.reader.find(id)) is not None:
             self._queue.put(id, job.lane)
 
-    def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
+    def claim(
+        self, id: str, *, worker: str, lease: timedelta, token: str | None = None, early: bool = False
+    ) -> Claim | None:
         """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
 
         While it waits for another job about its subject (`Kind.waits_for`) it is not due.
@@ -228,16 +252,17 @@ class Ledger:
             worker: who claims, for the record.
             lease: how long the attempt is ours without a beat.
             token: names the claim, for who may have to ask twice: what he claimed the first time is his.
+            early: also when it waits until later.
 
         """
         mine = token or secrets.token_hex(8)
         entry = self._open.find(id)
-        facts = None if entry is None else self._facts_as_said(entry)
+        facts = None if entry is None else self._facts_as_said(entry, early=early)
         if entry is None or facts is None:  # the index does not know, or not enough
             facts = self.reader.facts(id)
             if facts is None:
                 return None
-            entry = self._claimable(facts)
+            entry = self._claimable(facts, early=early)
         if entry is None:
             return self._claimed_before(id, lease, mine)
         if self._has_to_wait(entry):
@@ -246,12 +271,13 @@ class Ledger:
         claim = self._attempts.claim(facts, worker, lease, mine)
         return claim or self._claimed_before(id, lease, mine)
 
-    def _claimable(self, facts: JobFacts) -> OpenJob | None:
+    def _claimable(self, facts: JobFacts, *, early: bool) -> OpenJob | None:
         """What is to be said of a job that is due; None when nobody can claim it."""
         job = fold(facts)
         if job.cancel_asked and self._attempts.end_cancelled(facts):
             return None
-        return OpenJob.of(job) if job.is_due(self._clock.now()) else None
+        is_due = job.is_due(self._clock.now()) or (early and job.state is JobState.WAITING)
+        return OpenJob.of(job) if is_due else None
 
     def _claimed_before(self, id: str, lease: timedelta, token: str) -> Claim | None:
         """The claim that was written under this token though nobody was told so. What is said of the job is put right:
@@ -263,14 +289,14 @@ class Ledger:
         self._open.say(OpenJob.of(job))
         return self._attempts.claimed_before(job, lease, token) if job.state is JobState.RUNNING else None
 
-    def _facts_as_said(self, entry: OpenJob) -> JobFacts | None:
+    def _facts_as_said(self, entry: OpenJob, *, early: bool) -> JobFacts | None:
         """The facts of a job as far as they are needed to claim it, when what is said of it lets that be tried.
 
         What is said may be late. Then the claim is taken already, or the job is retired, and both are seen after it.
         """
         if (
             not entry.is_posted
-            or not entry.is_due(self._clock.now())
+            or not (entry.is_due(self._clock.now()) or (early and entry.running is None))
             or self._facts.get(keys.cancel(entry.id)) is not None
         ):
             return None
@@ -329,7 +355,7 @@ class Ledger:
         self,
         before_lost: Callable[[Job], None] = lambda _: None,
         *,
-        no_worker_lives: bool = False,
+        no_worker_lives: bool | Collection[str] = False,
         now: datetime | None = None,
     ) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
@@ -338,7 +364,8 @@ class Ledger:
 
         Args:
             before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
-            no_worker_lives: what is running is given up whatever its lease says; for who knows that its worker is dead.
+            no_worker_lives: what is running, or what is so in these lanes, is given up whatever its lease says; for who
+                knows that its worker is dead.
             now: the moment by which leases are judged, from whoever has made sure of the clock that told it; else it is
                 asked for here.
 

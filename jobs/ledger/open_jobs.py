@@ -48,7 +48,7 @@ class OpenJob:
         running: the attempt after those, if it was claimed.
         not_before: until when it waits, if it does.
         put_at: when its id was last put into the queue for the attempt that is due; None when it is not there.
-        cancel_asked: somebody asked for it to stop while it ran.
+        cancel_asked: somebody asked for it to stop, and whoever runs it, or is to claim it, has to hear of it.
 
     """
 

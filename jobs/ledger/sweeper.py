@@ -5,7 +5,7 @@ something may be wrong: so it costs the same however many jobs wait, and however
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -41,6 +41,7 @@ class Swept:
         open_lanes: the lanes that have jobs which have not ended, and wait for no other job.
         due_lanes: those of them that have a job which somebody could take up now, put into the queue by us or before.
         going_on: the jobs that have not ended.
+        running_lanes: the lanes that have a job which somebody runs, or ran until he died.
 
     """
 
@@ -50,6 +51,7 @@ class Swept:
     open_lanes: frozenset[str]
     due_lanes: frozenset[str] = frozenset()
     going_on: tuple[HeardJob, ...] = ()
+    running_lanes: frozenset[str] = frozenset()
 
 
 def waits_among(entry: OpenJob, others: Iterable[OpenJob], kinds: Kinds) -> bool:
@@ -82,7 +84,12 @@ class Sweeper:
         self._reader = LedgerReader(facts)
 
     def sweep(
-        self, listed: Listed, before_lost: BeforeLost, *, no_worker_lives: bool, now: datetime | None = None
+        self,
+        listed: Listed,
+        before_lost: BeforeLost,
+        *,
+        no_worker_lives: bool | Collection[str],
+        now: datetime | None = None,
     ) -> Swept:
         """Look at the jobs that are listed, and do what is to be done about them."""
         now = now or self._clock.now()
@@ -91,8 +98,9 @@ class Sweeper:
         beats: dict[str, datetime] = {}
         for entry in listed.jobs:
             current: OpenJob | None = entry
-            if no_worker_lives or not entry.is_posted or self._may_be_late(entry, now, beats):
-                current, was_lost = self._looked_at(entry, now, before_lost, no_worker_lives=no_worker_lives)
+            is_dead = no_worker_lives if isinstance(no_worker_lives, bool) else entry.lane in no_worker_lives
+            if is_dead or not entry.is_posted or self._may_be_late(entry, now, beats):
+                current, was_lost = self._looked_at(entry, now, before_lost, no_worker_lives=is_dead)
                 lost += [entry.id] if was_lost else []
             if current is not None:
                 going_on.append(current)
@@ -114,6 +122,7 @@ class Sweeper:
             frozenset(entry.lane for entry in workable),
             frozenset(due),
             tuple(HeardJob(entry, beats.get(entry.id)) for entry in going_on if entry.is_posted),
+            frozenset(entry.lane for entry in going_on if entry.running),
         )
 
     def _may_be_late(self, entry: OpenJob, now: datetime, beats: dict[str, datetime]) -> bool:

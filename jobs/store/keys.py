@@ -165,6 +165,7 @@ NIGHTS_SINCE = "nightly/since"
 WINDOW = "window/"
 WAKE = "wake/"
 REFUSED_WAKE = "refused_wake/"
+LEAVE = "leave/"
 
 
 def platform(who: str) -> str:
@@ -181,6 +182,10 @@ def wake(tier: str, day: str, n: object) -> str:
 
 def refused_wake(tier: str, day: str) -> str:
     return f"{REFUSED_WAKE}{tier}/{day}"
+
+
+def leave(tier: str) -> str:
+    return f"{LEAVE}{tier}"
 
 
 SORTS_MOVING = "sorts/moving"
@@ -289,11 +294,11 @@ CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
 BY_TIME = (END, GONE, CHANGED)
 """What one machine's file finds by its `at` as well, however much of it there is."""
 
-FOR_SERVERS = (WARMING, WANTED)
+FOR_SERVERS = (WARMING, WANTED, LEAVE)
 """What the containers of a tier are told."""
 
-OF_MINUTES = (WANTED,)
-"""What somebody waits for, and counts for minutes: nobody looks where an older version wrote it."""
+OF_MINUTES = (WANTED, LEAVE)
+"""What counts for minutes, while somebody waits: nobody looks where an older version wrote it, if it knew of it."""
 
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
@@ -374,6 +379,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (window("<tier>"), "whether a window keeps the tier awake; not, once the tier is gone", "the tick", False, _STAYS),
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
+    (leave("<tier>"), "since when batches keep the tier awake that was asleep; that its servers may leave since",
+     "the batches worker", False, _HEARD),
     (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
     (seen("<key>"), "when it was last still so, as an older version wrote it", "the check for alerts", False, _CASE),
     (STILL_OPEN, "by the key of each incident that is open, when it was last still so", "the check for alerts", False,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.batches.running.batch_context import BatchContext
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Unsupported
 from jobs.core.model_name import ModelName
@@ -37,6 +38,8 @@ class TaskContext:
     """The tier that was declared for a model, whatever its size."""
     settings: SettingsOf = unset
     """What was set for a model: with its context it is placed and warmed."""
+    batches: BatchContext | None = None
+    """What batches work with; None where none are worked on."""
     server_pull_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one attempt whose server pulls: two pulls that share a blob can crash it (ollama
     server/download.go:442). Every thread of a worker shares it."""
@@ -53,6 +56,17 @@ class TaskContext:
                 "the models directory is not ours to read", hint="start `up` with --models DIR and a directory you own"
             )
         return self.weights
+
+    def require_batches(self) -> BatchContext:
+        """What batches work with.
+
+        Raises:
+            Unsupported: none are worked on here.
+
+        """
+        if self.batches is None:
+            raise Unsupported("no batches are worked on here")
+        return self.batches
 
     def choose_server(
         self,

@@ -4,9 +4,11 @@ A task takes the attempt and the context, and returns the result. Tasks decide a
 `registry`, `ollama` and `weights`.
 """
 
+from jobs.tasks.batch import batch
 from jobs.tasks.context import Result, Task, TaskContext
 from jobs.tasks.delete import delete
 from jobs.tasks.prune import prune
+from jobs.tasks.prune_batches import prune_batches
 from jobs.tasks.pull import pull
 from jobs.tasks.rollback import rollback
 from jobs.tasks.verify import verify
@@ -20,6 +22,8 @@ TASKS: dict[str, Task] = {
     "prune": prune,
     "rollback": rollback,
     "warm": warm,
+    "batch": batch,
+    "prune_batches": prune_batches,
 }
 
 

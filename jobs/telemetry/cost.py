@@ -1,7 +1,7 @@
 """What the servers cost, estimated from the seconds that their containers counted themselves. Pure.
 
-What a container did is paid by its tier's price; what it spent on serving is shared among models and keys by the
-seconds that their requests took; lines of a batch by themselves. `LEFT_OUT` is what such an estimate cannot know.
+What a container did is paid by its tier's price; what it spent on serving is shared among models, keys and batches by
+the seconds that their requests took. `LEFT_OUT` is what such an estimate cannot know.
 """
 
 from collections import defaultdict
@@ -70,8 +70,19 @@ class TierCost:
 
 @dataclass(frozen=True)
 class UseCost:
-    """The part of a tier's serving that went to one model and one key, as lines of a batch where one is named; no model
-    is what no record explains."""
+    """The part of a tier's serving that went to one model, one key, and one batch of that key, or to none.
+
+    Args:
+        tier: where.
+        model: empty for what no record explains.
+        key: whose requests they were.
+        requests: how many.
+        seconds: that they took, added up.
+        dollars: the price of their part.
+        batch: whose lines they were; empty for people's.
+        gpu_seconds: their part, of the time that containers spent on serving; none where nobody counts it.
+
+    """
 
     tier: str
     model: str
@@ -79,11 +90,13 @@ class UseCost:
     requests: int
     seconds: float
     dollars: float
-    batch: str = ""
+    batch: str = NOBODY
+    gpu_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         who = {"model": self.model or None, "key": self.key or None, "batch": self.batch or None}
-        return {**asdict(self), **who, "seconds": round(self.seconds, 1), "dollars": round(self.dollars, 4)}
+        rounded = {"seconds": round(self.seconds, 1), "gpu_seconds": round(self.gpu_seconds, 1)}
+        return {**asdict(self), **who, **rounded, "dollars": round(self.dollars, 4)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -94,7 +107,8 @@ class UseCost:
             requests=int(document["requests"]),
             seconds=float(document["seconds"]),
             dollars=float(document["dollars"]),
-            batch=str(document.get("batch") or NOBODY),  # a gateway of an older version tells none
+            batch=plain(document.get("batch") or NOBODY),  # a gateway of an older version tells neither
+            gpu_seconds=float(document.get("gpu_seconds", 0.0)),
         )
 
 
@@ -174,20 +188,24 @@ class Cost:
     def use_lines(self, width: int | None = None) -> Iterator[str]:
         """Who had what served."""
         if self.uses:
-            has_batches = any(use.batch for use in self.uses)
-            yield f"serving, by model{', key and batch' if has_batches else ' and key'}:"
+            of_batches = any(use.batch for use in self.uses)
+            counted = any(use.gpu_seconds for use in self.uses)
+            yield "serving, by model, key and batch:" if of_batches else "serving, by model and key:"
+            head = ("TIER", "MODEL", "KEY", *(("BATCH",) if of_batches else ()), "REQUESTS", "TOOK")
             yield from _columns(
-                ("TIER", "MODEL", "KEY", *(("BATCH",) if has_batches else ()), "REQUESTS", "TOOK", "COST"),
+                (*head, *(("GPU",) if counted else ()), "COST"),
                 [
                     (
                         *(use.tier or "-", use.model or "not recorded", use.key or "-"),
-                        *((use.batch or "-",) if has_batches else ()),
-                        *(use.requests, human_span(use.seconds), f"${use.dollars:.2f}"),
+                        *((use.batch or "-",) if of_batches else ()),
+                        *(use.requests, human_span(use.seconds)),
+                        *((human_span(use.gpu_seconds),) if counted else ()),
+                        f"${use.dollars:.2f}",
                     )
                     for use in self.uses
                 ],
                 width,
-                (*(_BATCHES_GIVE_WAY if has_batches else ()), *_USES_GIVE_WAY),
+                _USES_GIVE_WAY,
             )
 
     def cold_lines(self) -> Iterator[str]:
@@ -207,16 +225,15 @@ _TIERS_GIVE_WAY = (
 _USES_GIVE_WAY = (
     GiveWay("MODEL", 28, "middle"),
     GiveWay("TOOK", "left out"),
+    GiveWay("BATCH", 16, "middle"),
     GiveWay("KEY", 12, "middle"),
     GiveWay("TIER", 8, "middle"),
+    GiveWay("GPU", "left out"),
     GiveWay("MODEL", 16, "middle"),
     GiveWay("REQUESTS", "left out"),
     GiveWay("MODEL", 8, "middle"),
 )
 """Who had what, and what it cost, stay."""
-
-
-_BATCHES_GIVE_WAY = (GiveWay("BATCH", 12, "middle"),)
 
 
 def cost(
@@ -299,28 +316,23 @@ def _part(container: Metered, since: datetime, until: datetime) -> float:
 
 def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
     """The serving of each tier, shared by how long requests took; the dearest first."""
-    paid = {tier.tier: tier.dollars_of(tier.seconds["serving"]) for tier in tiers}
+    priced = {tier.tier: tier for tier in tiers}
     unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
     grouped: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        about = row.about
-        grouped[about.tier, about.model, about.key, about.batch].append(row)
+        grouped[row.about.tier, row.about.model, row.about.key, row.about.batch].append(row)
     took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
     totals: dict[str, float] = defaultdict(float)
-    for (tier, *_), seconds in took.items():
+    for (tier, _, _, _), seconds in took.items():
         totals[tier] += seconds
-    found = [
-        UseCost(
-            *use[:3],
-            batch=use[3],
-            requests=sum(row.sums.count for row in group),
-            seconds=took[use],
-            dollars=paid.get(use[0], 0.0) * took[use] / totals[use[0]] if totals[use[0]] else 0.0,
-        )
-        for use, group in grouped.items()
-    ]
+    found = []
+    for (tier, model, key, batch), group in grouped.items():
+        seconds, count = took[tier, model, key, batch], sum(row.sums.count for row in group)
+        part = unexplained.get(tier, 0.0) * seconds / totals[tier] if totals[tier] else 0.0
+        dollars = priced[tier].dollars_of(part) if part else 0.0
+        found.append(UseCost(tier, model, key, count, seconds, dollars, batch, part))
     found += [
-        UseCost(tier, NOBODY, NOBODY, 0, seconds, paid[tier])
+        UseCost(tier, NOBODY, NOBODY, 0, seconds, priced[tier].dollars_of(seconds), gpu_seconds=seconds)
         for tier, seconds in unexplained.items()
         if not totals[tier]
     ]

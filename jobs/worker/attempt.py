@@ -62,8 +62,11 @@ class RunningAttempt:
         if self._why is not None:
             raise self._why
 
-    def hold(self) -> None:
+    def hold(self, *, to_finish: bool = False) -> None:
         """Make sure, now, that this attempt is still ours: what follows may be seen by others (P4).
+
+        Args:
+            to_finish: go on though it was cancelled or is to be handed back: only what has to be done before that.
 
         Raises:
             Interrupted: cancelled, fenced, or handed back.
@@ -71,7 +74,20 @@ class RunningAttempt:
 
         """
         self.beat(before_publishing=True)
-        self.check()
+        if to_finish:
+            self.check_fence()
+        else:
+            self.check()
+
+    def check_fence(self) -> None:
+        """Raise when this attempt is no longer ours, whatever else is a reason to stop.
+
+        Raises:
+            Fenced: so it is.
+
+        """
+        if isinstance(self._why, Fenced):
+            raise self._why
 
     def beat(self, *, before_publishing: bool = False) -> None:
         """Renew the lease; learn whether to stop, for certain only before publishing.

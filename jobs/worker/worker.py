@@ -60,6 +60,8 @@ class Worker:
         before_lost: told of a job before a sweep of ours gives its attempt up for lost.
         name: under which attempts tell who worked on them; where every machine has the same name and the same process
             ids, as containers do, something better has to be handed in.
+        early: jobs that wait until later are claimed when their ids come, and keep nobody here while they do not. So it
+            is for lanes where somebody else sees to it that there is a worker when one of them is due.
 
     """
 
@@ -75,6 +77,7 @@ class Worker:
         backoff: Backoff | None = None,
         before_lost: Callable[[Job], None] = lambda _: None,
         name: str | None = None,
+        early: bool = False,
     ) -> None:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._ledger = ledger
@@ -85,6 +88,7 @@ class Worker:
         self._timing = timing or Timing()
         self._backoff = backoff or Backoff()
         self._before_lost = before_lost
+        self._early = early
         self._outage = StoreOutage(f"the ledger of lane {lane}", clock)
         self._changed = threading.Condition()
         # All times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
@@ -111,8 +115,9 @@ class Worker:
     def run(self, stop: threading.Event, *, idle_after: timedelta | None = None) -> None:
         """Work until `stop` is set, or nothing was to do for `idle_after`; then hand back what is running.
 
-        There is something to do as long as the lane has a job that has not ended: one that waits for its next try, or
-        one whose worker was killed and whose lease still runs. A ledger that fails is asked again, for a lease at most.
+        There is something to do as long as the lane has a job that has not ended: one that waits for its next try
+        (unless `early`), or one whose worker was killed and whose lease still runs. A ledger that fails is asked again,
+        for a lease at most.
 
         Raises:
             StoreUnavailable: the ledger has answered nothing for as long as a lease, so everybody takes this worker for
@@ -213,7 +218,9 @@ class Worker:
         id, token = self._taken_id  # kept until it is answered: the id is out of the queue, and nobody else has it
         if stop.is_set():
             self._ledger.enqueue(id)
-        elif claim := self._ledger.claim(id, worker=self.name, lease=self._timing.lease, token=token):
+        elif claim := self._ledger.claim(
+            id, worker=self.name, lease=self._timing.lease, token=token, early=self._early
+        ):
             self._start(claim, over)
         self._taken_id = None
         return True
@@ -235,7 +242,8 @@ class Worker:
             self._sweep_at = now + self._timing.sweep.total_seconds()
         # By the moment that was looked at: the clock may be set from here on, and beats are older than it says then.
         swept = self._ledger.sweep(self._before_lost, now=moment)
-        self._has_open_jobs = self._lane in swept.open_lanes
+        busy = swept.due_lanes | swept.running_lanes if self._early else swept.open_lanes
+        self._has_open_jobs = self._lane in busy
         for id in swept.lost:
             logger.warning("gave up a silent attempt of job {}", id)
         if swept.next_due is not None:
@@ -312,8 +320,8 @@ class Worker:
             return None
         except errors.Cancelled:
             return Ending("cancelled")
-        except errors.HandedBack:
-            return self._handed_back(run)
+        except errors.HandedBack as back:
+            return _put_off(run, back) if isinstance(back, errors.PutOff) else self._handed_back(run)
         except (errors.Trouble, OSError) as error:
             return self._after(run, _trouble_of(run, error))
         except Exception as bug:  # noqa: BLE001 - the worker's edge: whatever a task throws becomes the job's story
@@ -398,6 +406,12 @@ def _trouble_of(run: RunningAttempt, error: errors.Trouble | OSError) -> errors.
     trouble = errors.os_trouble(error, doing=f"the {run.job.kind} of {run.job.subject}")
     logger.opt(exception=error).error("attempt met trouble: {}", trouble)
     return trouble
+
+
+def _put_off(run: RunningAttempt, later: errors.PutOff) -> Ending:
+    if run.n >= run.job.attempts_allowed:
+        return Ending("failed", "refused", f"{later}, and it has no attempt left", "post it again, to start earlier")
+    return Ending("retry", message=str(later), not_before=later.until)
 
 
 def _by_bug(bug: Exception) -> Ending:

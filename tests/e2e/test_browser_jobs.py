@@ -10,7 +10,7 @@ from app.gateway.auth.keys import VARIABLE
 from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from tests.support import nginx as web
-from tests.support.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, browser
+from tests.support.browser import ENTER, ESCAPE, MISSING, SHIFTS, SPACE, TAB, Browser, browser
 from tests.support.gateways import RunningGateway
 from tests.support.local_stack import Shell, Up, simulator_as_ollama, up
 from tests.support.many_jobs import many_jobs
@@ -226,20 +226,6 @@ def test_nothing_shifts_while_it_loads(
             window.open("about:blank")
 
             assert sum(value for value, _ in shifts) < 0.1, shifts
-
-
-SHIFTS = """
-const found = [];
-const observer = new PerformanceObserver(() => {});
-observer.observe({ type: 'layout-shift', buffered: true });
-return new Promise((done) => setTimeout(() => {
-  for (const each of [...observer.takeRecords(), ...found]) {
-    if (each.hadRecentInput) continue;
-    found.push([each.value, each.sources.map(({ node }) => node?.id || node?.className || node?.nodeName)]);
-  }
-  done(found);
-}, 300));
-"""
 
 
 @pytest.fixture(scope="module")

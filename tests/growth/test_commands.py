@@ -17,6 +17,7 @@ from app.accounting.archiving import ArchiveThread
 from app.accounting.spending import estimate
 from app.accounting.window_cost import offers
 from app.deployment import functions_with_secrets
+from app.deployment.batches import functions as batch_functions
 from app.deployment.modal_cli import list_jobs_of
 from app.deployment.status import status
 from app.fleet.schema import load
@@ -31,7 +32,7 @@ from jobs.core.progress import Reading
 from jobs.home.home import VARIABLE, Home
 from jobs.ledger.expiry import clearing
 from jobs.ledger.job import Ending
-from jobs.ledger.kinds import KINDS
+from jobs.ledger.kinds import KINDS, with_commands
 from jobs.ledger.ledger import Ledger
 from jobs.listing.dead_memory import known_jobs, look_and_remember, of_last_night
 from jobs.listing.recent_jobs import RECENT
@@ -325,7 +326,7 @@ LOOKS: dict[str, tuple[Look, int, str]] = {
 
 _ONE_LISTING = "all jobs of five days once, by a container that somebody asks for:"
 ELSEWHERE_DEPLOYED = {
-    **dict.fromkeys(KINDS, "posts: `post` in test_round_trips.py"),
+    **dict.fromkeys(with_commands(KINDS), "posts: `post` in test_round_trips.py"),
     "retry": "`retry` and `retry_delete` in test_round_trips.py; with `--all` after a look at the dead letters",
     **dict.fromkeys(("cancel", "dismiss"), "`job ID`, and a write or two"),
     **dict.fromkeys(("models", "list_models"), "read no jobs, but models: test_model_files.py"),
@@ -340,7 +341,7 @@ ELSEWHERE_DEPLOYED = {
     "nightly": "`nights` in test_round_trips.py",
     "weights_worker": "claims, beats and ends in test_round_trips.py, publishing in test_file_operations.py; after its "
     "work two listings of all jobs, which finds what is to be archived",
-    "servers_worker": "claims, beats and ends in test_round_trips.py",
+    **dict.fromkeys(("servers_worker", "batches_worker"), "claims, beats and ends in test_round_trips.py"),
     "deliver_alerts": "lists the incidents, none of the jobs",
 }
 """Of the entry points and Functions, what is counted in another file, or follows from what is."""
@@ -349,7 +350,7 @@ ELSEWHERE_DEPLOYED = {
 def test_each_entry_point_is_counted() -> None:
     """Whatever `modal run` or a schedule can call has a row above, or a line that says where it is counted."""
     rows = {what.split()[0] for what in LOOKS}
-    places = [*vars(app.jobs).items(), *vars(functions_with_secrets).items()]
+    places = [*vars(app.jobs).items(), *vars(functions_with_secrets).items(), *vars(batch_functions).items()]
     told = {name for name, value in places if isinstance(value, (modal.app.LocalEntrypoint, modal.Function))}
     assert told == rows | ELSEWHERE_DEPLOYED.keys()
     assert not rows & ELSEWHERE_DEPLOYED.keys()

@@ -225,11 +225,14 @@ READERS: dict[str, tuple[Work, int]] = {
         path: (asking(path), 1)
         for path in ("audit?since=1d", "keys", "cost?since=7d", "usage", "cold?since=7d", "windows")
     },
+    "batches?limit=20": (asking("batches?limit=20"), 2),
     **{path: (asking(path), 0) for path in ("tiers", "models", "limits")},
 }
 """What somebody looks at, and the most round trips of it."""
 
 ELSEWHERE = {
+    "GET /batches/{id}": "at most five entries of one batch: below",
+    "POST /batches/{id}/cancel": "the same, and the cancel of its job: `cancel_queued` in test_round_trips.py",
     "GET /jobs/{id}": "one job by its keys: `job ID` in test_commands.py",
     "GET /jobs/{id}/events": "`look` in test_round_trips.py, shared by all who follow it",
     "GET /keys/{name}": "as `keys`; what is done with one: test_round_trips.py",

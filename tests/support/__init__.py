@@ -1,6 +1,8 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
+batch_files        files, lines and results of batches
 batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
+batch_runs         attempts at batches against a scripted gateway
 browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
@@ -25,6 +27,7 @@ gateways           a gateway over real sockets, in this process
 go_answers         what Go makes of request bodies, recorded, and Go itself where it is there
 hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
+killed_appender    appends results of a batch in a process that is killed
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
 large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes

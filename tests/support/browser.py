@@ -54,6 +54,21 @@ class WrongPage(AssertionError):
     """The browser refused what it was asked."""
 
 
+SHIFTS = """
+const found = [];
+const observer = new PerformanceObserver(() => {});
+observer.observe({ type: 'layout-shift', buffered: true });
+return new Promise((done) => setTimeout(() => {
+  for (const each of [...observer.takeRecords(), ...found]) {
+    if (each.hadRecentInput) continue;
+    found.push([each.value, each.sources.map(({ node }) => node?.id || node?.className || node?.nodeName)]);
+  }
+  done(found);
+}, 300));
+"""
+"""A script: what has moved since the page was opened without anybody's doing, by how much, and whose part it is."""
+
+
 class Browser:
     """One window. Every call waits until the browser has done it."""
 

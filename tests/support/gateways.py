@@ -19,6 +19,7 @@ from app.fleet.schema import Fleet
 from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.batches.parts import BatchParts
 from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import Origins
@@ -27,6 +28,7 @@ from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
+from app.gateway.ops.context import send_none
 from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream
 from jobs.cli.job_commands import Preview
@@ -137,6 +139,8 @@ def gateway(
     meet: Meet | None = None,
     clock: Clock = CLOCK,
     writer: str = "test",
+    batches: BatchParts | None = None,
+    send_worker: Callable[[str], object] = send_none,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier. What it asks of its store, `meet` is told before."""
     path = folder / "gateway.sqlite"
@@ -181,6 +185,8 @@ def gateway(
         settings_in_manifests=settings_in_manifests,
         notes=notes,
         loop_watch=loop_watch,
+        batches=batches,
+        send_worker=send_worker,
     )
     known_state.refresh()
     composed = Composed(parts)

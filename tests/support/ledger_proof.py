@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from jobs.core.errors import Fenced, NotFound, StoreTrouble
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
-from jobs.ledger.job import Ending, IllegalMove, Job, Outcome
+from jobs.ledger.job import Ending, IllegalMove, Job, JobState, Outcome
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.testing.clock import HandClock
@@ -41,7 +42,9 @@ LEASE = PASSES / 2
 ALLOWED = 2
 SUBJECT = "m:latest"
 LINE = "line"
-STAGING, PUBLISHED = "staging/", "published/"
+STAGING, PUBLISHED, DONE = "staging/", "published/", "done/"
+CANCEL = "cancel"
+LATER = 500 * PASSES
 ONCE = tuple(each.pattern.partition("<")[0] for each in keys.TABLE if each.is_once)
 
 OpenLedger = Callable[[View], Ledger]
@@ -63,12 +66,13 @@ class Poster:
     posts: int
     together: bool = False
     """As those that come with others."""
+    kind: str = "pull"
 
     def phase(self, left: int) -> Phase:
         return Phase(("post", left, self.together), partial(self._run, left))
 
     def _run(self, left: int, view: View) -> Phase | None:
-        ledger, request = self.open(view), ("pull", SUBJECT, {"model": SUBJECT})
+        ledger, request = self.open(view), (self.kind, SUBJECT, {"model": SUBJECT})
         if self.together:
             (posted,) = _until_answered(lambda: ledger.post_all([request], by="p", attempts=ALLOWED))
         else:
@@ -84,13 +88,16 @@ class Worker:
     open: OpenLedger
     id: str
     times: int
+    ends_cancelled: bool = False
+    """Of a kind that a worker alone ends: claims early, finishes what is cancelled, and puts off what is not."""
 
     def phase(self, left: int) -> Phase:
         return Phase(("claim", left), partial(self._claim, left))
 
     def _claim(self, left: int, view: View) -> Phase | None:
         ledger, token = self.open(view), view.token()
-        claim = _until_answered(lambda: ledger.claim(self.id, worker=view.name, lease=LEASE, token=token))
+        early = self.ends_cancelled
+        claim = _until_answered(lambda: ledger.claim(self.id, worker=view.name, lease=LEASE, token=token, early=early))
         again = self.phase(left - 1) if left > 1 else None
         if claim is None:
             return again
@@ -103,18 +110,21 @@ class Worker:
         try:
             view.ask("do", "stage", self.id, me)
             is_cancelled = _until_answered(lambda: ledger.beat(claim, Reading()))
-            if not is_cancelled:
+            if not is_cancelled or self.ends_cancelled:
                 view.ask("do", "publish", self.id, claim.n, me)
             ways = ("succeeded", "failed", "retry") if claim.n < ALLOWED else ("succeeded", "failed")
             outcome: Outcome = "cancelled" if is_cancelled else view.choose(*ways)
             token = view.token()
             view.looks.clear()
-            _until_answered(lambda: ledger.end(claim, Ending(outcome), Reading(), token=token))
+            later = BEGIN + LATER if self.ends_cancelled and outcome == "retry" else None
+            _until_answered(lambda: ledger.end(claim, Ending(outcome, not_before=later), Reading(), token=token))
         except Fenced:
             return again
         if BEGIN + timedelta(seconds=view.looks[0]) > claim.held_until:
             raise Violation(f"P4: {me} saw that its lease had run out, and ended its attempt")
         view.ask("check", "ended", self.id, claim.n, token)
+        if self.ends_cancelled:
+            view.ask("do", "done", self.id, f"{claim.n}")
         return again
 
 
@@ -136,6 +146,7 @@ class Sweeper:
 class Canceller:
     open: OpenLedger
     id: str
+    tells: bool = False
 
     def phase(self) -> Phase:
         return Phase(("cancel",), self._run)
@@ -146,6 +157,8 @@ class Canceller:
             _until_answered(lambda: ledger.cancel(self.id, by="c"))
         except NotFound:
             return
+        if self.tells:
+            view.ask("do", "done", self.id, CANCEL)
 
 
 def _until_answered(ask: Callable[[], T]) -> T:
@@ -180,15 +193,27 @@ def do(entries: Entries, operation: Operation) -> tuple[Mapping[str, str | None]
             if published not in {None, me}:
                 raise Violation(f"P3: attempt {n} of {id} is published by {published}, and by {me}")
             return {PUBLISHED + f"{id}/{n}": me}, True
+        case ("done", id, what):
+            _check_due({**entries, DONE + what: ""}, id)
+            return {DONE + what: ""}, None
         case ("posted", id):
             if keys.job(id) not in entries:
                 raise Violation(f"P1: {id} was told to its poster, and is not there")
-            return {}, None
         case ("ended", id, n, token):
             if json.loads(entries[keys.end(id, n)])["token"] != token:
                 raise Violation(f"P3: attempt {n} of {id} has two ends: {token} was told that it ended it")
-            return {}, None
-    raise ValueError(operation)
+        case _:
+            raise ValueError(operation)
+    return {}, None
+
+
+def _check_due(entries: Entries, id: str) -> None:
+    """Once both are at their ends who asked to cancel a job and who ended its last attempt, it waits for nothing."""
+    job = Ledger(NoQueue(), _Plain(_facts(entries)), HandClock(BEGIN)).reader.get(id)
+    told = DONE + CANCEL in entries and DONE + str(len(job.attempts)) in entries
+    entry = json.loads(entries.get(keys.open(id), "null"))
+    if told and job.state is JobState.WAITING and (entry is None or entry["not_before"] is not None):
+        raise Violation(f"{id} is to be cancelled, and waits until later: {entry}")
 
 
 # -- what holds in each state ------------------------------------------------------------------------------------------
@@ -201,7 +226,7 @@ class Promises:
         self._known_to_end: set[frozenset[tuple[str, str]]] = set()
 
     def check(self, entries: Entries) -> None:
-        facts = {key: text for key, text in entries.items() if not key.startswith((STAGING, PUBLISHED))}
+        facts = _facts(entries)
         jobs = _jobs(facts)
         self._check_jobs(jobs)
         about = frozenset(entry for entry in facts.items() if not entry[0].startswith(keys.BEAT))
@@ -239,6 +264,11 @@ class Promises:
                 raise Violation(f"P1: {id} never ends")
             if job.has_ended and after[id] != job:
                 raise Violation(f"P3: {id} had ended {job.state}, and is {after[id].state}")
+
+
+def _facts(entries: Entries) -> Entries:
+    """What is the ledger's."""
+    return {key: text for key, text in entries.items() if not key.startswith((STAGING, PUBLISHED, DONE))}
 
 
 def _jobs(facts: Entries) -> list[Job]:
@@ -312,24 +342,28 @@ def scenario(
     moments: int = 1,
     lost_replies: int = 1,
     together: bool = False,
+    kind: str = "pull",
     ledger: OpenLedger = real_ledger,
     once: tuple[str, ...] = ONCE,
 ) -> Scenario:
     """So many workers and sweepers, a poster and a canceller, from an empty ledger on; with `together` one more poster,
-    who posts several at once.
+    who posts several at once. Of a kind that workers alone end they finish what is cancelled.
     """
-    id = f"{LINE}-1"
+    id, is_theirs = f"{LINE}-1", KINDS[kind].ended_by_worker
     posters = {"poster": False} | ({"poster of several": True} if together else {})
     actors = [
-        *(Actor(who, Poster(ledger, posts, many).phase(posts), BY_OTHERS["poster"]) for who, many in posters.items()),
-        Actor("canceller", Canceller(ledger, id).phase(), BY_OTHERS["canceller"]),
-        *(Actor(f"worker {i}", Worker(ledger, id, times).phase(times), BY_WORKER) for i in range(workers)),
+        *(
+            Actor(who, Poster(ledger, posts, many, kind).phase(posts), BY_OTHERS["poster"])
+            for who, many in posters.items()
+        ),
+        Actor("canceller", Canceller(ledger, id, is_theirs).phase(), BY_OTHERS["canceller"]),
+        *(Actor(f"worker {i}", Worker(ledger, id, times, is_theirs).phase(times), BY_WORKER) for i in range(workers)),
         *(Actor(f"sweeper {i}", Sweeper(ledger, times).phase(times), BY_OTHERS["sweeper"]) for i in range(sweepers)),
     ]
     pointer = {"v": 1, "line": LINE, "generation": 1}
     return Scenario(
         actors=tuple(actors),
-        store={keys.live("pull", SUBJECT): pointer, keys.OPEN_COMPLETE: {"v": 1}},
+        store={keys.live(kind, SUBJECT): pointer, keys.OPEN_COMPLETE: {"v": 1}},
         once=once,
         check=Promises().check,
         do=do,
@@ -348,6 +382,7 @@ def searches() -> Iterator[tuple[str, Scenario, int | None]]:
     yield f"to the end, 1 switch in the midst of work: {posters}, a worker, a sweeper, a canceller", both, 1
     few = "a worker twice, a sweeper, a poster, a canceller"
     yield f"to the end, 2 switches: {few}", scenario(workers=1, sweepers=1, times=2), 2
+    yield f"to the end, 2 switches, ended by a worker: {few}", scenario(workers=1, sweepers=1, times=2, kind="batch"), 2
 
 
 def main(arguments: list[str]) -> int:

@@ -46,15 +46,16 @@ class TierCostEntry(BaseModel):
 
 
 class UseCostEntry(BaseModel):
-    """The part of a tier's serving that went to a model and a key; a null model is what no record explains."""
+    """The part of a tier's serving that went to a model, a key and a batch; no model is what no record explains."""
 
     tier: str
     model: str | None
     key: str | None
+    batch: Annotated[str | None, Field(description="Whose lines they were; null for requests of people")] = None
     requests: int
-    seconds: float
+    seconds: Annotated[float, Field(description="That requests took, added up")]
+    gpu_seconds: Annotated[float, Field(description="Their part of the time that containers spent on serving")] = 0.0
     dollars: float
-    batch: Annotated[str | None, Field(description="Whose lines they were, where they were those of a batch")] = None
 
 
 class CostResponse(BaseModel):

@@ -108,6 +108,10 @@ class LedgerPool:
         """Like `do`, for what only reads."""
         return await self._ask(lambda ledger: work(ledger.reader))
 
+    async def look_up(self, work: Callable[[Ledger], T]) -> T:
+        """Like `do`, for what takes a whole ledger and changes nothing."""
+        return await self._ask(work)
+
     async def look(self) -> Look:
         """How the jobs stand, as they did at most `listed_for` ago: looked at once for all who ask meanwhile. Who has
         changed something through here is shown it.

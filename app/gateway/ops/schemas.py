@@ -18,7 +18,7 @@ from app.engines.engine import EngineName
 from jobs.cli.signature import parameter
 from jobs.core.since import parse_since
 from jobs.ledger.job import JobState
-from jobs.ledger.kinds import Kind, Kinds, Parameter
+from jobs.ledger.kinds import Kind, Kinds, Parameter, with_commands
 from jobs.telemetry.cold_starts import Phase
 
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
@@ -152,8 +152,8 @@ _MODEL: dict[str, Any] = {"one": (ModelField, ...), "one or all": (ModelField | 
 
 
 def job_body(kinds: Kinds) -> Any:
-    """The type of a body that is one of these kinds."""
-    return Annotated[Union[tuple(map(_body, kinds.values()))], Field(discriminator="kind")]  # noqa: UP007 - of as many as there are
+    """The type of a body that is one of these kinds, as far as people post them."""
+    return Annotated[Union[tuple(map(_body, with_commands(kinds).values()))], Field(discriminator="kind")]  # noqa: UP007 - of as many as there are
 
 
 def _body(kind: Kind) -> type[JobBody]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from starlette.types import ASGIApp, Message, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 
 from app.gateway.auth.keys import BatchLine, Caller
 from app.gateway.protocol.headers import Header
@@ -28,6 +28,10 @@ class CallerConnection(Protocol):
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
+
+    @property
+    def query(self) -> bytes:
+        """What stands behind the `?` of the address."""
 
     @property
     def is_gone(self) -> bool:
@@ -63,7 +67,7 @@ def _keep_nothing() -> Callable[[], None]:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request whose key is known and whose body has been read.
+    """A request whose key is known and whose body has been read, but where it `is_streamed`.
 
     Args:
         id: names it in logs and in the answer's `x-request-id`.
@@ -107,6 +111,8 @@ class Exchange:
     """Gives up the request's own hold on the body."""
     told: Callable[[], Sequence[Header]] | None = field(default=None, repr=False)
     """Makes what the head of the answer tells of the key's limits, where it has some."""
+    receive: Receive | None = field(default=None, repr=False)
+    """Where the body is handed on as it comes: waits for more of it."""
 
     @property
     def is_gone(self) -> bool:

@@ -12,6 +12,7 @@ app/README.md too; a test compares the two.
 """
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,13 +26,15 @@ KeyScope = Literal["chat", "admin"]
 
 @dataclass(frozen=True)
 class RouteEntry:
-    """One path, and what is done with it. A part in braces stands for exactly one segment."""
+    """One path, and what is done with it. A part in braces stands for one segment, or for all that follow."""
 
     methods: tuple[str, ...]
     path: str
     action: RouteAction
     scope: KeyScope = "chat"
     why: str = ""
+    is_streamed: bool = False
+    """Its body is handed on as it comes, and never here as a whole."""
 
     @cached_property
     def speech(self) -> Speech:
@@ -81,15 +84,32 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("POST",), "/v1/embeddings", "passed"),
     RouteEntry(("POST",), "/v1/responses", "passed"),
     RouteEntry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
+    RouteEntry(("GET", "HEAD", "POST"), "/v1/files", "here", why="a form with `purpose=batch`", is_streamed=True),
+    RouteEntry(("GET", "HEAD", "DELETE"), "/v1/files/{id}", "here"),
+    RouteEntry(("GET", "HEAD"), "/v1/files/{id}/content", "here", why="the whole, or a `Range` of it"),
+    RouteEntry(("GET", "HEAD", "POST"), "/v1/batches", "here"),
+    RouteEntry(("GET", "HEAD"), "/v1/batches/{id}", "here"),
+    RouteEntry(("POST",), "/v1/batches/{id}/cancel", "here"),
     RouteEntry(("POST",), "/v1/messages", "passed"),
     RouteEntry(("POST",), "/v1/messages/count_tokens", "passed"),
+    RouteEntry(("GET", "HEAD", "POST"), "/v1/messages/batches", "here", is_streamed=True),
+    RouteEntry(("GET", "HEAD", "DELETE"), "/v1/messages/batches/{id}", "here"),
+    RouteEntry(("GET", "HEAD"), "/v1/messages/batches/{id}/results", "here", why="lines of JSON, once it has ended"),
+    RouteEntry(("POST",), "/v1/messages/batches/{id}/cancel", "here"),
     RouteEntry(("POST",), "/v1/rerank", "passed", why="the order of `documents` by a `query`, of a model that ranks"),
     RouteEntry(("POST",), "/tokenize", "passed", why="the tokens of `content`, by the model that its `model` names"),
     RouteEntry(("POST",), "/api/tokenize", "unserved", why=COUNTS),
 )
 
 _EXACT = {entry.path: entry for entry in TABLE if "{" not in entry.path}
-_BELOW = {entry.path.partition("{")[0]: entry for entry in TABLE if "{" in entry.path}
+_BELOW: dict[str, list[RouteEntry]] = defaultdict(list)
+"""Entries with braces, by what stands before those; of entries with the same, the longest path first."""
+for _entry in sorted(TABLE, key=lambda entry: -len(entry.path)):
+    if "{" in _entry.path:
+        _BELOW[_entry.path.partition("{")[0]].append(_entry)
+
+_ONE_SEGMENT = "{id}"
+"""In these braces stands exactly one; in others all that follows, since names of models have slashes."""
 
 
 def clean(path: str) -> str:
@@ -103,10 +123,19 @@ def find(path: str) -> tuple[RouteEntry, str] | None:
     """The entry of a clean path, and what stands in its braces."""
     if entry := _EXACT.get(path):
         return entry, ""
-    for prefix, entry in _BELOW.items():
+    for prefix, entries in _BELOW.items():
         if path.startswith(prefix):
-            return entry, path.removeprefix(prefix)
+            below = path.removeprefix(prefix)
+            return next(((entry, inside) for entry in entries if (inside := _inside(entry, below))), None)
     return None
+
+
+def _inside(entry: RouteEntry, below: str) -> str:
+    """What stands in the braces of this entry, of what stands below its beginning; empty if it is not its path."""
+    _, _, rest = entry.path.partition("}")
+    inside = below.removesuffix(rest)
+    is_one = _ONE_SEGMENT not in entry.path or "/" not in inside
+    return inside if below.endswith(rest) and is_one else ""
 
 
 def meant_by(path: str) -> str:

@@ -100,6 +100,12 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "keys.defaults.tiers": ("keys.defaults.tiers", ["h100"]),
     "keys.defaults.wake": ("keys.defaults.wake", False),
     "keys.defaults.hold": ("keys.defaults.hold", False),
+    "batches.start": ("batches.start", "now"),
+    "batches.quota_gb": ("batches.quota_gb", 9),
+    "batches.keep_days": ("batches.keep_days", 9),
+    "batches.most_lines": ("batches.most_lines", 9),
+    "batches.most_file_mb": ("batches.most_file_mb", 9),
+    "batches.at_once": ("batches.at_once", 9),
     "volume.quota_gb": ("volume.quota_gb", 9),
     "volume.retention.unused_days": ("volume.retention.unused_days", 9),
     "volume.retention.trash_days": ("volume.retention.trash_days", 9),
@@ -140,6 +146,8 @@ def document() -> dict[str, Any]:
     budgets = dict.fromkeys(("requests", "tokens", "gpu_seconds", "dollars"), "5/month")
     counts, switches = dict.fromkeys(("rpm", "tpm", "concurrent"), 5), {"wake": True, "hold": True}
     found["keys"] = {"charge_cold": False, "defaults": {**counts, **budgets, "tiers": ["a10g"], **switches}}
+    sizes = {"quota_gb": 5, "keep_days": 5, "most_lines": 5, "most_file_mb": 5, "at_once": 5}
+    found["batches"] = {"start": "window", **sizes}
     return found
 
 
@@ -244,6 +252,7 @@ def deployed(fleet: Fleet) -> dict[str, Any]:
         "servers": [tier_settings(fleet, name) for name in fleet.tiers],
         "capacities": fleet.catalog_tiers(),
         "registries": fleet.may_pull_from(),
+        "batches": fleet.batches.limits,
         "wakes": [Wakes({}, fleet).budget(name) for name in fleet.tiers],  # type: ignore[arg-type]
         "prices": (spent, [fleet.dollars_per_hour(name) for name in fleet.tiers]),
     }
@@ -280,6 +289,7 @@ def here(fleet: Fleet) -> dict[str, Any]:
         "startup": [asked.startup(name) for name in asked.server_tiers],
         "engines": [asked.engine(name) for name in asked.server_tiers],
         "registries": asked.registries,
+        "batches": asked.batches,
         "prices": fleet.prices,  # as the page shows them
     }
 

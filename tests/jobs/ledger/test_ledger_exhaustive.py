@@ -9,7 +9,7 @@ import pytest
 
 from jobs.core.clock import Clock, isoformat
 from jobs.ledger.attempts import Attempts, Claim
-from jobs.ledger.job import JobFacts
+from jobs.ledger.job import Job, JobFacts, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import QueueLike, ShrinkingDict
@@ -36,6 +36,19 @@ def test_who_posts_several_at_once_keeps_every_promise(sweepers: int, posts: int
     tried = scenario(workers=0, sweepers=sweepers, posts=posts, lost_replies=0, together=True)
     with quiet():
         found = Search(tried).run(switches=1)
+    assert found.is_complete
+    assert found.states > 10_000
+
+
+@pytest.mark.parametrize(("times", "sweepers", "switches"), [(2, 0, 2), (1, 1, 1)])
+def test_what_a_worker_alone_ends_keeps_every_promise(times: int, sweepers: int, switches: int) -> None:
+    """P1 to P4 hold where a cancel leaves the end to a worker, who puts the job off for hours or finishes it.
+
+    Once who cancels and who puts off are through, in whatever order, the job does not wait.
+    """
+    tried = scenario(workers=1, sweepers=sweepers, times=times, lost_replies=0, kind="batch")
+    with quiet():
+        found = Search(tried).run(switches=switches)
     assert found.is_complete
     assert found.states > 10_000
 
@@ -75,6 +88,14 @@ class _ForgetfulEnds(Attempts):
             return super().write_once(key, fact, token)
         self._facts.put(key, {"v": 1, **fact, "token": token or secrets.token_hex(8)})
         return True
+
+
+class _Deaf(Attempts):
+    """Who puts a job off does not look whether somebody asks to cancel it."""
+
+    def _say_open(self, job: Job, *, puts: bool) -> None:
+        if not (job.state is JobState.WAITING and job.cancel_asked):
+            super()._say_open(job, puts=puts)
 
 
 class _DoublePosts(Ledger):
@@ -123,4 +144,11 @@ def test_a_ledger_that_breaks_a_promise_is_found(
         workers=workers, sweepers=sweepers, posts=2 - workers % 2, ledger=_open(ledger), lost_replies=0, once=()
     )
     with quiet(), pytest.raises(Violation, match=f"^{promise}: .*; after\n  "):
+        Search(tried).run(switches=2)
+
+
+def test_a_holder_who_does_not_look_for_the_wish_is_found() -> None:
+    """A ledger in which a cancel that comes with the end of an attempt is heard hours later is told from ours."""
+    tried = scenario(workers=1, sweepers=0, lost_replies=0, kind="batch", ledger=_open(_with(_Deaf)))
+    with quiet(), pytest.raises(Violation, match="is to be cancelled, and waits until later"):
         Search(tried).run(switches=2)

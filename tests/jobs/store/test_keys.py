@@ -35,6 +35,7 @@ STORED = {
     "job/<id>": "once",
     "key/<name>/<n>": "once",
     "last_used": "overwritten",
+    "leave/<tier>": "overwritten",
     "live/<kind>/<subject>": "overwritten",
     "meter/<tier>/<container>": "overwritten",
     "nightly/ran": "overwritten",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.core.clock import SystemClock
-from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.core.errors import Corrupt, Fenced, NotFound, PutOff, TooManyRequests, Trouble, Unreachable
 from jobs.ledger.job import JobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
@@ -244,3 +244,43 @@ def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
 
     assert calls == [1, 2]
     assert live_store.ledger().reader.get(id).state is JobState.SUCCEEDED
+
+
+def early_worker(store: Store, work: Work) -> Worker:
+    ledger = store.ledger()
+    return Worker(ledger, "batches", work, clock=SystemClock(), timing=QUICK, backoff=AT_ONCE, early=True)
+
+
+def test_an_early_worker_leaves_what_waits(live_store: Store) -> None:
+    """A job that is put off keeps no worker that takes jobs early; its id, once somebody puts it in, starts it."""
+    id = live_store.ledger().post("batch", "batch_1", {}, by="test").job.id
+    later = SystemClock().now() + timedelta(hours=1)
+    calls: list[int] = []
+
+    def put_off_once(run: RunningAttempt) -> dict[str, Any]:
+        calls.append(run.n)
+        if run.n == 1:
+            raise PutOff("the window opens at eight", later)
+        return {}
+
+    early_worker(live_store, put_off_once).run(threading.Event(), idle_after=timedelta(seconds=0.3))
+    job = live_store.ledger().reader.get(id)
+    assert (job.state, job.attempts[0].outcome, job.attempts[0].failure_class) == (JobState.WAITING, "retry", None)
+    assert job.attempts[0].message == "the window opens at eight"
+
+    live_store.ledger().enqueue(id)
+    early_worker(live_store, put_off_once).run(threading.Event(), idle_after=timedelta(seconds=0.3))
+    assert live_store.ledger().reader.get(id).state is JobState.SUCCEEDED
+    assert calls == [1, 2]
+
+
+def test_what_is_put_off_in_its_last_attempt_has_failed(live_store: Store) -> None:
+    """P3: no attempt is promised that the job does not have."""
+    id = live_store.ledger().post("batch", "batch_1", {}, by="test", attempts=1).job.id
+
+    def put_off(_: RunningAttempt) -> dict[str, Any]:
+        raise PutOff("not yet", SystemClock().now())
+
+    early_worker(live_store, put_off).run(threading.Event(), idle_after=timedelta(seconds=0.3))
+    job = live_store.ledger().reader.get(id)
+    assert (job.state, job.attempts[0].message) == (JobState.FAILED, "not yet, and it has no attempt left")

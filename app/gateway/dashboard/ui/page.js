@@ -3,6 +3,7 @@
 import { SHOWN, showActs } from "./acts.js";
 import * as api from "./api.js";
 import { Asking } from "./asking.js";
+import { isOver, showBatches, SHOWN as BATCHES } from "./batches.js";
 import { el, keep, setHidden, setText } from "./dom.js";
 import { keepFocus } from "./focus.js";
 import { Following } from "./following.js";
@@ -29,7 +30,7 @@ const RARE = 5 * 60 * SECOND;
 
 const known = {
   board: null, night: null, keys: null, tiers: null, health: null, models: null, aliases: [], complaints: [],
-  summary: null, acts: null,
+  summary: null, acts: null, batches: null,
 };
 let afterAsking = null; // done once the list has come that somebody asked for
 
@@ -55,6 +56,7 @@ const polling = new Polling(
     { path: () => "tiers", every: pace, take: (answer) => (known.tiers = answer.tiers) },
     { path: () => "jobs/summary", every: pace, take: (answer) => (known.summary = answer) },
     { path: () => jobList.path(), every: pace, take: takeList },
+    { path: () => `batches?limit=${BATCHES}`, every: batchPace, take: takeBatches },
     { path: () => "models", every: () => SLOW, take: takeModels },
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
     { path: () => "keys", every: () => SLOW, isWanted: managesKeys, take: (answer) => (known.keys = answer) },
@@ -68,6 +70,7 @@ const parts = [
   { node: at("now"), isKnown: () => ["health", "tiers", "jobs/summary"].every(hasTried) },
   { node: at("tiers"), isKnown: () => hasTried("tiers") },
   { node: at("jobs"), isKnown: () => jobList.isKnown || hasTried("jobs?") },
+  { node: at("batches"), isKnown: () => hasTried("batches") },
   { node: at("models"), isKnown: () => hasTried("models") },
   { node: at("weeks"), isKnown: () => hasTried("days") },
   { node: at("next"), isKnown: () => hasTried("night") },
@@ -92,6 +95,10 @@ function pace() {
   return isBusy || known.tiers?.some(({ state, coming }) => state === "waking" || coming) ? BRISK : CALM;
 }
 
+function batchPace() {
+  return known.batches?.batches.some((batch) => !isOver(batch)) ? BRISK : CALM;
+}
+
 // -- taking what was learnt in ----------------------------------------------------------------------------------------
 
 function takeBoard(answer) {
@@ -108,6 +115,15 @@ function takeModels(answer) {
   known.models = answer.models;
   known.aliases = answer.aliases ?? []; // a gateway of an older version tells none
   known.complaints = answer.complaints;
+}
+
+/** What has ended since the last look is said. */
+function takeBatches(answer) {
+  const before = new Map(known.batches?.batches.map((batch) => [batch.id, batch]));
+  for (const batch of answer.batches) {
+    if (isOver(batch) && before.has(batch.id) && !isOver(before.get(batch.id))) announce(`Batch ${batch.id}: ${batch.status}`);
+  }
+  known.batches = answer;
 }
 
 function takeActs(answer) {
@@ -148,6 +164,7 @@ function show() {
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
   jobList.show({ remedies: known.board?.remedies, mayChange: mayChange(), act, actAll, seek }, known.summary?.counts);
+  if (known.batches) showBatches(at("batch-list"), at("batches-note"), known.batches, askAboutBatch);
   showModelList(mayChange());
   showKeyList();
   setHidden(at("pull-form"), !mayChange());
@@ -263,6 +280,17 @@ function ask({ kind, model, ...question }) {
     takeJob(job);
   };
   asking.ask({ ...question, work });
+}
+
+/** Ask whether a batch is to end, and have it end. */
+function askAboutBatch({ id }) {
+  const work = async () => {
+    await api.post(`batches/${encodeURIComponent(id)}/cancel`).catch(refused);
+    announce(`Batch ${id} is asked to end`);
+    polling.again("batches", "audit");
+  };
+  const words = "What is done of it stays, and can be fetched. Its other lines are not asked any more.";
+  asking.ask({ title: `Cancel ${id}?`, words, yes: "Cancel it", work });
 }
 
 /** Ask whether a key is to be rotated or revoked, and do it. */

@@ -1,0 +1,57 @@
+"""A batch as one document, for the command line, the ops API and the page; OpenAI's and Anthropic's clients have shapes
+of their own. Pure."""
+
+import re
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from jobs.batches.batch_store import Batch
+from jobs.core.clock import isoformat
+
+OVER = frozenset({"completed", "failed", "expired", "cancelled"})
+"""The statuses of a batch that has ended."""
+
+
+_ID = re.compile(r"(msg)?batch_[0-9a-f]{6,64}")
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether it is the id of a batch, and not of a job or a file."""
+    return _ID.fullmatch(text) is not None
+
+
+def document_of(batch: Batch) -> dict[str, Any]:
+    """How a batch was posted, how it stands, and how it ended. No content of a line is in it."""
+    record, state, end = batch.record, batch.last_state, batch.end
+    return {
+        "id": record.id,
+        "status": batch.status,
+        "endpoint": record.endpoint,
+        "dialect": record.dialect,
+        "model": record.model,
+        "owner": record.owner,
+        "posted_by": record.posted_by,
+        "created_at": isoformat(record.created_at),
+        "expires_at": isoformat(record.expires_at),
+        "completion_window": record.completion_window,
+        "start": record.start,
+        "max_dollars": record.max_dollars,
+        "metadata": dict(record.metadata),
+        "lines": asdict(batch.counts),
+        "use": batch.use.as_json(),
+        "estimate": batch.estimate.as_json() if batch.estimate else None,
+        "in_progress_at": _said(state and state.in_progress_at),
+        "finalizing_at": _said(state and state.finalizing_at),
+        "ended_at": _said(batch.ended_at),
+        "starts_at": _said(state and state.starts_at) if not batch.has_ended else None,
+        "note": batch.note,
+        "errors": [asdict(each) for each in batch.errors],
+        "input_file_id": record.input_file_id,
+        "output_file_id": end and end.output_file_id,
+        "error_file_id": end and end.error_file_id,
+    }
+
+
+def _said(moment: datetime | None) -> str | None:
+    return isoformat(moment) if moment else None

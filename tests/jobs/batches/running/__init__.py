@@ -1,0 +1,1 @@
+"""What an attempt at a batch promises."""
