@@ -111,7 +111,7 @@ def batch_context(home: Home, stack: Stack, clock: Clock) -> BatchContext:
     prices = BatchPrices(lambda: dict(facts.items(*MEASURED)), plan.fleet, clock, rented=False)
     return BatchContext(
         clock=clock,
-        storage=BatchStorage(home.root / "batches", clock, quota_bytes=limits.quota_bytes),
+        storage=BatchStorage(home.batches, clock, quota_bytes=limits.quota_bytes),
         store=BatchStore(facts, ledger, clock),
         facts=facts,
         gateway=stack.gateway,
