@@ -114,7 +114,7 @@ def post(served: BatchGateway, content: bytes, key: str = KEY) -> httpx.Response
 
 
 def test_beyond_the_quota_nothing_is_taken(tmp_path: Path) -> None:
-    """An upload for which there is no room is answered 507 in the caller's shape with what to do, and leaves nothing."""
+    """An upload for which there is no room is answered 507 in the caller's shape, with what to do, and nothing stays."""
     with batch_gateway(tmp_path, quota_bytes=3_000_000, keys=KEYS) as served:
         assert post(served, b"x" * 1_000_000).status_code == 200
         refused = post(served, b"x" * 2_500_000)
