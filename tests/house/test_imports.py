@@ -58,6 +58,7 @@ FLOORS: dict[str, int] = {
     "app/accounting": 13,
     "app/scheduler": 14,
     "app/deployment": 15,
+    "app/deployment/batches": 18,
     "app/gateway/auth": 11,
     "app/gateway/event_loop": 11,
     "app/gateway/protocol": 13,

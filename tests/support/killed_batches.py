@@ -10,7 +10,6 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,6 @@ from jobs.batches.running.lines_at_work import BEYOND
 from jobs.core.clock import SystemClock
 from tests.support.batch_files import documents, line, packed, posted
 from tests.support.local_stack import Shell, Up, family, up
-from tests.support.stores import Store
 from tests.support.waiting import WHOLE, until
 
 PARALLEL = 4
@@ -93,7 +91,7 @@ def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: 
             assert not batches.get(record.id).has_ended, f"only {case.kills.total()} kills came before its end"
             at = _kill_one(case, at, ending)
         until(lambda: batches.get(record.id).has_ended, patience=WHOLE, shows=lambda: batches.get(record.id))
-        return _found(case, storage, batches.get(record.id), store, lines, time.monotonic() - began)
+        return _found(case, storage, batches.get(record.id), time.monotonic() - began)
 
 
 def _post(storage: BatchStorage, batches: BatchStore, lines: int) -> BatchRecord:
@@ -114,7 +112,7 @@ def _kill_one(case: _Case, at: Up, ending: ExitStack) -> Up:
         at.process.communicate()
         case.kills[victim] += 1
         return ending.enter_context(up(case.shell, "--simulate"))
-    found = _running(at, {"worker": "app.local.batches", "server": "jobs.testing.ollama"}[victim])
+    found = running(at, {"worker": "app.local.batches", "server": "jobs.testing.ollama"}[victim])
     for pid in found[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -122,7 +120,7 @@ def _kill_one(case: _Case, at: Up, ending: ExitStack) -> Up:
     return at
 
 
-def _running(at: Up, module: str) -> list[int]:
+def running(at: Up, module: str) -> list[int]:
     """The processes below `up` that run a module."""
     found = []
     for pid in family(at.process.pid):
@@ -133,7 +131,7 @@ def _running(at: Up, module: str) -> list[int]:
     return found
 
 
-def _found(case: _Case, storage: BatchStorage, batch: Batch, store: Store, lines: int, seconds: float) -> Killed:
+def _found(case: _Case, storage: BatchStorage, batch: Batch, seconds: float) -> Killed:
     assert batch.end is not None
     ids = [
         str(each["custom_id"])
