@@ -41,12 +41,16 @@ def server_class(tier: str) -> str:
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
+BATCHES_WORKER = "batches_worker"
 DELIVER_ALERTS = "deliver_alerts"
 NIGHTLY = "nightly"
 PLAN_NIGHT = "plan_night"
 PLAN_PRUNE = "plan_prune"
 READ_FLEET = "read_fleet"
 PORT, MODELS = engine.PORT, engine.MODELS
+BATCHES = "/batches"
+"""Where the files of batches are mounted."""
+
 PYTHON = "3.12"
 
 OLLAMA_VERSION = "0.32.15"
@@ -69,6 +73,11 @@ weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True,
 """What is mounted; `volume` commits and reloads it."""
 
 volume = LimitedVolume(weights, _LIMITS)
+
+batches = modal.Volume.from_name("ollama-batches", create_if_missing=True, version=2)
+"""What is mounted, by whoever writes files of batches; `batches_volume` commits and reloads it."""
+
+batches_volume = LimitedVolume(batches, _LIMITS)
 queue = LimitedQueue(modal.Queue.from_name("ollama-jobs", create_if_missing=True), _LIMITS)
 
 

@@ -1,6 +1,5 @@
 """What batches will cost, and have: the tiers' prices beside what finished batches, people and containers measured."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -102,8 +101,8 @@ class BatchPrices:
             idle_seconds=declared.scaledown_window_seconds if wakes else 0.0,
         )
 
-    def shared_times(self, batch: str, since: datetime) -> dict[str, SharedTime]:
-        """A batch's part of each tier since then, as `cost` shares what containers counted.
+    def shared_times(self, batch: str, since: datetime) -> dict[tuple[str, str], SharedTime]:
+        """What a batch took of each tier by each model since then, as `cost` shares what containers counted.
 
         Raises:
             StoreTrouble: what it rests on cannot be read.
@@ -113,10 +112,6 @@ class BatchPrices:
             return {}
         now = self.clock.now()
         cost = estimated_cost(self.entries(), self.fleet, since, now + timedelta(seconds=1))
-        requests: dict[str, float] = defaultdict(float)
-        served_for: dict[str, float] = defaultdict(float)
-        for use in cost.uses:
-            if use.batch == batch:
-                requests[use.tier] += use.seconds
-                served_for[use.tier] += use.gpu_seconds
-        return {tier: SharedTime(requests[tier], served_for[tier]) for tier in requests}
+        return {
+            (use.tier, use.model): SharedTime(use.requests, use.gpu_seconds) for use in cost.uses if use.batch == batch
+        }

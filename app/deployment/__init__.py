@@ -1,5 +1,6 @@
 """What runs as Modal functions, and the commands that speak to them.
 
+batches/                their volume, their worker, their commands
 addresses               where the deployed servers answer, and the headers that their proxy wants
 functions_with_secrets  the servers worker and the delivery of alerts, apart because they need secrets
 modal_cli               what `modal run` does on the caller's machine: the commands, on the deployment's ledger

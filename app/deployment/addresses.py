@@ -1,15 +1,10 @@
 """Where the deployed servers answer, and what opens the way to them. Looking an address up wakes nobody."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
 from loguru import logger
 
-from app.fleet.schema import Fleet
 from app.resources import deployment, server_class
-
-QUEUE_FOR_A_GPU = timedelta(minutes=5)
-"""On top of a server's own start: there may be none free at once."""
 
 
 def proxy_headers(environ: Mapping[str, str]) -> dict[str, str]:
@@ -27,8 +22,3 @@ def addresses(tiers: Iterable[str]) -> dict[str, str]:
         elif url:
             urls[tier] = url
     return urls
-
-
-def longest_start(fleet: Fleet, tier: str) -> timedelta:
-    """How long a caller may have to wait for a server of that tier."""
-    return timedelta(seconds=fleet.tier(tier).startup_timeout_seconds) + QUEUE_FOR_A_GPU

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from loguru import logger
 
-from app.deployment.addresses import addresses, longest_start, proxy_headers
+from app.deployment.addresses import addresses, proxy_headers
 from app.deployment.worker_process import work
 from app.engines.clients import CLIENTS
 from app.fleet.schema import Fleet, declared
@@ -126,7 +126,7 @@ class Warming:
         if known is not None and str(name.folded()) not in known and (why := why_missing(run)):
             raise why  # before a GPU is woken for nothing
         tier, server = self._context.server_for_model(name, run.job.request.get("tier"))
-        within = longest_start(self._fleet, tier.name)
+        within = self._fleet.tier(tier.name).longest_start
         require_may_start = self._start_check(run, tier.name, within)
         require_may_start()
         self._allow(run, tier.name, within)

@@ -2,13 +2,13 @@
 
 from loguru import logger
 
-from app.resources import SERVERS_WORKER, WEIGHTS_WORKER, deployment, ledger
+from app.resources import BATCHES_WORKER, SERVERS_WORKER, WEIGHTS_WORKER, deployment, ledger
 from jobs.core.clock import SystemClock
 from jobs.core.errors import NotFound, StoreTrouble
-from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import BATCHES_LANE, SERVERS_LANE, WEIGHTS_LANE
 from jobs.worker.presence import is_at_work
 
-WORKERS = {WEIGHTS_LANE: WEIGHTS_WORKER, SERVERS_LANE: SERVERS_WORKER}
+WORKERS = {WEIGHTS_LANE: WEIGHTS_WORKER, SERVERS_LANE: SERVERS_WORKER, BATCHES_LANE: BATCHES_WORKER}
 
 
 def spawn_worker(lane: str) -> bool:

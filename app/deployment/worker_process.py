@@ -52,8 +52,12 @@ def longest_call() -> timedelta:
     return timedelta(seconds=float(seconds)) if seconds else LONGEST - SPARE
 
 
-def work(ledger: Ledger, facts: DictLike, lane: str, perform: Perform, clock: Clock, *, concurrency: int) -> bool:
+def work(
+    ledger: Ledger, facts: DictLike, lane: str, perform: Perform, clock: Clock, *, concurrency: int, early: bool = False
+) -> bool:
     """Work the lane until nothing is left to do (true), or this container's time is up (false).
+
+    With `early`, jobs that wait for their time are no work, unless their ids come; then they are taken up (`Worker`).
 
     Raises:
         KeyboardInterrupt: the container is being taken away. The platform gives the call to another one.
@@ -66,7 +70,9 @@ def work(ledger: Ledger, facts: DictLike, lane: str, perform: Perform, clock: Cl
         keeping_time = timing(lease())
 
         def run() -> None:
-            worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=keeping_time, name=name)
+            worker = Worker(
+                ledger, lane, perform, clock=clock, concurrency=concurrency, timing=keeping_time, name=name, early=early
+            )
             worker.run(stop, idle_after=IDLE_AFTER)
 
         WorkerPresence(facts, lane, clock).work(run, lambda: not stop.is_set() and ledger.has_queued(lane))

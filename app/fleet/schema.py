@@ -49,6 +49,9 @@ from jobs.registry.allowlist import USUAL, Registries
 
 GB = 1_000_000_000
 
+QUEUE_FOR_A_GPU = timedelta(minutes=5)
+"""On top of a server's own start: there may be none free at once."""
+
 
 def _beside(key: str, message: str) -> PydanticCustomError:
     """A key of a table that is wrong only beside another one."""
@@ -113,7 +116,7 @@ class TierConfig(_Table):
     target_concurrency: Annotated[int, Field(ge=1, le=1000)]
     exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
     own_wakes_per_day: Annotated[int, Field(ge=0, le=1000)]
-    """How often the night and the windows together may wake it in a day."""
+    """How often the night, the windows and the batches together may wake it in a day."""
     readers_ahead: Annotated[int, Field(ge=0, le=64)] = 16
     """How many readers bring a model's blobs from the volume while the engine loads it; 0 leaves it to the engine."""
     engine: EngineName = "ollama"
@@ -140,6 +143,11 @@ class TierConfig(_Table):
     def least_vram_gb(self) -> int | None:
         """What the GPUs of any container of it have together."""
         return self.vram_gb or (self.least_gpus.memory_gb if self.least_gpus else None)
+
+    @property
+    def longest_start(self) -> timedelta:
+        """How long a caller may have to wait for a server of it."""
+        return timedelta(seconds=self.startup_timeout_seconds) + QUEUE_FOR_A_GPU
 
     @property
     def memory_mib(self) -> int:

@@ -18,6 +18,7 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.gateway.admission_parts import admission
 from app.gateway.app import GatewayApp
+from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.batches.handlers import batch_handlers
 from app.gateway.batches.parts import BatchContext, BatchParts
@@ -29,7 +30,7 @@ from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
-from app.gateway.dashboard.batches import batch_list
+from app.gateway.dashboard.batches import batch_list, estimates
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -55,9 +56,12 @@ from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
+from app.scheduler.batch_starts import OwnTiers, RentedTiers
 from jobs.access.audit_thread import AuditThread
 from jobs.access.limits import NO_LIMITS
 from jobs.archive.audited import Archived, AuditPage, AuditQuery, no_archive, page
+from jobs.batches.estimate import Where
+from jobs.batches.limits import USUAL as USUAL_BATCHES
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -469,6 +473,7 @@ class Composed:
                 keys.KeyActs(parts.keys, parts.facts, self._audit_thread.audit, parts.clock, parts.copy_keys),
                 self._ledger_pool.changed_elsewhere,
             ),
+            estimates.router(self._estimates(), self._reads.of_batches),
             batch_list.router(
                 batch_list.BatchList(
                     parts.facts, self._ledger_pool, parts.clock, self._audit_thread.audit, parts.send_worker
@@ -476,6 +481,29 @@ class Composed:
             ),
             audit.router(self._audited, parts.clock, lambda: self._ledger_pool.changes),
             *((windows.router(windows.Windows(parts.clock, parts.fleet), self._reads.of_cost),) if parts.fleet else ()),
+        )
+
+    def _estimates(self) -> estimates.Estimates:
+        parts = self._parts
+
+        def where(caller: Caller) -> Where:
+            def found(model: str) -> tuple[str, str]:
+                name = ModelName.parse(model)
+                caller.need_model(parts.router.subject(name), asked_as=name)
+                route = parts.router.route(model, may_see=caller.may_use)
+                return str(route.model), route.tier
+
+            return found
+
+        return estimates.Estimates(
+            clock=parts.clock,
+            fleet=parts.fleet,
+            rented=parts.rented,
+            limits=parts.fleet.batches.limits if parts.fleet else USUAL_BATCHES,
+            where=where,
+            tiers=(
+                RentedTiers(parts.facts, parts.fleet) if parts.rented and parts.fleet else OwnTiers(parts.fleet)
+            ).now,
         )
 
     def _audited(self, query: AuditQuery) -> AuditPage:

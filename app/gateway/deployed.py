@@ -16,7 +16,8 @@ from loguru import logger
 
 from app import resources
 from app.deploy_refusals import refusals_told
-from app.deployment.addresses import addresses, longest_start, proxy_headers
+from app.deployment.addresses import addresses, proxy_headers
+from app.deployment.batches.storage import mounted_storage
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
 from app.fleet.effect_notes import in_a_deployment
@@ -24,6 +25,7 @@ from app.fleet.schema import Fleet, declared
 from app.gateway.auth.key_lines import FixedLines
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.batches.parts import BatchParts
 from app.gateway.catalog.state import KnownState
 from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
@@ -69,7 +71,10 @@ with refusals_told():
     image=resources.cpu_image,
     cpu=CPU_CORES,
     memory=MEMORY_MIB,
-    volumes={resources.MODELS: resources.weights.with_mount_options(read_only=True)},
+    volumes={
+        resources.MODELS: resources.weights.with_mount_options(read_only=True),
+        resources.BATCHES: resources.batches,
+    },
     secrets=[resources.api_keys, resources.proxy_token],
     unauthenticated=True,
     # Without a target for concurrency nothing is scaled: there is one, and during a deployment, for as long as answers
@@ -142,7 +147,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
             name,
             urls[name],
             headers,
-            longest_start(fleet, name),
+            tier.longest_start,
             tier.max_containers,
             is_remote=True,
             engine=fleet.engine_of(name),
@@ -217,6 +222,9 @@ class Service:
                 past=models.past,
                 audited=models.audited,
                 copy_keys=lambda: spawn_worker(WEIGHTS_LANE),
+                batches=BatchParts(
+                    mounted_storage(fleet.batches.limits, clock), fleet.batches.limits, fleet.schedule.zone
+                ),
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),

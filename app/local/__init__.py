@@ -7,8 +7,6 @@ main            one machine, end to end: `ollama-modal up` runs servers, workers
                 stop
 nightly_thread  the nights of the one-machine stack: a thread does what the schedule does on Modal
 plan            what `up` was asked for, checked; and which registries may be pulled from
-processes       server processes that live and die with us: started in groups of their own, watched, and taken down
-                with all theirs
 server_reports  the servers of this machine, reported to the ledger as those of a deployment report themselves
 servers         which Ollama servers the one-machine stack has, and which models directory: found, started, or
                 simulated

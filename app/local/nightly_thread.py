@@ -15,11 +15,13 @@ from app.gateway.ops.context import send_none
 from app.local.coming_night import actual
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
+from app.scheduler.batch_starts import OwnTiers, put_early
 from app.scheduler.parts import is_told
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
+from jobs.ledger.open_jobs import OpenJobs
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
@@ -31,7 +33,8 @@ CHECK_EVERY = timedelta(minutes=1)
 
 
 class NightlyThread:
-    """Runs each night that is due, warms what open windows want, and checks for alerts, in a thread of its own."""
+    """Runs each night that is due, warms what open windows want, has batches begin in them, and checks for alerts, in a
+    thread of its own."""
 
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
@@ -53,7 +56,12 @@ class NightlyThread:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        steps = {"night": self.run_if_due, "windows": self.post_warmups, "alert check": self.check_alerts}
+        steps = {
+            "night": self.run_if_due,
+            "windows": self.post_warmups,
+            "batches": self.begin_batches,
+            "alert check": self.check_alerts,
+        }
         while True:
             for what, do in steps.items():
                 try:
@@ -82,6 +90,11 @@ class NightlyThread:
     def post_warmups(self) -> None:
         """Have loaded what an open window wants loaded."""
         self._windows.post_warmups(self._ledger, self._facts)
+
+    def begin_batches(self) -> None:
+        """Have batches begin that waited for a window which is open."""
+        now, going_on = self._clock.now(), OpenJobs(self._facts, self._clock).all().jobs
+        put_early(self._ledger, self._facts, OwnTiers(self._fleet), going_on, now)
 
     def _note_weights(self, found: Survey) -> None:
         """Write down what the alerts go by: which models are whole, and how full it is."""

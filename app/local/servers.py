@@ -24,7 +24,7 @@ from app.engines.llama_server import LLAMA_SERVER
 from app.engines.ollama import OLLAMA
 from app.gateway.protocol.model_defaults import notes
 from app.local.plan import StackPlan
-from app.local.processes import ServerProcess
+from app.local.processes.server_process import ServerProcess
 from app.model_server.manifest_settings import PARAMS, SYSTEM
 from app.model_server.models_view import ModelsView
 from app.model_server.starting.phases import Phases

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NoReturn
 
 from loguru import logger
 
@@ -21,7 +22,8 @@ from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
 from app.local.plan import VARIABLE as PULL_FROM
 from app.local.plan import StackPlan
-from app.local.processes import Restarter, ServerProcess, stop
+from app.local.processes.batch_worker import BatchWorker
+from app.local.processes.server_process import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from app.logs import SAID
@@ -86,19 +88,18 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             archive = ArchiveThread(home, clock)
             ending.callback(archive.stop)
             archive.start()
-            problems += [restarter.problems, workers.problems, archive.problems]
+            batches = BatchWorker(home, clock)
+            ending.callback(batches.stop)
+            problems += [restarter.problems, workers.problems, archive.problems, batches.problems]
             is_up = True
             server = gateway.open(listener)
             stack = record_stack(servers, plan, server.url, home, clock)
+            batches.start()  # once it is written down what it works with
             if plan.fleet is not None:
                 nightly = NightlyThread(home, stack, plan.fleet, clock)
                 ending.callback(nightly.stop)
                 nightly.start()
-            while True:
-                check()
-                restarter.check()
-                _require_running(server)
-                clock.wait(CHECK_SECONDS)
+            _attend([check, restarter.check, batches.check, lambda: _require_running(server)], clock)
         except StackStopped as stopped:  # what led to the end is told before the end
             logger.info("{}", stopped)
             return 0
@@ -109,6 +110,14 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             complain(trouble)
             say(f"hint: the log is {home.logs / 'up.log'}")
             return 1
+
+
+def _attend(checks: Sequence[Callable[[], None]], clock: Clock) -> NoReturn:
+    """Do these over and over, until one raises."""
+    while True:
+        for check in checks:
+            check()
+        clock.wait(CHECK_SECONDS)
 
 
 def say_effects(plan: StackPlan, servers: Servers) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from loguru import logger
 
-from app.local.processes import RESTART_BACKOFF, STABLE_AFTER
+from app.local.processes.server_process import RESTART_BACKOFF, STABLE_AFTER
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.home.home import Home

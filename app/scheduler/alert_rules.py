@@ -7,7 +7,7 @@ quota     the weights near their quota
 pinned    a model that the fleet pins is not there, and nobody is pulling it
 budget    the month has cost more than was meant
 nightly   the night's run has not come, or failed again and again
-wakes     the night or a window was refused a wake: the day's are used up
+wakes     the night, a window or a batch was refused a wake: the day's are used up
 platform  a tick or a night was not answered, or refused for a while, by the platform itself; or the app was away for so
           long that the ledger has forgotten
 """
@@ -185,7 +185,7 @@ def _wakes(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     for tier in facts.refused:
         allowed = fleet.tier(tier).own_wakes_per_day
         wakes, are = counted(allowed, "wake"), "is" if allowed == 1 else "are"
-        said = f"tier {tier} was not woken: the day's {wakes} by night and windows {are} used up"
+        said = f"tier {tier} was not woken: the day's {wakes} by night, windows and batches {are} used up"
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 

@@ -1,7 +1,8 @@
 """What each schedule does in its turn, from its first step to its last. The platform is handed in.
 
-A tick sweeps and sends workers, keeps windows open, checks for alerts and has them delivered, and sends for a night
-that did not come or failed. A night remembers what was learnt, posts, and sends workers.
+A tick sweeps and sends workers, keeps windows open, has batches begin that waited for one, checks for alerts and has
+them delivered, and sends for a night that did not come or failed. A night remembers what was learnt, posts, and sends
+workers.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +14,14 @@ from loguru import logger
 from app.fleet.schedule import NIGHT, night_began
 from app.fleet.schema import Fleet
 from app.scheduler import absence, alert_check, outages
+from app.scheduler.batch_starts import RentedTiers, put_early
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import end_windows_of_gone_tiers, keep_windows, post_night, tick_ledger
 from jobs.access import grants
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
-from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import BATCHES_LANE, KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import HeardJob
 from jobs.listing.dead_memory import look_and_remember
@@ -82,6 +84,8 @@ def tick(
         going_on = tick_ledger(context.ledger, context.facts, context.clock, context.send_worker).going_on
     with parts.part("the windows"):
         _keep_windows(context, keep)
+    with parts.part("the batches that wait"):
+        _begin_batches(context, going_on)
     with parts.part("the watch"):
         _check_alerts(context, going_on, send_for_delivery)
     with parts.part("the night"):
@@ -106,6 +110,14 @@ def _keep_windows(context: ScheduleContext, keep: Callable[[str, int], object]) 
     if keep_windows(context.ledger, context.fleet, context.facts, context.clock.now(), keep):
         context.send_worker(SERVERS_LANE)  # now, not at the next tick: the window is open
     end_windows_of_gone_tiers(context.fleet, context.facts)
+
+
+def _begin_batches(context: ScheduleContext, going_on: Sequence[HeardJob] | None) -> None:
+    """Send a worker to the batches that waited for a window, or for a GPU that is awake now."""
+    entries = [each.said for each in going_on or ()]
+    tiers, now = RentedTiers(context.facts, context.fleet), context.clock.now()
+    if put_early(context.ledger, context.facts, tiers, entries, now):
+        context.send_worker(BATCHES_LANE)
 
 
 def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) -> None:

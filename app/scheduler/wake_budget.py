@@ -21,6 +21,9 @@ BY_WINDOW = "window"
 SYNTHETIC = frozenset({"nightly", BY_WINDOW})
 """Who posts what no person asked for."""
 
+BY_BATCH = "batch"
+"""Why batches wake a tier, all of them that begin while it comes."""
+
 
 def opening(fleet: Fleet, tier: str, at: datetime) -> str:
     """Why a window wakes the tier at that time. Two openings on one day are two reasons, however often each is said."""

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from jobs.batches.records import BatchUse, Estimate, LineError, in_dollars
-from jobs.batches.speed import GUESSED, Speed, Speeds
+from jobs.batches.speed import GUESSED, Speed, Speeds, guessed
 from jobs.core.units import counted
 from jobs.telemetry.usage import Row
 
@@ -143,7 +143,7 @@ def model_estimate(lines: ServedLines, tier: PricedTier, speeds: Speeds, rows: I
     free = lines.lines - lines.limited
     made = speed.made_of(lines.limited, lines.asked, free) if lines.makes_tokens else 0.0
     seconds = speed.seconds_of(lines.lines, read, made)
-    gpu_seconds = seconds / min(speed.beside, max(1, lines.lines))
+    gpu_seconds = speed.gpu_seconds_of(seconds)
     dollars = None if tier.dollars_per_second is None else gpu_seconds * tier.dollars_per_second
     return ModelEstimate(lines, BatchUse(round(read), round(made), seconds, gpu_seconds, dollars), basis, reason)
 
@@ -156,8 +156,7 @@ def _known(lines: ServedLines, tier: PricedTier, speeds: Speeds, rows: Iterable[
     if used := of_usage(rows, lines.tier, lines.model, beside):
         count = counted(round(used.lines), "request")
         return used, "usage", f"by {count} of people to {what}: no batch has measured it yet"
-    usual = replace(GUESSED, seconds=beside, gpu_seconds=1.0)
-    return usual, "guess", f"nothing was asked of {what} yet: it is taken to be as fast as is usual"
+    return guessed(beside), "guess", f"nothing was asked of {what} yet: it is taken to be as fast as is usual"
 
 
 def of_usage(rows: Iterable[Row], tier: str, model: str, beside: float) -> Speed | None:
@@ -222,7 +221,7 @@ def told(models: Sequence[ModelEstimate], tiers: Mapping[str, PricedTier], start
         (taken / max(1, known[tier].servers) + known[tier].start_seconds for tier, taken in on_tier.items()),
         default=0.0,
     )
-    basis = max((each.basis for each in models), key=_BASES.index, default="guess")
+    basis = _BASES[max((_BASES.index(each.basis) for each in models), default=-1)]
     wake = _dollars((each.start_seconds, each) for each in known.values())
     idle = _dollars((each.idle_seconds, each) for each in known.values())
     return Estimate(

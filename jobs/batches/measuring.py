@@ -21,26 +21,29 @@ EVERY = timedelta(minutes=1)
 """How often what `cost` makes of a batch is worked out anew."""
 
 KNOWN = 0.9
-"""So much of its lines' time the usage must tell of before that counts: gateways and containers write now and then."""
+"""So many of its lines the usage must tell of before that counts: gateways and containers write now and then."""
+
+BEGUN_SECONDS = 0.05
+"""A line that was at a server had more time beside its wait at the gateway."""
 
 NO_USE = BatchUse()
 
 
 class SharedTime(NamedTuple):
-    """A batch's part of one tier, as `cost` shares it.
+    """What a batch took of one tier by its lines to one model, as `cost` shares it.
 
     Args:
-        request_seconds: that its lines took, by the usage.
+        requests: how many lines that is of, by the usage; one that was sent twice is two.
         gpu_seconds: of the tier's servers, that went to them.
 
     """
 
-    request_seconds: float
+    requests: int
     gpu_seconds: float
 
 
-SharedTimes = Callable[[datetime], Mapping[str, SharedTime]]
-"""By tier, since a moment. Waits for the store.
+SharedTimes = Callable[[datetime], Mapping[tuple[str, str], SharedTime]]
+"""By tier and model, since a moment. Waits for the store.
 
 Raises:
     StoreTrouble: it cannot be read.
@@ -56,13 +59,16 @@ class SentLine:
     began: float
     is_early: bool
     """It may have waited for a start or a load: no line had been answered there before it was sent."""
+    waited: float = 0.0
+    """Of its time, the seconds in which it waited at the gateway for its turn."""
     took: LineTook | None = None
 
     def answered(
         self, now: float, *, prompt_bytes: int, prompt_tokens: int, output_tokens: int, max_tokens: int | None
     ) -> None:
         """It was, at this time of the monotonic clock."""
-        self.took = LineTook(prompt_bytes, prompt_tokens, output_tokens, now - self.began, max_tokens)
+        seconds = max(0.0, now - self.began - self.waited)
+        self.took = LineTook(prompt_bytes, prompt_tokens, output_tokens, seconds, max_tokens)
 
 
 @dataclass
@@ -74,6 +80,10 @@ class _OnTier:
     early_seconds: float = 0.0
     """Of `shared_seconds`, those before any was answered there."""
     line_seconds: float = 0.0
+    """Without the time for which lines waited at the gateway, which is `waited_seconds`."""
+    waited_seconds: float = 0.0
+    begun: int = 0
+    """Lines that were at a server, and are not under way any more."""
     read: int = 0
     made: int = 0
     early: Speed = field(default_factory=Speed)
@@ -101,7 +111,7 @@ class LineMeter:
         self._changed: dict[str, float] = {}
         self._answers: set[str] = set()
         #: Put in by `look`, in one step.
-        self._shared: Mapping[str, SharedTime] = {}
+        self._shared: Mapping[tuple[str, str], SharedTime] = {}
         self._looked_at = float("-inf")
 
     @contextmanager
@@ -116,7 +126,11 @@ class LineMeter:
         finally:
             self._pass(tier)
             part.in_flight -= 1
-            part.line_seconds += self._clock.monotonic() - sent.began
+            took = self._clock.monotonic() - sent.began
+            waited = min(took, sent.waited)
+            part.line_seconds += took - waited
+            part.waited_seconds += waited
+            part.begun += took - waited > BEGUN_SECONDS or sent.took is not None
             if sent.took is not None:
                 self._answers.add(tier)
                 self._note(part, sent.took, is_early=sent.is_early)
@@ -155,23 +169,23 @@ class LineMeter:
 
     def use(self) -> BatchUse:
         """What the batch took so far: this attempt's lines, and those of the attempts before."""
-        return total([self._before, *(self._use_of(tier, part) for (tier, _), part in self._parts.items())])
+        return total([self._before, *(self._use_of(where, part) for where, part in self._parts.items())])
 
-    def _use_of(self, tier: str, part: _OnTier) -> BatchUse:
-        gpu_seconds = self._gpu_seconds(tier, part)
-        price = self._dollars_per_second.get(tier)
+    def _use_of(self, where: tuple[str, str], part: _OnTier) -> BatchUse:
+        gpu_seconds = self._gpu_seconds(where, part)
+        price = self._dollars_per_second.get(where[0])
         dollars = None if price is None else price * gpu_seconds
         return BatchUse(part.read, part.made, part.line_seconds, gpu_seconds, dollars)
 
-    def _gpu_seconds(self, tier: str, part: _OnTier) -> float:
-        sent = sum(each.line_seconds for (name, _), each in self._parts.items() if name == tier)
-        shared = self._shared.get(tier)
-        if shared is not None and shared.gpu_seconds > 0 and shared.request_seconds >= KNOWN * sent:
-            return shared.gpu_seconds / shared.request_seconds * part.line_seconds
+    def _gpu_seconds(self, where: tuple[str, str], part: _OnTier) -> float:
+        shared = self._shared.get(where)
+        if shared is not None and shared.gpu_seconds > 0 and shared.requests >= KNOWN * part.begun:
+            return shared.gpu_seconds / shared.requests * part.begun
         waited = part.early_seconds
         if part.later.lines and waited:  # a start or a load was in it, which is no serving: one usual line was
             waited = min(waited, part.later.seconds / part.later.lines)
-        return part.shared_seconds - part.early_seconds + waited
+        worked = part.line_seconds / (part.line_seconds + part.waited_seconds) if part.waited_seconds else 1.0
+        return worked * (part.shared_seconds - part.early_seconds) + waited
 
     def speeds(self) -> Speeds:
         """What the lines that were answered took, for `learn`. Those that may have waited for a start or a load are not
@@ -182,6 +196,6 @@ class LineMeter:
             measured = part.later if part.later.lines else part.early
             everything = part.early.lines + part.later.lines
             if everything:
-                gpu_seconds = self._gpu_seconds(tier, part) * measured.lines / everything
-                found[tier, model] = measured + Speed(gpu_seconds=gpu_seconds)
+                gpu_seconds = self._gpu_seconds((tier, model), part) * measured.lines / everything
+                found[tier, model] = measured.with_gpu(gpu_seconds)
         return found

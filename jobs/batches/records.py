@@ -384,8 +384,8 @@ class BatchEnd:
 
 
 def in_dollars(amount: float) -> str:
-    """`$1.42`, and `$0.0031` of what is less than a cent or two."""
-    return f"${amount:,.2f}" if amount >= 0.02 or amount == 0 else f"${amount:.4f}"
+    """`$1.42`, and `$0.0031` of what is little and no whole number of cents."""
+    return f"${amount:,.2f}" if amount >= 0.02 or amount == round(amount, 2) else f"${amount:.4f}"
 
 
 def _rounded(dollars: float | None) -> float | None:

@@ -1,12 +1,12 @@
 """How fast batches were: what lines of one model took on one tier, added up, in facts `batch_speed/<tier>/<model>`.
 
 Only sums are kept, from which the next estimate fits what a line, a token that is read and a token that is made take.
-What was measured counts half once as much again was measured, so a changed GPU or engine is learnt in a few batches.
+A batch counts three times as much as all that were before it, so a changed GPU or engine is learnt in a few.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -15,9 +15,9 @@ from jobs.core.clock import isoformat
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ReadableDict
 
-FEW = 200
-"""Lines: what was measured before counts at most for so many, or for as many as came now. So a batch of one line moves
-little, and one of a thousand is half of what is known."""
+FEW = 100
+"""Lines: what was measured before counts for so many at most, or for a third of those that came now. So a batch of one
+line moves little, and one of a thousand is most of what is known."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Speed:
     """Sums over lines: themselves, and the products by which a line is fitted through them.
 
     `limited` lines set a limit to their answer, `free` ones set none; of those that make no tokens, as embeddings,
-    neither counts. `gpu_seconds` is the part of the servers' time that all of them took.
+    neither counts. `gpu_seconds` is the part of the servers' time that all of them took, while there were always more
+    to come: the last line of a batch has a server for itself.
     """
 
     lines: float = 0.0
@@ -99,18 +100,32 @@ class Speed:
         return Speed(*(getattr(self, name) * by for name in _NAMES))
 
     def after(self, before: "Speed") -> "Speed":
-        """With what was measured before, which counts for no more lines than came now, but for a few."""
-        most = max(self.lines, float(FEW))
+        """With what was measured before, which counts for no more than a third of the lines that came now, but for a
+        few."""
+        most = max(self.lines / 3, float(FEW))
         return self + (before.scaled(most / before.lines) if before.lines > most else before)
 
     @property
     def is_measured(self) -> bool:
         return self.lines >= 1 and self.seconds > 0 and self.gpu_seconds > 0
 
-    @property
-    def beside(self) -> float:
-        """How many lines a server answered beside one another, in the mean; at least one."""
-        return max(1.0, self.seconds / self.gpu_seconds) if self.gpu_seconds > 0 else 1.0
+    def with_gpu(self, gpu_seconds: float) -> "Speed":
+        """With what all of a batch took of the servers' time, less that for which the last line had one for itself."""
+        last = self._of_last(self.seconds)
+        if self.seconds > last and gpu_seconds > last:
+            steady = self.seconds * (gpu_seconds - last) / (self.seconds - last)
+        else:
+            steady = gpu_seconds
+        return replace(self, gpu_seconds=min(steady, gpu_seconds))
+
+    def gpu_seconds_of(self, seconds: float) -> float:
+        """The part of the servers' time that lines take, which take so long one after the other."""
+        beside = max(1.0, self.seconds / self.gpu_seconds) if self.gpu_seconds > 0 else 1.0
+        return seconds / beside + (1 - 1 / beside) * self._of_last(seconds)
+
+    def _of_last(self, seconds: float) -> float:
+        """How long the last of such lines takes."""
+        return min(seconds, self.seconds / max(self.lines, 1.0))
 
     # -- what follows from what --------------------------------------------------------------------------------------
 
@@ -177,6 +192,13 @@ TAKES_USUALLY = (0.2, 0.0005, 0.02)
 
 GUESSED = Speed()
 """Of what nothing was measured: everything follows from what is usual."""
+
+
+def guessed(beside: float) -> Speed:
+    """The same, of lines of which a server takes so many beside one another."""
+    of_line, of_read, of_made = TAKES_USUALLY
+    seconds = of_line + of_read * READ_USUALLY[0] + of_made * MADE_USUALLY
+    return replace(GUESSED, seconds=seconds, gpu_seconds=seconds / beside)
 
 
 def length(limit: float, part: float) -> float:

@@ -28,6 +28,7 @@ class TierNow:
     Args:
         name: its name.
         is_awake: one of its servers is up.
+        is_coming: a batch has woken it just now.
         in_window: a window keeps one up, or is about to.
         next_window: when its next one opens; None where it has none.
         longest_start: how long somebody may have to wait for it where it sleeps.
@@ -36,6 +37,7 @@ class TierNow:
 
     name: str
     is_awake: bool = False
+    is_coming: bool = False
     in_window: bool = False
     next_window: datetime | None = None
     longest_start: timedelta = timedelta(0)
@@ -44,13 +46,20 @@ class TierNow:
     def sleeps(self) -> bool:
         return not (self.is_awake or self.in_window)
 
+    def carries(self, start: BatchStart) -> bool:
+        """Whether such a batch begins on it as it is."""
+        if start == "now":
+            return not self.sleeps or self.is_coming
+        is_there = start in {"awake", "cheapest"} and (self.is_awake or self.is_coming)
+        return is_there or (start in {"window", "cheapest"} and self.in_window)
+
 
 @dataclass(frozen=True)
 class StartNow:
     """It begins.
 
     Args:
-        wakes: the tiers that it has to wake for that.
+        wakes: the tiers that it has to wake for that; those that are coming among them, in case they do not.
         note: what will not hold; empty where all will.
 
     """
@@ -120,7 +129,7 @@ def decide(
     """
     asleep = [each for each in tiers if each.sleeps]
     latest = latest_start(tiers, deadline, seconds)
-    if start == "now" or all(_carries(start, each) for each in tiers) or now >= latest:
+    if start == "now" or all(each.carries(start) for each in tiers) or now >= latest:
         ready = now + max((each.longest_start for each in asleep), default=timedelta(0))
         return StartNow(tuple(each.name for each in asleep), _late_note(ready, seconds, deadline))
     opening = min(_openings(start, tiers, now), default=latest)
@@ -153,20 +162,15 @@ def refused(
     return NotYet(max(again_at, now), max(again_at, now), note)
 
 
-def _carries(start: BatchStart, tier: TierNow) -> bool:
-    """Whether the tier is so that such a batch begins on it."""
-    return (tier.is_awake and start in {"awake", "cheapest"}) or (tier.in_window and start in {"window", "cheapest"})
-
-
 def _openings(start: BatchStart, tiers: Sequence[TierNow], now: datetime) -> Iterator[datetime]:
     for each in tiers:
         opens = each.next_window
-        if start in {"window", "cheapest"} and opens is not None and opens > now and not _carries(start, each):
+        if start in {"window", "cheapest"} and opens is not None and opens > now and not each.carries(start):
             yield opens
 
 
 def _waiting_note(start: BatchStart, tiers: Sequence[TierNow], opening: datetime, latest: datetime) -> str:
-    names = " and ".join(each.name for each in tiers if not _carries(start, each))
+    names = " and ".join(each.name for each in tiers if not each.carries(start))
     opens = f"the window of {names} that opens at {isoformat(opening)}"
     awake = f"a GPU of {names} to be awake"
     has_window = start != "awake" and opening < latest

@@ -99,6 +99,4 @@ class LeaveWatch:
 
 def _used_by_people(facts: DictLike, tier: str, since: datetime) -> bool:
     rows = usage(facts, since=since.astimezone(UTC).date())
-    return any(
-        row.about.tier == tier and not getattr(row.about, "batch", "") and row.sums.last_at >= since for row in rows
-    )
+    return any(row.about.tier == tier and not row.about.batch and row.sums.last_at >= since for row in rows)

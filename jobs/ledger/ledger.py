@@ -11,7 +11,7 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -355,7 +355,7 @@ class Ledger:
         self,
         before_lost: Callable[[Job], None] = lambda _: None,
         *,
-        no_worker_lives: bool = False,
+        no_worker_lives: bool | Collection[str] = False,
         now: datetime | None = None,
     ) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
@@ -364,7 +364,8 @@ class Ledger:
 
         Args:
             before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
-            no_worker_lives: what is running is given up whatever its lease says; for who knows that its worker is dead.
+            no_worker_lives: what is running, or what is so in these lanes, is given up whatever its lease says; for who
+                knows that its worker is dead.
             now: the moment by which leases are judged, from whoever has made sure of the clock that told it; else it is
                 asked for here.
 

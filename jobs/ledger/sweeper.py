@@ -5,7 +5,7 @@ something may be wrong: so it costs the same however many jobs wait, and however
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -84,7 +84,12 @@ class Sweeper:
         self._reader = LedgerReader(facts)
 
     def sweep(
-        self, listed: Listed, before_lost: BeforeLost, *, no_worker_lives: bool, now: datetime | None = None
+        self,
+        listed: Listed,
+        before_lost: BeforeLost,
+        *,
+        no_worker_lives: bool | Collection[str],
+        now: datetime | None = None,
     ) -> Swept:
         """Look at the jobs that are listed, and do what is to be done about them."""
         now = now or self._clock.now()
@@ -93,8 +98,9 @@ class Sweeper:
         beats: dict[str, datetime] = {}
         for entry in listed.jobs:
             current: OpenJob | None = entry
-            if no_worker_lives or not entry.is_posted or self._may_be_late(entry, now, beats):
-                current, was_lost = self._looked_at(entry, now, before_lost, no_worker_lives=no_worker_lives)
+            is_dead = no_worker_lives if isinstance(no_worker_lives, bool) else entry.lane in no_worker_lives
+            if is_dead or not entry.is_posted or self._may_be_late(entry, now, beats):
+                current, was_lost = self._looked_at(entry, now, before_lost, no_worker_lives=is_dead)
                 lost += [entry.id] if was_lost else []
             if current is not None:
                 going_on.append(current)

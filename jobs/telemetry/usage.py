@@ -37,7 +37,7 @@ READ_DAYS = 90
 
 class Used(Protocol):
     """What is counted of one request that was answered, or was not. `model` is empty when it named none that is here;
-    tokens of which nobody told are None.
+    tokens of which nobody told are None. `shared_seconds` counts in place of `seconds`, where it is there.
     """
 
     @property
@@ -59,6 +59,8 @@ class Used(Protocol):
     @property
     def seconds(self) -> float: ...
     @property
+    def shared_seconds(self) -> float | None: ...
+    @property
     def batch(self) -> str: ...
 
 
@@ -75,6 +77,7 @@ class Use(NamedTuple):
     first_byte_seconds: float | None = None
     seconds: float = 0.0
     batch: str = ""
+    shared_seconds: float | None = None
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +94,8 @@ class About:
 
 @dataclass(frozen=True)
 class Sums:
-    """Uses, added up. `first_byte_seconds` is the sum over the `first_bytes` uses that came so far."""
+    """Uses, added up. `first_byte_seconds` is the sum over the `first_bytes` uses that came so far; `seconds` are those
+    that requests took, and of lines of a batch, which a server answers beside one another, their part of its time."""
 
     count: int
     prompt_tokens: int
@@ -168,7 +172,7 @@ class _Running:
         self._count += 1
         self._prompt += use.prompt_tokens or 0
         self._output += use.output_tokens or 0
-        self._seconds += use.seconds
+        self._seconds += use.seconds if use.shared_seconds is None else use.shared_seconds
         if use.first_byte_seconds is not None:
             self._first_bytes += 1
             self._first_byte_seconds += use.first_byte_seconds

@@ -17,6 +17,7 @@ from app.accounting.archiving import ArchiveThread
 from app.accounting.spending import estimate
 from app.accounting.window_cost import offers
 from app.deployment import functions_with_secrets
+from app.deployment.batches import functions as batch_functions
 from app.deployment.modal_cli import list_jobs_of
 from app.deployment.status import status
 from app.fleet.schema import load
@@ -340,7 +341,7 @@ ELSEWHERE_DEPLOYED = {
     "nightly": "`nights` in test_round_trips.py",
     "weights_worker": "claims, beats and ends in test_round_trips.py, publishing in test_file_operations.py; after its "
     "work two listings of all jobs, which finds what is to be archived",
-    "servers_worker": "claims, beats and ends in test_round_trips.py",
+    **dict.fromkeys(("servers_worker", "batches_worker"), "claims, beats and ends in test_round_trips.py"),
     "deliver_alerts": "lists the incidents, none of the jobs",
 }
 """Of the entry points and Functions, what is counted in another file, or follows from what is."""
@@ -349,7 +350,7 @@ ELSEWHERE_DEPLOYED = {
 def test_each_entry_point_is_counted() -> None:
     """Whatever `modal run` or a schedule can call has a row above, or a line that says where it is counted."""
     rows = {what.split()[0] for what in LOOKS}
-    places = [*vars(app.jobs).items(), *vars(functions_with_secrets).items()]
+    places = [*vars(app.jobs).items(), *vars(functions_with_secrets).items(), *vars(batch_functions).items()]
     told = {name for name, value in places if isinstance(value, (modal.app.LocalEntrypoint, modal.Function))}
     assert told == rows | ELSEWHERE_DEPLOYED.keys()
     assert not rows & ELSEWHERE_DEPLOYED.keys()

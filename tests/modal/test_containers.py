@@ -27,6 +27,7 @@ SIMPLE = "ollama-simple"
 CALLED: dict[str, tuple[object, ...]] = {
     "weights_worker": (),
     "servers_worker": (),
+    "batches_worker": (),
     "list_models": (),
     "names_here": (True,),
     "plan_prune": ({},),

@@ -101,31 +101,31 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
         "plan_prune",
         "plan_night",
     }
-    working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
+    working = {"weights_worker", "servers_worker", "batches_worker", "deliver_alerts", "tick", "nightly"}
     assert set(functions) == {*servers, *looking, *working, "read_fleet", "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
         assert (functions[name].http_config.port, functions[name].http_config.unauthenticated) == (11434, False)
     mounts = {
-        name: [
+        name: sorted(
             (deployed.volume_name(mount.volume_id), mount.mount_path, mount.read_only) for mount in one.volume_mounts
-        ]
+        )
         for name, one in functions.items()
     }
     read_only = [("ollama-model-weights", "/models", True)]
     assert mounts == {
-        **dict.fromkeys([*servers, *looking, "nightly", "Gateway"], read_only),
+        **dict.fromkeys([*servers, *looking, "nightly"], read_only),
+        **{name: [("ollama-batches", "/batches", False), *read_only] for name in ("Gateway", "batches_worker")},
         "weights_worker": [("ollama-model-weights", "/models", False)],
         **{name: [] for name in ("servers_worker", "deliver_alerts", "tick", "read_fleet")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
-    assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
+    workers = ("weights_worker", "servers_worker", "batches_worker")
+    assert {name: limits[name] for name in workers} == dict.fromkeys(workers, (86_400, 1))
     assert (limits["tick"], limits["nightly"]) == ((600, 1), (600, 1))
     starts = {name: one.startup_timeout_secs for name, one in functions.items() if not one.is_server}
-    assert {name: starts[name] for name in ("weights_worker", "servers_worker")} == dict.fromkeys(
-        ("weights_worker", "servers_worker"), 300
-    )
+    assert {name: starts[name] for name in workers} == dict.fromkeys(workers, 300)
     assert max(starts.values()) <= 600
     assert [name for name, one in functions.items() if one.autoscaler_settings.min_containers] == ["Gateway"]
     assert not any(one.retry_policy.retries for one in functions.values())

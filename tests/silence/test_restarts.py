@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.local.processes import STABLE_AFTER, Restarter, ServerProcess, stop
+from app.local.processes.server_process import STABLE_AFTER, Restarter, ServerProcess, stop
 from app.local.workers import WorkerThread
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreFull, StoreUnavailable

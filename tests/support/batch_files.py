@@ -13,6 +13,7 @@ from jobs.batches.lines.result_lines import answered
 from jobs.batches.lines.segments import Kind, Result
 from jobs.batches.records import BatchDialect, BatchRecord, FileRecord, new_batch_id
 from jobs.core.clock import Clock
+from jobs.core.errors import NetworkTrouble
 from jobs.testing.clock import HandClock
 
 CHAT = "/v1/chat/completions"
@@ -87,3 +88,51 @@ def documents(storage: BatchStorage, file: FileRecord | None) -> list[dict[str, 
 
 def nothing(*_: Any) -> None:
     """For whoever has to be told of something."""
+
+
+class SharedVolume:
+    """A volume: containers that mount it have a copy each. What one committed another has after a reload; of a file
+    that both changed, the last commit counts.
+
+    Attributes:
+        reloads: how many were asked for.
+        refusals: so many of the next ones fail, as while a file is open.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._committed: dict[Path, bytes] = {}
+        self.reloads = 0
+        self.refusals = 0
+
+    def mount(self, name: str, clock: Clock | None = None) -> BatchStorage:
+        """Another container's."""
+        root = self._folder / name / "batches"
+        known: dict[Path, bytes] = {}
+
+        def here() -> dict[Path, bytes]:
+            return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+        def commit() -> None:
+            now = here()
+            self._committed.update({path: raw for path, raw in now.items() if known.get(path) != raw})
+            for path in known.keys() - now.keys():
+                self._committed.pop(path, None)
+            known.clear()
+            known.update(now)
+
+        def reload() -> None:
+            self.reloads += 1
+            if self.refusals:
+                self.refusals -= 1
+                raise NetworkTrouble("there are open files")
+            known.clear()
+            known.update(self._committed)
+            for path in here().keys() - known.keys():
+                (root / path).unlink()
+            for path, raw in known.items():
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_bytes(raw)
+
+        return storage_at(root.parent, clock, persist=commit, refresh=reload)

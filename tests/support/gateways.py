@@ -145,6 +145,7 @@ def gateway(
     """A gateway in front of these servers, by tier. What it asks of its store, `meet` is told before."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
+    asked = TroubledDict(facts, meet) if meet else facts
     known_state = KnownState(facts, source or ModelList(), CLOCK, aliases=Aliases(aliases or {}))
     known = tiers or [TierCapacity(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
@@ -164,8 +165,10 @@ def gateway(
         router=Router(
             known_state, known, lambda name: (declared or {}).get(str(name.folded())), settings, engines=engines
         ),
-        keys=LiveKeys(FixedLines(Keys.parse(keys)), facts, clock) if live_keys else LiveKeys.fixed(Keys.parse(keys)),
-        facts=TroubledDict(facts, meet) if meet else facts,
+        keys=LiveKeys(FixedLines(Keys.parse(keys)), asked, clock, may_be_open=not keys)
+        if live_keys
+        else LiveKeys.fixed(Keys.parse(keys)),
+        facts=asked,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
         clock=clock,
         writer=writer,

@@ -200,7 +200,7 @@ class LiveKeys:
         """The key of this name, which is good; nobody's is refused by what was read before this came."""
         came = self._clock.monotonic()
         owner = self.known.of_owner(name, now)
-        if owner is None or (owner.is_of_ledger and came > self.trusted_until):
+        if owner is None or not self._is_read or (owner.is_of_ledger and came > self.trusted_until):
             await self._look()
             owner = self.known.of_owner(name, now)
         if owner is None and self._facts is not None and self.trusted_until < came + TRUSTED.total_seconds():

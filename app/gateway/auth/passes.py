@@ -63,7 +63,7 @@ class Passes:
         self._noting = threading.Lock()
         #: What was read, by batch; under `_noting` where it is changed. Any thread may read it: values are whole.
         self._seen: dict[str, _Seen] = {}
-        #: When a line last showed its pass, by batch. The event loop puts in, and the thread that refreshes copies.
+        #: When a line last showed a good one, by batch. The event loop puts in, and the thread that refreshes copies.
         self._used: dict[str, float] = {}
         #: The looks under way, by batch. The event loop's own.
         self._looking: dict[str, asyncio.Task[None]] = {}
@@ -81,12 +81,12 @@ class Passes:
         batch, proof, came = batch_of(shown), hash_of(shown), self._clock.monotonic()
         if batch is None:
             raise LineRefused("this is no pass of a batch")
-        self._used[batch] = came
         while True:
             seen = self._seen.get(batch)
             moment = self._clock.monotonic()
             if seen is not None and self._is_good(seen, proof, now()) and moment - seen.at <= TRUSTED.total_seconds():
                 assert seen.found is not None
+                self._used[batch] = moment
                 return seen.found
             if seen is not None and seen.at >= came:
                 raise _refusal(seen.found, batch, proof)

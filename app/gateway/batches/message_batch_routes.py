@@ -90,7 +90,7 @@ class MessageBatchRoutes:
         await exchange.answer_bytes(await self._context.batches(page), 200, JSON)
 
     async def _post(self, exchange: Exchange) -> None:
-        context, caller, now = self._context, exchange.caller, self._context.clock.now()
+        context, caller = self._context, exchange.caller
         id = batch_id(exchange, "anthropic")
         file, lines, asked = await self._take(exchange, id)
         record = BatchRecord(
@@ -100,7 +100,7 @@ class MessageBatchRoutes:
             input_file_id=file.id,
             endpoint=ENDPOINT,
             completion_window=asked.completion_window,
-            created_at=now,
+            created_at=asked.at,
             expires_at=asked.expires_at,
             start=asked.start or context.parts.limits.start,
             max_dollars=asked.max_dollars,
@@ -115,20 +115,18 @@ class MessageBatchRoutes:
 
     async def _take(self, exchange: Exchange, id: str) -> tuple[FileRecord, int, Asked]:
         """Keep the requests as the lines of a file; how many there are, and what is asked beside them."""
-        context = self._context
+        context, limits = self._context, self._context.parts.limits
         give_back = context.uploads.take(exchange.caller.name)
         writer = context.storage.begin(
             owner_of(exchange.caller),
             f"{id}.jsonl",
-            expires_at=context.clock.now() + context.parts.limits.keep,
-            most_bytes=context.parts.limits.most_file_bytes,
+            expires_at=context.clock.now() + limits.keep,
+            most_bytes=limits.most_file_bytes,
         )
         try:
-            lines = _Lines(writer, context.parts.limits.most_lines)
+            lines = _Lines(writer, limits.most_lines)
             requests = RequestsList(lines.add, most_bytes=MOST_LINE_BYTES)
-            async for piece in pieces(
-                exchange, most=context.parts.limits.most_file_bytes, seconds=context.body_seconds
-            ):
+            async for piece in pieces(exchange, most=limits.most_file_bytes, seconds=context.body_seconds):
                 await context.files(requests.feed, piece)
             asked = asked_of(requests.members(), context.clock.now(), context.parts.zone)
             return await context.files(writer.finish), requests.count, asked

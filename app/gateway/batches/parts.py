@@ -50,13 +50,13 @@ class BatchParts:
     Args:
         storage: where files lie.
         limits: what is declared of them.
-        zone: of times of day that name none.
+        zone: of times of day that name none; None for that of this machine.
 
     """
 
     storage: BatchStorage
     limits: BatchLimits = USUAL
-    zone: tzinfo = UTC
+    zone: tzinfo | None = UTC
 
 
 @dataclass(frozen=True)

@@ -408,6 +408,7 @@ class _ProxiedRequest:
             is_prompt_truncated=reply.is_prompt_truncated,
             alias=route.alias if route else "",
             batch="" if exchange.batch_line is None else exchange.batch_line.batch,
+            shared_seconds=None if self._line is None else self._line.shared_seconds,
         )
 
 
@@ -420,7 +421,10 @@ def taken_by(
     tokens = max((record.prompt_tokens or 0) + (record.output_tokens or 0), least_tokens)
     held = {tier: record.held_seconds} if record.held_seconds else {}
     idle = {tier: idle_seconds.get(tier, 0.0)} if record.woke else {}
-    return Taken(int(is_asked), tokens, {tier: record.seconds}, held, held if record.woke else {}, idle)
+    cold = held if record.woke else {}
+    if record.shared_seconds is not None:  # of a line; while it waited for a server it shared none
+        return Taken(int(is_asked), tokens, {tier: record.shared_seconds}, {}, cold, idle)
+    return Taken(int(is_asked), tokens, {tier: record.seconds}, held, cold, idle)
 
 
 _NOT_WAITED = Ready(woke=False)

@@ -54,6 +54,8 @@ class RequestRecord:
     """Whether the model was given less than the prompt, as far as that is known."""
     batch: str = ""
     """Whose line it was, where it was one of a batch."""
+    shared_seconds: float | None = None
+    """Of a line of a batch, its part of the servers' time, which it shares with those beside it."""
 
 
 class Recorder(Protocol):
@@ -115,7 +117,8 @@ def line(record: RequestRecord) -> str:
         counted += f", {record.output_tokens} output tokens"
     first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
     held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
-    of_batch = f", a line of {record.batch}" if record.batch else ""
+    shared = f", {record.shared_seconds:.3f} s of a server" if record.shared_seconds is not None else ""
+    of_batch = f", a line of {record.batch}{shared}" if record.batch else ""
     truncated = ", prompt truncated" if record.is_prompt_truncated else ""
     asked = f" as {record.alias}" if record.alias else ""
     return (

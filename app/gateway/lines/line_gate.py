@@ -97,6 +97,8 @@ class Turn:
     """Seconds, until it began or was sent back."""
     is_held: bool = False
     """It waits for a start or a load."""
+    shared_seconds: float = 0.0
+    """Its part of the time of the tier's servers so far, in each second of which all that are answered share alike."""
 
 
 class LineGate:
@@ -124,6 +126,8 @@ class LineGate:
         #: How many turns were given, and to which batch the last of its own was.
         self._turns = 0
         self._last_turn: dict[str, int] = {}
+        #: When the time of the servers was shared among the lines in flight last.
+        self._shared_at = clock.monotonic()
         #: How lines ended, by outcome. Counted by the event loop; a scrape copies it.
         self.outcomes: dict[LineOutcome, int] = dict.fromkeys(OUTCOMES, 0)  # a zero that is there can be alerted on
 
@@ -218,6 +222,7 @@ class LineGate:
     def leave(self, turn: Turn) -> None:
         """A line has ended, or waits no longer."""
         if turn in self.lines:
+            self.share()
             del self.lines[turn]
         elif (waiting := self.waiting.get(turn.batch)) is not None and turn in waiting:
             waiting.remove(turn)
@@ -248,6 +253,25 @@ class LineGate:
             return [*(more() if more is not None else ()), *own]
 
         return headers
+
+    def hold(self, turn: Turn, *, is_held: bool) -> None:
+        """A line begins to wait for a start or a load, or has waited."""
+        self.share()
+        turn.is_held = is_held
+
+    def share(self) -> None:
+        """Add the time since the last call to what lines in flight have had of the servers. Called before any of them
+        begins, waits for a start, or ends; that people came or left between is seen at the next call."""
+        now = self._clock.monotonic()
+        passed, self._shared_at = now - self._shared_at, now
+        working = [turn for turn in self.lines if not turn.is_held]
+        if passed <= 0 or not working:
+            return
+        held = self._room.held() - (len(self.lines) - len(working))
+        together = len(working) + max(0, self.people - max(0, held))
+        part = passed * min(self._room.slots(1), together) / together
+        for turn in working:
+            turn.shared_seconds += part
 
     def figures(self) -> LineFigures:
         """How it is with the lines now. In any thread."""
@@ -299,6 +323,7 @@ class LineGate:
             del self.waiting[turn.batch]
         self._turns += 1
         self._last_turn[turn.batch] = self._turns
+        self.share()
         self.lines[turn] = None
         turn.began.set()
 
@@ -306,6 +331,7 @@ class LineGate:
         """Cut the one that began last, of those that are meant and whose answer has not begun; false where none is."""
         for turn in reversed(self.lines):
             if is_meant(turn) and not turn.is_answered():
+                self.share()
                 del self.lines[turn]
                 turn.cut()
                 return True

@@ -92,11 +92,20 @@ class LineTurn:
     def held(self) -> Iterator[None]:
         """Meanwhile it waits for a start or a load, as people do who are in its way."""
         assert self._turn is not None
-        self._turn.is_held = True
+        assert self._gate is not None
+        self._gate.hold(self._turn, is_held=True)
         try:
             yield
         finally:
-            self._turn.is_held = False
+            self._gate.hold(self._turn, is_held=False)
+
+    @property
+    def shared_seconds(self) -> float:
+        """Its part of the time of the tier's servers."""
+        if self._gate is None or self._turn is None:
+            return 0.0
+        self._gate.share()
+        return self._turn.shared_seconds
 
     def told(self, trouble: Trouble, *, is_asked: bool) -> Trouble:
         """What its batch is told went wrong: whether with the line itself, or with nothing that it could help."""

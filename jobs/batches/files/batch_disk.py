@@ -25,6 +25,9 @@ from jobs.store import private_files
 REFRESH_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between tries of a refresh that fails: files that others have open are closed soon."""
 
+REFRESH_EVERY = timedelta(milliseconds=250)
+"""No sooner is one refresh followed by another: somebody may ask for files that are not there as fast as they can."""
+
 MEASURED_FOR = timedelta(seconds=10)
 """So long a measure of all files serves, with what was written here since."""
 
@@ -59,10 +62,11 @@ class BatchDisk:
         self._quota = quota_bytes
         self._lock = RefreshLock()
         self._persisting = threading.Lock()
-        self._looking = threading.Lock()  # who refreshes or measures; held meanwhile
-        #: When the last refresh that went well began. Under `_looking`.
+        self._refreshing = threading.Lock()
+        #: When the last refresh that went well began. Under `_refreshing`.
         self._refreshed_at: float | None = None
-        #: What all files took when they were last measured, what came here since, and when. Under `_looking`.
+        self._measuring = threading.Lock()
+        #: What all files took when they were last measured, what came here since, and when. Under `_measuring`.
         self._measured = 0
         self._came = 0
         self._measured_at: float | None = None
@@ -94,13 +98,11 @@ class BatchDisk:
         """Whether others write here, who are seen after a refresh alone."""
         return self._refresh is not None
 
-    def refresh(self, *, older_than: timedelta = timedelta(0)) -> None:
+    def refresh(self) -> None:
         """Bring in what others have persisted until now, once nobody here has a file open.
 
-        Several who ask at once share one. Not within `using`.
-
-        Args:
-            older_than: nothing is done when it was brought in within so long a time.
+        Several who ask at once share one, and one follows another after `REFRESH_EVERY` at the earliest: whoever asks
+        in between waits. Not within `using`.
 
         Raises:
             StoreUnavailable: it failed again and again.
@@ -108,22 +110,31 @@ class BatchDisk:
         """
         if self._refresh is None:
             return
-        asked_at = self.clock.monotonic() - older_than.total_seconds()
-        with self._looking:
+        asked_at = self.clock.monotonic()
+        with self._refreshing:
+            if self._refreshed_at is not None and self._refreshed_at > asked_at:
+                return
             for pause in (*REFRESH_PAUSES, None):
-                if self._refreshed_at is not None and self._refreshed_at > asked_at:
-                    return
+                self._wait_for_turn()
                 began = self.clock.monotonic()
                 try:
                     with self._lock.alone():
                         self._refresh()
-                    self._refreshed_at = began
                 except NetworkTrouble as trouble:
                     if pause is None:
                         raise StoreUnavailable(
                             f"the files of batches cannot be brought up to date: {trouble}", hint="ask once more"
                         ) from trouble
                     self.clock.wait(pause)
+                else:
+                    self._refreshed_at = began
+                    return
+
+    def _wait_for_turn(self) -> None:
+        if self._refreshed_at is not None:
+            left = self._refreshed_at + REFRESH_EVERY.total_seconds() - self.clock.monotonic()
+            if left > 0:
+                self.clock.wait(left)
 
     # -- how much there is ---------------------------------------------------------------------------------------------
 
@@ -141,7 +152,7 @@ class BatchDisk:
         """
         if self._quota is None:
             return
-        with self._looking:
+        with self._measuring:
             now = self.clock.monotonic()
             if self._measured_at is None or now - self._measured_at > MEASURED_FOR.total_seconds():
                 self._measured, self._came, self._measured_at = self.used_bytes(), 0, now

@@ -71,7 +71,7 @@ class FileWriter:
             self._flush()
 
     def finish(self, *, expires_at: datetime | None = None) -> FileRecord:
-        """Have the file there. One that was there under this id before stays, and is the answer.
+        """Have the file there, in place of one that was there under this id.
 
         Args:
             expires_at: when it may be removed, where that was not known when it was begun.
@@ -87,12 +87,10 @@ class FileWriter:
                 _write(self._folder / "record.json", json.dumps(record.as_json()).encode(), is_last=True)
                 flush_folder(self._folder)
                 self._disk.make_folder(target.parent)
-                if target.exists():
-                    record = FileRecord.from_json(json.loads((target / "record.json").read_bytes()))
-                else:
-                    self._folder.rename(target)
-                    is_new = True
-                    flush_folder(target.parent)
+                shutil.rmtree(target, ignore_errors=True)
+                self._folder.rename(target)
+                is_new = True
+                flush_folder(target.parent)
             self._disk.persist()
         except BaseException:
             if is_new:  # whoever is told that it failed does not look for it

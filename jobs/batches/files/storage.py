@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -30,9 +30,6 @@ from jobs.core import foreign
 from jobs.core.clock import moment_of
 from jobs.core.errors import Corrupt, NotFound
 from jobs.store.files import flush_folder
-
-SEEN_WITHIN = timedelta(seconds=1)
-"""A file that another container wrote is found so soon after it was finished there."""
 
 LONGEST_NAME = 255
 """Characters of a file's name that are kept."""
@@ -66,7 +63,7 @@ class BatchStorage(BatchDisk):
             filename: as whoever brings it calls it.
             purpose: a file of results has no limit, neither of its own nor by the quota.
             expires_at: when it may be removed.
-            id: its id where that is known before; what is there under it stays as it is.
+            id: its id where that is known before: nobody has heard of it until it is finished.
             most_bytes: it is refused when it has more.
 
         """
@@ -110,13 +107,13 @@ class BatchStorage(BatchDisk):
         """The file of this id; one that another container has just written is found, too. None where there is none."""
         found = self._record(id)
         if found is None and self.is_shared and _FILE_ID.fullmatch(id):
-            self.refresh(older_than=SEEN_WITHIN)
+            self.refresh()
             found = self._record(id)
         return found
 
     def files(self, owner: str | None = None) -> list[FileRecord]:
         """All files, or those of one owner, the newest first."""
-        self.refresh(older_than=SEEN_WITHIN)
+        self.refresh()
         with self.using("listing files"):
             ids = self.names("files")
         known = self._known

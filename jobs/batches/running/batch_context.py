@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.line_check import Checked, LineRefusal
-from jobs.batches.measuring import SharedTime
+from jobs.batches.measuring import SharedTime, SharedTimes
 from jobs.batches.records import BatchRecord, Estimate
 from jobs.batches.start_rules import BatchStarts
 from jobs.core.clock import Clock
@@ -53,7 +53,7 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def _no_times(_: datetime) -> Mapping[str, SharedTime]:
+def _no_times(_: datetime) -> Mapping[tuple[str, str], SharedTime]:
     return {}
 
 
@@ -90,7 +90,7 @@ class BatchContext:
     estimate: Callable[[BatchRecord, Checked], Estimate | None] = _nothing
     starts: BatchStarts | None = None
     dollars_per_second: Mapping[str, float] = field(default_factory=dict)
-    shared_times: Callable[[str], Callable[[datetime], Mapping[str, SharedTime]]] = lambda _: _no_times
+    shared_times: Callable[[str], SharedTimes] = lambda _: _no_times
     keep: timedelta | None = None
     at_once: int = 1000
     most_lines: int | None = None

@@ -348,12 +348,20 @@ class BatchRun:
             progress=lambda _: self._go_on(),
         )
         failed = counts.failed if status in {"completed", "cancelled"} else counts.total - counts.completed
-        self._state.note(counts=LineCounts(counts.total, counts.completed, failed))
+        self._look_at_cost(meter)
+        self._state.note(counts=LineCounts(counts.total, counts.completed, failed), use=meter.use())
         errors = (LineError(ended.code, ended.message),) if ended is not None and status == "failed" else ()
         end = self._end(status, made, errors=errors)
         with suppress(StoreTrouble):
             learn(self._context.facts, meter.speeds(), self._context.clock.now())
         return end
+
+    def _look_at_cost(self, meter: LineMeter) -> None:
+        """What it took is told as `cost` does, where that knows nearly all of it by now."""
+        try:
+            meter.look(self._context.shared_times(self._record.id), is_due=True)
+        except StoreTrouble as trouble:
+            logger.warning("what the batch took is told by the time of its lines: {}", trouble)
 
     def _go_on(self) -> None:
         """Raise where the attempt is to stop for anything but a cancel, which is what is being finished."""

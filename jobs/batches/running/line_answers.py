@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from jobs.batches.passes import LINE, NOT_NOW, REFUSED, ROOM, SPENT
+from jobs.batches.passes import LINE, NOT_NOW, REFUSED, ROOM, SPENT, WAITED
 from jobs.batches.records import BatchDialect
 
 _FAR = timedelta(hours=1)
@@ -48,6 +48,15 @@ class Answer:
         """How many lines of the batch the tier takes at once now, where it is told."""
         told = self.headers.get(ROOM, "")
         return int(told) if told.isascii() and told.isdecimal() and len(told) < 9 else None
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds it waited at the gateway for its turn, as far as it is told."""
+        try:
+            seconds = float(self.headers.get(WAITED, "0"))
+        except ValueError:
+            return 0.0
+        return seconds if 0 <= seconds < float("inf") else 0.0
 
     @property
     def again_after(self) -> timedelta | None:

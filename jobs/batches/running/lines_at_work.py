@@ -299,6 +299,7 @@ class LinesAtWork:
             self._failed(of, TryAgain(str(trouble)), None)
             return
         self._gateway_is_there()
+        of.sent.waited = answer.waited
         if (room := answer.room) is not None:
             of.tier.room = room
         outcome = outcome_of(answer)

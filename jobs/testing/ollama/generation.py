@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobs.core.model_name import ModelName
@@ -207,6 +208,12 @@ def _marker(parts: SimulatorParts, shape: AnswerShape, asked: str, reason: str) 
     }
 
 
+def _noted(file: Path, prompt: str) -> None:
+    """One line, in one write: however this process ends, none is half there."""
+    with file.open("ab", buffering=0) as out:
+        out.write(b"%b\n" % prompt[-80:].replace("\n", " ").encode())
+
+
 def _frames(
     parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any], shape: AnswerShape
 ) -> Iterator[Frame]:
@@ -217,6 +224,8 @@ def _frames(
         count = prompt_length(shape.messages(body), context_of(parts, model, body), body)
         thinks = "thinking" in model.capabilities and body.get("think") is not False
         said: Output = output(body, prompt, thinks=thinks)
+        if parts.settings.generations is not None:
+            _noted(parts.settings.generations, prompt)
         if parts.settings.prompt_seconds:
             print('level=INFO msg="the model has a prompt"', file=sys.stderr, flush=True)
             parts.clock.wait(parts.settings.prompt_seconds, parts.stopping)

@@ -51,6 +51,8 @@ class SimulatorSettings:
     prompt_seconds: float = 0.0
     """From a chat's or a completion's prompt until its first token."""
     retry_seconds: float = 1.0
+    generations: Path | None = None
+    """A file in which each chat or completion that begins has a line: the last words of its prompt."""
     discovery_seconds: float = 0.0
     """Connections are accepted this long before anything is answered."""
     version: str = VERSION

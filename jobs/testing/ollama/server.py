@@ -149,6 +149,7 @@ def settings_from(environ: Mapping[str, str]) -> dict[str, Any]:
         "prompt_seconds": _number(environ, "OLLAMA_SIM_PROMPT_MILLISECONDS", 0) / 1000,
         "retry_seconds": _number(environ, "OLLAMA_SIM_RETRY_MILLISECONDS", 1000) / 1000,
         "discovery_seconds": _number(environ, "OLLAMA_SIM_DISCOVERY_MILLISECONDS", 0) / 1000,
+        "generations": Path(kept) if (kept := environ.get("OLLAMA_SIM_GENERATIONS")) else None,
         "models": Path(environ.get("OLLAMA_MODELS") or f"{home}/.ollama/models"),
     }
 

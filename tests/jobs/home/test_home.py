@@ -60,7 +60,7 @@ USE = """
 import os, sys
 from pathlib import Path
 from datetime import UTC, datetime
-from app.local.processes import ServerProcess
+from app.local.processes.server_process import ServerProcess
 from app.logs import on_terminal
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home, Stack

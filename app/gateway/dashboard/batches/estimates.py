@@ -3,7 +3,7 @@
 It asks no server, and writes nothing down.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -12,7 +12,6 @@ from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.accounting.batch_prices import BatchPrices
-from app.fleet.schedule import due
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.event_loop.long_answers import json_response
@@ -21,8 +20,8 @@ from app.gateway.ops.schemas import Left, ModelField
 from jobs.batches.estimate import Where, too_dear
 from jobs.batches.limits import MOST_FILE_MIB, MOST_LINES, BatchLimits
 from jobs.batches.records import BatchStart
-from jobs.batches.start_rules import NotYet, TierNow, decide
-from jobs.core.clock import Clock
+from jobs.batches.start_rules import Decision, NotYet, TierNow, decide
+from jobs.core.clock import Clock, isoformat
 
 MOST_BYTES = MOST_FILE_MIB * 1024 * 1024
 MOST_TOKENS = 10**12
@@ -94,7 +93,7 @@ class EstimateResponse(UseEntry):
 
 @dataclass(frozen=True)
 class Estimates:
-    """Tells what batches would take.
+    """Tells what batches would take. Waits for the store, but for what it is handed.
 
     Args:
         clock: the time.
@@ -102,8 +101,7 @@ class Estimates:
         rented: servers are paid by the second, and sleep.
         limits: what is declared of batches.
         where: as what and on which tier a model is served, for a caller.
-        asleep: whether a tier has no server up.
-        longest_start: how long a start of a tier may take.
+        tiers: how some tiers are now.
 
     """
 
@@ -112,8 +110,7 @@ class Estimates:
     rented: bool
     limits: BatchLimits
     where: Callable[[Caller], Where]
-    asleep: Callable[[str], bool]
-    longest_start: Callable[[str], timedelta]
+    tiers: Callable[[Collection[str], datetime], Sequence[TierNow]]
 
     def as_json(self, caller: Caller, body: EstimateBody, entries: Mapping[str, Any]) -> dict[str, Any]:
         """
@@ -124,45 +121,38 @@ class Estimates:
         prices = BatchPrices(lambda: entries, self.fleet, self.clock, rented=self.rented)
         now, where = self.clock.now(), self.where(caller)
         first, _ = prices.estimate(body.models, where, body.endpoint)
-        tiers = sorted({where(each.model)[1] for each in body.models})
+        tiers = self.tiers({where(each.model)[1] for each in body.models}, now)
         decision = decide(
             body.start or self.limits.start,
-            [self._tier(name, now) for name in tiers],
+            tiers,
             now=now,
             deadline=body.by or now + USUAL_WINDOW,
             seconds=first.seconds,
         )
-        starts_at = decision.not_before if isinstance(decision, NotYet) else now
+        starts_at, wakes = _start(decision, tiers, now)
         told, models = prices.estimate(
             body.models,
             where,
             body.endpoint,
             starts_at=starts_at,
-            wakes=lambda tier: self.asleep(tier) and not self._in_window(tier, starts_at),
+            wakes=wakes.__contains__,
         )
         refusal = too_dear(body.max_dollars, told)
         return {
             **told.as_json(),
-            "starts_at": starts_at.isoformat(),
+            "starts_at": isoformat(starts_at),
             "note": decision.note,
             "refused": refusal and refusal.message,
             "models": [each.as_json() for each in models],
         }
 
-    def _tier(self, name: str, now: datetime) -> TierNow:
-        windows = [each for each in self.fleet.windows if each.tier == name] if self.fleet else []
-        zone = self.fleet.schedule.zone if self.fleet else None
-        openings = [next(due(each.start, zone, now), None) for each in windows] if zone else []
-        return TierNow(
-            name,
-            is_awake=not self.asleep(name),
-            in_window=self._in_window(name, now),
-            next_window=min((each for each in openings if each is not None), default=None),
-            longest_start=self.longest_start(name),
-        )
 
-    def _in_window(self, tier: str, at: datetime) -> bool:
-        return self.fleet is not None and any(each.tier == tier for each in self.fleet.windows_open(at))
+def _start(decision: Decision, tiers: Sequence[TierNow], now: datetime) -> tuple[datetime, frozenset[str]]:
+    """When it would begin at the latest, and which tiers it would have to wake for that."""
+    if isinstance(decision, NotYet):
+        woken = {each.name for each in tiers if each.sleeps and decision.not_before >= decision.latest}
+        return decision.not_before, frozenset(woken)
+    return now, frozenset(decision.wakes)
 
 
 def router(estimates: Estimates, entries: Callable[[], Awaitable[Mapping[str, Any]]]) -> APIRouter:

@@ -152,7 +152,7 @@ def test_a_body_stays_as_it_came() -> None:
 
 
 def test_done_twice_it_is_the_same(storage: BatchStorage) -> None:
-    """An attempt that puts results together again has the same files; a later attempt has files of its own."""
+    """An attempt that puts results together again has the same files; a later one has files of its own."""
     record = batch_of(storage, 3)
     first = made_of(storage, record, [result(record, 1)], 3)
     results = Segments(storage, record.id, 3).open(2, "b").results

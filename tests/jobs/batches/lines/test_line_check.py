@@ -371,9 +371,9 @@ def generated(count: int, text: str = "") -> Iterator[bytes]:
 
 def test_memory_grows_by_ids_alone() -> None:
     """Twice as many lines take twice as much, some forty bytes each; longer ones take no more than one of them."""
-    few, many = peak(generated(3_000)), peak(generated(6_000))
-    long = peak(generated(3_000, "x" * 2_000))
+    few, many = peak(generated(1_500)), peak(generated(3_000))
+    long = peak(generated(1_500, "x" * 2_000))
 
     assert many < 2.2 * few
-    assert many / 6_000 < 60
+    assert many / 3_000 < 60
     assert long - few < 100_000

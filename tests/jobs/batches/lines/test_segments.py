@@ -16,9 +16,10 @@ from jobs.batches.lines.assembly import CANCELLED, EXPIRED, assemble
 from jobs.batches.lines.segments import Result, Segments, SegmentWriter, sequence_of
 from jobs.batches.records import BatchUse, LineCounts
 from jobs.core.clock import SystemClock
-from jobs.core.errors import Corrupt, Fenced, StoreUnavailable
-from tests.support.batch_files import batch_of, documents, lines_of, result, storage_at
+from jobs.core.errors import Corrupt, DiskFull, Fenced, StoreUnavailable
+from tests.support.batch_files import SharedVolume, batch_of, documents, lines_of, result, storage_at
 from tests.support.crash_points import dies_at
+from tests.support.disks import NEEDS_MOUNT, fill, small_disk
 from tests.support.killed_appender import killed_after
 
 LINES = 8
@@ -71,12 +72,15 @@ class SegmentsMachine(RuleBasedStateMachine):
         self.last += 1
         opened: list[SegmentWriter] = []
 
-        def open_it() -> None:
+        def begin() -> None:
             opened.append(self.segments().open(self.last, f"holder {self.last}"))
 
-        if not dies_at(dies, open_it) if dies else (open_it() or True):
-            self.holder = opened[0]
-            self.check()
+        if not dies:
+            begin()
+        elif dies_at(dies, begin):
+            return
+        self.holder = opened[0]
+        self.check()
 
     @precondition(lambda self: self.holder is not None)
     @rule(line=st.integers(1, LINES), is_error=st.booleans())
@@ -325,3 +329,66 @@ def test_killed_attempts_lose_nothing(seed: int, tmp_path: Path) -> None:
     assert {int(each["custom_id"].removeprefix("id-")): int(said(each)) for each in answers}.items() >= told.items()
     ids = [each["custom_id"] for each in (*answers, *documents(storage, made.errors))]
     assert sorted(ids) == sorted(f"id-{n}" for n in range(1, count + 1))
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+@NEEDS_MOUNT
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """It is told, with what to do. What counted counts; what was to be kept goes on waiting, and counts once there is
+    room; then the files are made, which were not while there was none."""
+    with small_disk(tmp_path / "disk", 8) as disk:
+        storage = storage_at(disk)
+        record = batch_of(storage, 60)
+        lines = lines_of(storage, record)
+        writer = Segments(storage, record.id, 60).open(1, "a")
+        for number in range(1, 31):
+            writer.append(result(record, number, "x" * 20_000))
+        writer.flush()
+        ballast = fill(disk)
+        with ballast.open("r+b") as file:
+            file.truncate(ballast.stat().st_size - 50_000)  # so that the next one ends in the middle
+        for number in range(31, 61):
+            writer.append(result(record, number, "x" * 20_000))
+        for _ in range(2):
+            with pytest.raises(DiskFull) as refused:
+                writer.flush()
+            assert "delete files of batches" in str(refused.value.hint)
+        assert writer.results.counts.ended == 30
+        assert writer.waiting == 30
+        with pytest.raises(DiskFull):
+            assemble(storage, record, lines, writer.results, 1)
+        assert [each.purpose for each in storage.files()] == ["batch"]
+        assert storage.names("uploads") == []
+        ballast.unlink()
+
+        assert writer.flush() == list(range(31, 61))
+        later = Segments(storage, record.id, 60).open(2, "b")
+        assert later.results.counts == LineCounts(60, 60, 0)
+        made = assemble(storage, record, lines, later.results, 2)
+        assert [each["custom_id"] for each in documents(storage, made.output)] == [f"id-{n}" for n in range(1, 61)]
+
+
+def test_attempts_in_several_containers(tmp_path: Path) -> None:
+    """What one committed another goes on from, and what the first appends later counts for nobody; nor does what it had
+    not committed."""
+    volume = SharedVolume(tmp_path)
+    one, other = volume.mount("one"), volume.mount("other")
+    record = batch_of(one, 4)
+    lines_of(one, record)
+    first = Segments(one, record.id, 4).open(1, "a")
+    first.append(result(record, 1, "first"))
+    first.flush()
+
+    second = Segments(other, record.id, 4).open(2, "b")
+    assert second.results.counts == LineCounts(4, 1, 0)
+    first.append(result(record, 2, "too late"))
+    first.flush()
+    second.append(result(record, 2, "second"))
+    second.flush()
+
+    third = Segments(one, record.id, 4).open(3, "c")
+    made = assemble(one, record, lines_of(one, record), third.results, 3)
+    assert [said(each) for each in documents(one, made.output)] == ["first", "second"]
+    assert other.file(made.output.id if made.output else "") == made.output

@@ -90,6 +90,15 @@ class ServerProcess:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended well, by itself."""
+        return self._process.poll() == 0
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
     def require_alive(self) -> None:
         """Raise when it has ended.
 

@@ -1,0 +1,12 @@
+"""`python -m app.local.batches`: the process that works on batches."""
+
+import sys
+
+from jobs.http.httpx_alone import import_httpx_alone
+
+import_httpx_alone()
+
+from app.local.batches.worker_process import main  # noqa: E402 - without the command line of httpx
+
+if __name__ == "__main__":
+    sys.exit(main())
