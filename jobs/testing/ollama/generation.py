@@ -219,7 +219,7 @@ def _frames(
 ) -> Iterator[Frame]:
     prompt = shape.prompt(body)
     started = parts.clock.monotonic()
-    with using(parts, request, model, body) as load_seconds, parts.runners.slot(model):
+    with using(parts, request, model, body) as load_seconds, parts.runners.slot(model, request.gone):
         begun = parts.clock.monotonic()
         count = prompt_length(shape.messages(body), context_of(parts, model, body), body)
         thinks = "thinking" in model.capabilities and body.get("think") is not False
@@ -228,12 +228,13 @@ def _frames(
             _noted(parts.settings.generations, prompt)
         if parts.settings.prompt_seconds:
             print('level=INFO msg="the model has a prompt"', file=sys.stderr, flush=True)
-            parts.clock.wait(parts.settings.prompt_seconds, parts.stopping)
+            parts.runners.pass_time(parts.settings.prompt_seconds, request.gone)
 
         def frame(piece: Piece) -> Frame:
             return {"model": str(body["model"]), "created_at": stamp(parts.clock), **shape.frame(piece), "done": False}
 
-        for piece in paced(said.pieces, parts.settings.tokens_per_second, parts.clock, parts.stopping):
+        speed = parts.settings.tokens_per_second
+        for piece in paced(said.pieces, speed, parts.clock, parts.stopping, request.gone):
             token = piece.text or piece.thinking
             likely = logprobs(token, int(body.get("top_logprobs") or 0)) if body.get("logprobs") else []
             yield frame(piece) | ({"logprobs": likely} if likely else {})

@@ -8,7 +8,7 @@ import random
 import re
 import string
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +108,16 @@ def _is_named(name: str, asked: str) -> bool:
     return bool(words) and re.search(rf"(?<!\w){'[-_. ]?'.join(words)}(?!\w)", asked) is not None
 
 
-def paced(pieces: tuple[Piece, ...], per_second: float, clock: Clock, stopping: threading.Event) -> Iterator[Piece]:
-    """One by one at a model's speed; 0 is as fast as it goes. They end when the server stops."""
+def paced(
+    pieces: tuple[Piece, ...],
+    per_second: float,
+    clock: Clock,
+    stopping: threading.Event,
+    gone: Callable[[], bool] = lambda: False,
+) -> Iterator[Piece]:
+    """One by one at a model's speed; 0 is as fast as it goes. They end when the server stops, or the caller leaves."""
     for piece in pieces:
-        if per_second and clock.wait(1 / per_second, stopping):
+        if per_second and (clock.wait(1 / per_second, stopping) or gone()):
             raise SimError("context canceled")
         yield piece
 
