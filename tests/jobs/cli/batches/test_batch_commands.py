@@ -115,8 +115,8 @@ def test_a_batch_from_its_posting_to_its_results(person: Person) -> None:
     assert [each["custom_id"] for each in lines] == ["line-1", "line-2", "line-3", "line-4"]
     assert lines[0]["response"]["body"]["choices"][0]["message"]["content"] == "You said: hello 1"
     assert lines[1]["error"]["code"] == "timeout"
-    (listed,) = person.shell.ask("batches")
-    assert listed["lines"] == {"total": 4, "completed": 3, "failed": 1}
+    counts = {"total": 4, "completed": 3, "failed": 1}
+    until(lambda: person.shell.ask("batches")[0]["lines"] == counts, "the counts in the list")
 
 
 def test_a_followed_batch_is_written_when_it_is_done(person: Person) -> None:
