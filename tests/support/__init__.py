@@ -1,6 +1,8 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
 batch_files        files, lines and results of batches
+batch_gateways     a gateway that takes batches, and a hand in place of the worker that would run them
+batch_hands        a hand in place of the worker that runs batches: it says how one stands, and ends it
 batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
 batch_runs         attempts at batches against a scripted gateway
 browser            a browser driven over WebDriver's own wire
