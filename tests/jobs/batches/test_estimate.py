@@ -189,6 +189,15 @@ def test_embeddings_make_no_tokens() -> None:
     assert estimate([lines], TIERS, {}, [], NOW).use.output_tokens == 0
 
 
+def test_answers_that_are_alike_fill_their_limit_longer() -> None:
+    """Answers whose lengths hardly differ are cut by a limit below their length alone, and never by one above it."""
+    spread, alike = (made_within(100, 1, 100, each) for each in (1, 16))
+    assert spread == pytest.approx(63.2, abs=0.1)
+    assert alike == pytest.approx(90, abs=1)
+    assert made_within(100, 1, 50, 16) == pytest.approx(50, rel=0.01)
+    assert made_within(length(200, 0.45, 8), 10, 2000, 8) == pytest.approx(900)
+
+
 # -- when, and for how much --------------------------------------------------------------------------------------------
 
 
