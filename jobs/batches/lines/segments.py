@@ -177,6 +177,13 @@ class Segments:
             self._fold(each, length, results)
         return SegmentWriter(self._storage, self._segment(sequence), sequence, results)
 
+    def open_next(self, holder: str) -> "SegmentWriter":
+        """The same, after all attempts that have begun, for whoever is none: no attempt of the batch's job goes on."""
+        self._storage.refresh()
+        with self._storage.using(f"sealing results of {self._batch_id}"):
+            sequence = _newest_seal(self._folder).sequence + 1
+        return self.open(sequence, holder)
+
     def _fold(self, sequence: int, length: int, results: Results) -> None:
         for offset, line in self._read(sequence, length):
             result = Result.from_bytes(line)
