@@ -1,6 +1,5 @@
 """Uploads over the wire: slow, broken and hostile ones, and what they leave behind."""
 
-import asyncio
 import re
 import socket
 from collections.abc import Iterator
@@ -15,10 +14,14 @@ from loguru import logger
 from jobs.access.keys.proofs import hash_of
 from jobs.batches.limits import BatchLimits
 from tests.support.batch_gateways import BatchGateway, batch_gateway, uploads
+from tests.support.gateway_process import gateway_process
 from tests.support.waiting import PATIENCE, until
 
 KEY, OTHER = "omk_key", "omk_other"
 KEYS = f"key {hash_of(KEY)} chat\nother {hash_of(OTHER)} chat"
+
+AIR = 48 << 20
+"""Memory that comes and goes: of an upload two pieces of a megabyte, and what the allocator gives back late."""
 
 HEAD = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="secret-name.jsonl"\r\n\r\n'
 TAIL = b'\r\n--cut\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--cut--\r\n'
@@ -114,7 +117,7 @@ def post(served: BatchGateway, content: bytes, key: str = KEY) -> httpx.Response
 
 
 def test_beyond_the_quota_nothing_is_taken(tmp_path: Path) -> None:
-    """An upload for which there is no room is answered 507 in the caller's shape, with what to do, and nothing stays."""
+    """An upload for which there is no room is answered 507 in the caller's shape, with what to do; nothing stays."""
     with batch_gateway(tmp_path, quota_bytes=3_000_000, keys=KEYS) as served:
         assert post(served, b"x" * 1_000_000).status_code == 200
         refused = post(served, b"x" * 2_500_000)
@@ -164,36 +167,50 @@ def test_nothing_of_a_file_is_logged(served: BatchGateway) -> None:
     assert not re.search("secret", "".join(told))
 
 
-def test_a_large_file_takes_little_memory(served: BatchGateway) -> None:
-    """A file of 64 MB comes and goes while the gateway keeps a few of them, and answers others all the while."""
-    size = 64 << 20
-    piece = b"x" * (1 << 20)
-    answered = 0
+def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
+    """A file of 96 MB comes and goes while the gateway keeps a few of them, and its event loop hardly works for it."""
+    size, piece = 96 << 20, b"x" * (1 << 20)
 
-    async def ask_others(client: httpx.AsyncClient, until_done: "asyncio.Task[httpx.Response]") -> None:
-        nonlocal answered
-        while not until_done.done():
-            assert (await client.get(f"{served.url}/healthz")).status_code == 200
-            answered += 1
-
-    async def body() -> Any:
+    def body() -> Iterator[bytes]:
         yield HEAD
         for _ in range(size >> 20):
             yield piece
         yield TAIL
 
-    async def run() -> tuple[httpx.Response, int]:
-        headers = {"authorization": f"Bearer {KEY}", "content-type": "multipart/form-data; boundary=cut"}
-        async with httpx.AsyncClient(timeout=PATIENCE) as client:
-            sent = asyncio.create_task(client.post(f"{served.url}/v1/files", content=body(), headers=headers))
-            await ask_others(client, sent)
-            file = (await sent).json()
-            got = 0
-            async with client.stream("GET", f"{served.url}/v1/files/{file['id']}/content", headers=headers) as answer:
-                async for each in answer.aiter_raw():
-                    got += len(each)
-            return await sent, got
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "multipart/form-data; boundary=cut"}
+    with gateway_process(tmp_path, {}, KEYS) as process, httpx.Client(timeout=PATIENCE, headers=headers) as client:
+        files = f"{process.url}/v1/files"
+        first = client.post(files, content=HEAD + b"{}" + TAIL)  # what is imported and opened once
+        assert client.get(f"{files}/{first.json()['id']}/content").content == b"{}"
+        before = process.rss()
+        process.forget_most()
+        file = client.post(files, content=body()).json()
+        assert file["bytes"] == size
+        with client.stream("GET", f"{files}/{file['id']}/content") as answer:
+            got = sum(len(each) for each in answer.iter_raw())
+        assert got == size
+        assert process.most_rss() - before < AIR
 
-    sent, got = asyncio.run(run())
-    assert sent.json()["bytes"] == got == size
-    assert answered > 3
+
+def test_a_large_list_of_requests_takes_little_memory(tmp_path: Path) -> None:
+    """A body of twenty thousand requests, all on one line, is made lines of a file with the memory of a few."""
+    request = b'{"custom_id": "%06d", "params": {"model": "llama3.2", "max_tokens": 9, "messages": ["%b"]}}'
+    count, text = 20_000, b"x" * 2000
+
+    def body() -> Iterator[bytes]:
+        yield b'{"requests": ['
+        for first in range(0, count, 1000):
+            lines = b",".join(request % (number, text) for number in range(first, first + 1000))
+            yield lines if not first else b"," + lines
+        yield b"]}"
+
+    with gateway_process(tmp_path, {}, KEYS) as process:
+        ask = httpx.Client(timeout=PATIENCE, headers={"x-api-key": KEY, "content-type": "application/json"})
+        with ask as client:
+            url = f"{process.url}/v1/messages/batches"
+            assert client.post(url, content=b'{"requests": [' + request % (1, text) + b"]}").status_code == 200
+            before = process.rss()
+            process.forget_most()
+            batch = client.post(url, content=body()).json()
+            assert batch["request_counts"]["processing"] == count
+            assert process.most_rss() - before < AIR
