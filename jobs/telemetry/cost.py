@@ -342,11 +342,12 @@ def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
     of_lines: dict[str, float] = defaultdict(float)
     for (tier, _, _, batch), seconds in took.items():
         (of_lines if batch else of_people)[tier] += seconds
-    parts = {tier: _parts(serving.get(tier, 0.0), of_people[tier], of_lines[tier]) for tier in {*of_people, *of_lines}}
+    pools = {tier: _pools(serving.get(tier, 0.0), of_people[tier], of_lines[tier]) for tier in {*of_people, *of_lines}}
     found = []
     for (tier, model, key, batch), group in grouped.items():
         seconds, count = took[tier, model, key, batch], sum(row.sums.count for row in group)
-        part = seconds * parts[tier][1 if batch else 0]
+        total = (of_lines if batch else of_people)[tier]
+        part = pools[tier][1 if batch else 0] * (seconds / total) if total else 0.0
         dollars = priced[tier].dollars_of(part) if part else 0.0
         found.append(UseCost(tier, model, key, count, seconds, dollars, batch, part))
     known: dict[str, float] = defaultdict(float)
@@ -362,12 +363,10 @@ _NOTHING = 1e-9
 """What remains of sums of fractions."""
 
 
-def _parts(serving: float, people: float, lines: float) -> tuple[float, float]:
-    """Seconds of servers for one second of people's requests, and for one of lines."""
-    if not people + lines:
-        return 0.0, 0.0
-    of_line = min(1.0, serving / (people + lines))
-    return (serving - of_line * lines) / people if people else 0.0, of_line
+def _pools(serving: float, people: float, lines: float) -> tuple[float, float]:
+    """Of the seconds that servers served, those of people's requests, and those of lines."""
+    of_lines = lines if serving >= people + lines else serving * (lines / (people + lines))
+    return serving - of_lines if people else 0.0, of_lines
 
 
 def _hours(seconds: float) -> str:

@@ -120,7 +120,7 @@ def test_what_was_archived_is_told_as_before(tmp_path: Any) -> None:
     ran = a_day(fleet)
     before = usage_in(fleet.entries())
     archive = archive_at(tmp_path)
-    fleet.clock.tick(timedelta(days=9).total_seconds())
+    fleet.clock.tick(timedelta(days=20).total_seconds())
     archive_facts(fleet.facts, archive, fleet.clock.now(), lambda: None)
 
     assert not [key for key in fleet.facts.keys() if str(key).startswith(keys.USAGE)]  # noqa: SIM118 - no dict
