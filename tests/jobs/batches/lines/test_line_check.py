@@ -26,7 +26,7 @@ from jobs.batches.lines.line_check import (
 from jobs.batches.records import MOST_ERRORS, BatchDialect, LineError
 from jobs.core.errors import Corrupt, NotFound
 from jobs.core.units import human_bytes
-from tests.support.batch_files import CHAT, batch_of, checked, line, lines_of, packed, posted, storage_at
+from tests.support.batch_files import CHAT, batch_of, checked, every_line, line, lines_of, packed, posted, storage_at
 from tests.support.crash_points import dies_at
 
 RULES = LineRules(CHAT)
@@ -356,18 +356,20 @@ def test_lines_are_read_by_their_number(dialect: BatchDialect, storage: BatchSto
         read.read(3, 1)
 
 
-def test_lines_without_their_results(storage: BatchStorage) -> None:
-    """In their order, without those that are done when they are come to."""
+@pytest.mark.parametrize("at_once", [1, 7, 64, 1000])
+def test_many_lines_are_read_at_once(at_once: int, storage: BatchStorage) -> None:
+    """However many are asked for in one step: each once, in their order."""
     record = batch_of(storage, 200)
-    done = set(range(1, 200, 3))
-    seen = []
-    for each in lines_of(storage, record).without(done.__contains__, at_once=16):
-        seen.append(each.number)
-        done.add(each.number + 1)
 
-    assert seen == sorted(seen)
-    assert len(seen) < 140
-    assert set(seen) | done == set(range(1, 202)) & (set(seen) | done) >= set(range(1, 201))
+    assert [each.number for each in every_line(lines_of(storage, record), at_once)] == list(range(1, 201))
+
+
+def test_long_lines_are_read_few_at_once(storage: BatchStorage) -> None:
+    """One at least; so that what is held of them has a bound."""
+    long = [line(n, body={"model": "m", "messages": ["x" * 1_900_000]}) for n in range(1, 5)]
+    record = posted(storage, storage.save("ann", "f", packed(long)))
+
+    assert [each.number for each in lines_of(storage, record).read(1, 4)] == [1, 2]
 
 
 def test_a_model_takes_the_place_of_a_lines_own(storage: BatchStorage) -> None:
