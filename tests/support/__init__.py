@@ -1,8 +1,9 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
 batch_files        files, lines and results of batches
+batch_fleet        a fleet that runs batches on a moved clock: what is told of each, and what `cost` says later
 batch_gateways     a gateway that takes batches, and a hand in place of the worker that would run them
-batch_hands        a hand in place of the worker that runs batches
+batch_hands        a hand in place of the worker that runs batches: it says how one stands, and ends it
 batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
 batch_process      a worker of batches as a process, to be killed
 batch_runs         attempts at batches against a scripted gateway

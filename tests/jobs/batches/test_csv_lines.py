@@ -131,7 +131,7 @@ def test_the_columns_that_there_are_are_told() -> None:
 
 def test_a_column_that_is_there_twice_is_named_by_nobody() -> None:
     """It is not guessed which; columns that no template names may be alike."""
-    assert "2 columns are called 'text'" in str(refusal("text,text\na,b\n"))
+    assert "more than one column is called 'text'" in str(refusal("text,text\na,b\n"))
     assert asked("id,id,text\n1,2,one\n") == ["Summarise: one"]
 
 
