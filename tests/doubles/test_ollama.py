@@ -24,7 +24,7 @@ from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.server import OllamaDouble, settings_from
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.ollama_servers import serving, simulator_command
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 TINY = next(model for model in LIBRARY if str(model.name) == "tiny:latest")
 HI = [{"role": "user", "content": "hi"}]
@@ -263,6 +263,18 @@ def test_a_full_queue_is_503_with_two_spaces(models: Path) -> None:
 
     text = "server busy, please try again.  maximum pending requests exceeded"
     assert (answer.status_code, answer.json()) == (503, {"error": text})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_when_its_caller_leaves(models: Path, stream: bool) -> None:
+    """Streamed or not, begun or waiting for a slot: the model is in use no longer."""
+    body = {"model": "tiny", "messages": HI, "stream": stream}
+    with OllamaDouble(models, tokens_per_second=0.1 / PATIENCE) as double, OllamaClient(double.url) as ollama:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{double.url}/api/chat", json=body, timeout=httpx.Timeout(PATIENCE, read=0.3))
+        ollama.unload("tiny")
+        until(lambda: ollama.ps() == [], "the model let go")
 
 
 def _give_up_soon(url: str) -> None:

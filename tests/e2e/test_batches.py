@@ -16,7 +16,7 @@ from tests.support.local_stack import Shell, Up, up
 from tests.support.processes import is_running
 from tests.support.waiting import until
 
-KILLS, LINES = 9, 250
+KILLS, LINES = 8, 300
 """`scripts/kill_batches` goes further."""
 
 
@@ -90,6 +90,6 @@ def test_a_batch_runs_with_the_key_of_its_owner(tmp_path: Path) -> None:
 
 def test_kills_lose_no_line_and_double_none(tmp_path: Path) -> None:
     """Worker, gateway and server are killed over and over: each line has one result, and few were asked for twice."""
-    found = kill_through(tmp_path, kills=KILLS, lines=LINES, pause=0.7)
+    found = kill_through(tmp_path, kills=KILLS, lines=LINES, pause=0.3)
     assert found.kills.total() == KILLS
     assert is_kept(found, LINES) == []

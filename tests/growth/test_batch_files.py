@@ -13,7 +13,7 @@ from jobs.batches.lines.assembly import AT_ONCE, assemble
 from jobs.batches.lines.line_check import Checked
 from jobs.batches.lines.segments import Segments, SegmentWriter
 from jobs.batches.records import BatchRecord
-from tests.support.batch_files import batch_of, checked, lines_of, posted, result, storage_at
+from tests.support.batch_files import batch_of, checked, every_line, lines_of, posted, result, storage_at
 from tests.support.counting_files import file_operations
 
 N = 2 * AT_ONCE
@@ -93,7 +93,7 @@ def test_results_are_kept_by_the_group(results: int, tmp_path: Path) -> None:
 
 
 OF_LINES: dict[str, Callable[[Case], object]] = {
-    "read them": lambda case: list(case.lines.without(lambda _: False)),
+    "read them": lambda case: list(every_line(case.lines)),
     "put their results together": lambda case: assemble(case.storage, case.record, case.lines, case.writer.results, 1),
     "read the file through": Case.checked_again,
     "begin an attempt": lambda case: case.begin(2),

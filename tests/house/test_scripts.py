@@ -41,7 +41,20 @@ def python_scripts() -> list[str]:
 
 
 COLD = {
-    "ways": ("--only", "ways", "--gb", "0.2", "--runs", "1", "--background", "12"),
+    "ways": (
+        "--only",
+        "ways",
+        "--gb",
+        "0.2",
+        "--runs",
+        "1",
+        "--background",
+        "12",
+        "--modes",
+        "mmap",
+        "--readers",
+        "16",
+    ),
     "wakes": ("--only", "wakes", "--wakes", "1", "--engine-seconds", "0.1", "--load-seconds", "0.1"),
     "other": (
         "--only",
@@ -62,7 +75,7 @@ COLD = {
 def test_each_benchmark_is_run_here() -> None:
     """No benchmark is left out of this file."""
     there = {path.name for path in (ROOT / "scripts").glob("bench_*") if path.is_file()}
-    assert {*SMALLEST, "bench_cold"} == there
+    assert {*SMALLEST, "bench_cold", "bench_batch_latency"} == there
 
 
 def test_scripts_are_checked_as_the_rest_is() -> None:
@@ -159,12 +172,12 @@ def cold_part(name: str, tmp_path: Path) -> Any:
 
 
 def test_readers_ahead_bring_the_bytes(tmp_path: Path) -> None:
-    """On a slow volume, where it can be mounted, a real llama.cpp starts in each way. With readers ahead these are who
-    brought the bytes by the first token: counted, by no clock."""
+    """On a slow volume, where it can be mounted, a real llama.cpp starts by itself and with readers ahead. Then these
+    are who brought the bytes by the first token: counted, by no clock."""
     [found] = cold_part("ways", tmp_path)
     alone, helped = found["medians"]["mmap"], found["medians"]["mmap, 16 readers ahead"]
 
-    assert len(found["medians"]) == 9
+    assert len(found["medians"]) == 2
     assert alone["read_ahead"] == 0
     assert helped["read_ahead"] > 0.5 * found["bytes"]
 
@@ -193,6 +206,24 @@ def test_another_model_than_the_warmed_one_is_measured(tmp_path: Path) -> None:
 
     assert found["loads"] == {"what is warmed first": 2, "the wake names its model": 1}
     assert found["times"] > 1
+
+
+def test_people_beside_a_batch_are_measured(tmp_path: Path) -> None:
+    """What people wait for beside a full batch stands beside what they wait for without one, and what became of the
+    lines: a few were answered or gave way, and none failed."""
+    file = tmp_path / "figures.json"
+    environ = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
+    done = subprocess.run(
+        [ROOT / "scripts/bench_batch_latency", "--parallel", "1", "--people", "3", "--rounds", "1", "--json", file],
+        env=environ, capture_output=True, text=True, timeout=WHOLE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    [found] = json.loads(file.read_text("utf-8"))
+    assert found["requests"] == 3
+    assert all(found[name]["alone"] > 0 < found[name]["beside"] for name in ("p50_seconds", "p95_seconds"))
+    assert found["lines"]
+    assert set(found["lines"]) <= {"answered", "not-now"}
+    assert "ratio" in done.stdout
 
 
 def test_a_load_at_its_limit_is_told() -> None:

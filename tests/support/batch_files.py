@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.line_check import Checked, LineRules, read_through
-from jobs.batches.lines.line_index import Lines
+from jobs.batches.lines.line_index import InputLine, Lines
 from jobs.batches.lines.result_lines import answered
 from jobs.batches.lines.segments import Kind, Result
 from jobs.batches.records import BatchDialect, BatchRecord, FileRecord, new_batch_id
@@ -64,6 +64,15 @@ def lines_of(storage: BatchStorage, record: BatchRecord) -> Lines:
     """Its lines, once they are read through."""
     found = checked(storage, record)
     return Lines(storage, record, [each.model for each in found.models], found.lines)
+
+
+def every_line(lines: Lines, at_once: int = 64) -> Iterator[InputLine]:
+    """All of them, so many of which are read in one step."""
+    number = 1
+    while number <= lines.lines:
+        for each in lines.read(number, at_once):
+            yield each
+            number = each.number + 1
 
 
 def result(record: BatchRecord, number: int, said: str = "hello", kind: Kind = "o") -> Result:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.batches.lines.segments import Segments
 from jobs.batches.records import BatchRecord
 from jobs.core.clock import SystemClock
-from tests.support.batch_files import lines_of, result, storage_at
+from tests.support.batch_files import every_line, lines_of, result, storage_at
 from tests.support.waiting import PATIENCE
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -48,7 +48,7 @@ def _append(told: Connection, folder: Path, document: dict[str, object], sequenc
     lines = lines_of(storage, record)
     writer = Segments(storage, record.id, lines.lines).open(sequence, "child")
     told.send([])
-    for line in lines.without(writer.is_done):
+    for line in every_line(lines):
         writer.append(result(record, line.number, str(sequence)))
         if writer.waiting >= AT_ONCE:
             told.send(writer.flush())

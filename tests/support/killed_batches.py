@@ -33,6 +33,9 @@ PARALLEL = 4
 
 PROMPT_MILLISECONDS = 60
 
+AMID = 0.8
+"""So many kills come while lines are answered again; the others may come while things start."""
+
 VICTIMS = ("worker", "gateway", "server")
 
 MODEL = "tiny"
@@ -67,6 +70,10 @@ class _Case:
     draw: random.Random
     kills: Counter[str] = field(default_factory=Counter)
 
+    def asked(self) -> int:
+        """How much was asked of the simulator."""
+        return self.log.stat().st_size
+
 
 def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: float = 1.0) -> Killed:
     """Run a batch of so many lines while so many kills come, each after a random part of twice the `pause`."""
@@ -85,8 +92,10 @@ def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: 
         storage = BatchStorage(folder / "om" / "batches", SystemClock())
         batches = BatchStore(store.facts, store.ledger(), store.clock)
         record = _post(storage, batches, lines)
-        until(lambda: batches.get(record.id).counts.ended, patience=WHOLE)
+        until(log.exists, patience=WHOLE)
         while case.kills.total() < kills:
+            if case.draw.random() < AMID:
+                until(lambda seen=case.asked(): case.asked() > seen, patience=WHOLE)  # type: ignore[misc]
             time.sleep(case.draw.uniform(0, 2 * pause))
             assert not batches.get(record.id).has_ended, f"only {case.kills.total()} kills came before its end"
             at = _kill_one(case, at, ending)

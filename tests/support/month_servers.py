@@ -97,6 +97,17 @@ class Servers:
         self._leave(next(each for each in self._up if each.tier == tier))
         self.settle()
 
+    def leave(self, tier: str) -> None:
+        """Those of a tier end, as they do when the batches that woke them are over."""
+        for each in [each for each in self._up if each.tier == tier]:
+            self._end(each)
+
+    def is_up(self, tier: str) -> bool:
+        return any(each.tier == tier for each in self._up)
+
+    def is_ready(self, tier: str) -> bool:
+        return any(each.tier == tier and each.is_ready for each in self._up)
+
     def redeploy(self) -> None:
         """All containers end, and what was asked to be kept is forgotten."""
         self._count()

@@ -1,8 +1,9 @@
 """Anthropic's batches of messages: `/v1/messages/batches`, one of them, its results, and its cancel."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from app.gateway.batches import told
 from app.gateway.batches.acts import cancel, post
@@ -17,8 +18,7 @@ from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.lines.custom_ids import CustomIds
 from jobs.batches.lines.line_check import MOST_CUSTOM_ID, MOST_LINE_BYTES
 from jobs.batches.records import BatchRecord, FileRecord
-from jobs.core.errors import BadRequest, Corrupt, NotFound, Trouble
-from jobs.core.foreign import document
+from jobs.core.errors import BadRequest, NotFound, Trouble
 from jobs.core.json_text import json_bytes
 
 USUAL_PAGE, MOST_PAGE = 20, 1000
@@ -174,9 +174,9 @@ class _Lines:
         if self._count >= self._most:
             raise BadRequest(f"there are more than {self._most:,} requests", hint="make several batches of them")
         try:
-            found = document(request, at, is_strict=True)
-        except Corrupt as error:
-            raise BadRequest(str(error)) from error
+            found = _DECODER.decode(request.decode())
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"{at} is no JSON", hint="send it as clients of Anthropic do") from error
         same = self._ids.add(_custom_id(found, at))
         if same is not None:
             raise BadRequest(f"{at}.custom_id is that of requests[{same - 1}], too", hint="give each one of its own")
@@ -185,6 +185,13 @@ class _Lines:
         self._count += 1
         # Outside of texts a line break is a gap, and inside of one it would be no JSON.
         self._writer.write(request.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _custom_id(request: Mapping[str, Any], at: str) -> str:

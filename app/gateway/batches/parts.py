@@ -146,7 +146,8 @@ def is_own(caller: Caller, owner: str) -> bool:
 
 
 def looks_after(caller: Caller, owner: str) -> bool:
-    """Whether a caller is told of it and may end it: of his own always, as an administrator of all models of others'."""
+    """Whether a caller is told of it and may end it: always of his own; as an administrator of all models, of others'
+    as well."""
     return is_own(caller, owner) or (caller.may(ADMIN) and not caller.models)
 
 

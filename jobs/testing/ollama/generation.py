@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +218,9 @@ def _noted(file: Path, prompt: str) -> None:
 def _frames(
     parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any], shape: AnswerShape
 ) -> Iterator[Frame]:
-    prompt = shape.prompt(body)
+    prompt, pass_time = shape.prompt(body), partial(parts.runners.pass_time, gone=request.gone)
     started = parts.clock.monotonic()
-    with using(parts, request, model, body) as load_seconds, parts.runners.slot(model):
+    with using(parts, request, model, body) as load_seconds, parts.runners.slot(model, request.gone):
         begun = parts.clock.monotonic()
         count = prompt_length(shape.messages(body), context_of(parts, model, body), body)
         thinks = "thinking" in model.capabilities and body.get("think") is not False
@@ -228,12 +229,12 @@ def _frames(
             _noted(parts.settings.generations, prompt)
         if parts.settings.prompt_seconds:
             print('level=INFO msg="the model has a prompt"', file=sys.stderr, flush=True)
-            parts.clock.wait(parts.settings.prompt_seconds, parts.stopping)
+            pass_time(parts.settings.prompt_seconds)
 
         def frame(piece: Piece) -> Frame:
             return {"model": str(body["model"]), "created_at": stamp(parts.clock), **shape.frame(piece), "done": False}
 
-        for piece in paced(said.pieces, parts.settings.tokens_per_second, parts.clock, parts.stopping):
+        for piece in paced(said.pieces, parts.settings.tokens_per_second, pass_time):
             token = piece.text or piece.thinking
             likely = logprobs(token, int(body.get("top_logprobs") or 0)) if body.get("logprobs") else []
             yield frame(piece) | ({"logprobs": likely} if likely else {})

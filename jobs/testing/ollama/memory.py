@@ -135,15 +135,19 @@ class Runners:
             self._let_go(runner)
 
     @contextmanager
-    def slot(self, model: StoredModel) -> Iterator[None]:
-        """One of the requests that the model answers at a time; there is no limit to how many wait."""
+    def slot(self, model: StoredModel, gone: Callable[[], bool]) -> Iterator[None]:
+        """One of the requests that the model answers at a time. Any number may wait, and leave."""
         with self._lock:
             runner = self._loaded.get(model.name)
         if runner is None:
             yield
             return
-        with runner.slots:
+        while not runner.slots.acquire(timeout=STEP_SECONDS):
+            _stay(gone, self._stopping)
+        try:
             yield
+        finally:
+            runner.slots.release()
 
     def _find(self, model: StoredModel, context: int, num_gpu: int) -> Runner | None:
         with self._lock:
@@ -186,9 +190,9 @@ class Runners:
         began = self._clock.monotonic()
         _log_start(model, context, num_gpu)
         if self._load_rate:
-            self._pass_time(model.size / self._load_rate, gone)
+            self.pass_time(model.size / self._load_rate, gone)
         _log_bytes_read()
-        self._pass_time(self._placing_seconds, gone)
+        self.pass_time(self._placing_seconds, gone)
         _log_end(self._clock.monotonic() - began)
         with self._lock:
             self._loaded.pop(model.name, None)
@@ -206,7 +210,8 @@ class Runners:
             self._loaded[model.name] = runner
             return runner
 
-    def _pass_time(self, seconds: float, gone: Callable[[], bool]) -> None:
+    def pass_time(self, seconds: float, gone: Callable[[], bool]) -> None:
+        """So long something takes, unless whoever wants it leaves."""
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0:
             _stay(gone, self._stopping)

@@ -7,12 +7,10 @@ import json
 import random
 import re
 import string
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.core.clock import Clock
 from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.go_formats import SAYS, checked_options, tokens
 from jobs.testing.ollama.json_schema import instance
@@ -108,11 +106,11 @@ def _is_named(name: str, asked: str) -> bool:
     return bool(words) and re.search(rf"(?<!\w){'[-_. ]?'.join(words)}(?!\w)", asked) is not None
 
 
-def paced(pieces: tuple[Piece, ...], per_second: float, clock: Clock, stopping: threading.Event) -> Iterator[Piece]:
-    """One by one at a model's speed; 0 is as fast as it goes. They end when the server stops."""
+def paced(pieces: tuple[Piece, ...], per_second: float, pass_time: Callable[[float], object]) -> Iterator[Piece]:
+    """One by one at a model's speed, for which time passes in between; 0 is as fast as it goes."""
     for piece in pieces:
-        if per_second and clock.wait(1 / per_second, stopping):
-            raise SimError("context canceled")
+        if per_second:
+            pass_time(1 / per_second)
         yield piece
 
 

@@ -149,7 +149,8 @@ OWN = {
     "POST /v1/messages/batches/{id}/cancel",
     "DELETE /v1/messages/batches/{id}",
 }
-"""What any key may do to its own, and an administrator to others': only his is a line (tests/app/gateway/batches and dashboard)."""
+"""What any key may do to its own, and an administrator to others'. Only what he does is a line, as the tests of
+app/gateway/batches and app/gateway/dashboard/batches show."""
 
 CHANGE_NOTHING = {"POST /ops/v1/batches/estimate"}
 

@@ -284,6 +284,26 @@ def test_damage_is_told(storage: BatchStorage) -> None:
     assert not Segments(storage, record.id, 1).open(2, "b").is_done(1)
 
 
+def test_what_a_disk_lost_is_run_again(storage: BatchStorage) -> None:
+    """A segment that is shorter than what counted of it, or gone: the lines in it have no result, and what somebody
+    appends to it later counts no more than before."""
+    record = batch_of(storage, 4)
+    segments = Segments(storage, record.id, 4)
+    for sequence, line in ((1, 1), (2, 2), (3, 3)):
+        writer = segments.open(sequence, "a")
+        writer.append(result(record, line))
+        writer.flush()
+    segments.open(4, "b")
+    first, second, _ = (storage.work(record.id) / f"{n}.jsonl" for n in (1, 2, 3))
+    first.write_bytes(first.read_bytes()[:-5])
+    second.unlink()
+
+    later = segments.open(5, "c")
+    assert [later.is_done(n) for n in (1, 2, 3)] == [False, False, True]
+    second.write_bytes(result(record, 4).as_bytes())
+    assert not segments.open(6, "d").is_done(4)
+
+
 @pytest.mark.parametrize("odd", [b'{"a":\n1}', b'{"a":\r\n "b c"}', b"{}", '{"ä":"\u2028 %b %%"}'.encode()])
 def test_any_document_comes_back(odd: bytes) -> None:
     """Line breaks between the parts of a document become blanks; all else is as it was."""
