@@ -1,6 +1,7 @@
 """Prune batches: remove the files of batches, and the batches, that are no longer kept."""
 
 from jobs.batches.batch_store import Batch
+from jobs.batches.files.files_due import looked_through
 from jobs.batches.files.prune_plan import plan
 from jobs.batches.lines.assembly import Assembled, Undone, assemble
 from jobs.batches.lines.line_check import checked_before
@@ -27,6 +28,7 @@ def prune_batches(attempt: RunningAttempt, context: TaskContext) -> Result:
     for id in found.batches:
         attempt.hold()
         batches.store.remove(id)
+    looked_through(batches.facts, batches.storage.stored(), context.clock.now(), batches.keep)
     return found.as_json()
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from loguru import logger
+
 from jobs.batches.batch_store import Batch
 from jobs.batches.lines.assembly import CANCELLED as NOT_RUN
 from jobs.batches.lines.assembly import EXPIRED as TOO_LATE
@@ -30,7 +32,7 @@ from jobs.batches.running.run_state import RunState
 from jobs.batches.running.sending import Sending
 from jobs.batches.running.shown_pass import ShownPass
 from jobs.batches.speed import learn
-from jobs.core.errors import Cancelled, Fenced, StoreTrouble
+from jobs.core.errors import Cancelled, Fenced, HandedBack, StoreTrouble
 from jobs.worker.attempt import RunningAttempt
 
 _CANCELLED = EndedEarly("cancelled", "batch_cancelled", "the batch was cancelled")
@@ -120,7 +122,7 @@ class BatchRun:
             self._leave(routes)
 
     def _leave(self, routes: Routes) -> None:
-        if not isinstance(self._parts.why_stopped(), Fenced):
+        if not isinstance(self._parts.why_stopped(), Fenced | HandedBack):
             self._beginning.over(routes)
 
     def _finalize(self, lines: Lines, writer: SegmentWriter, ended: EndedEarly | None, meter: LineMeter) -> BatchEnd:
@@ -138,15 +140,22 @@ class BatchRun:
             undone=_undone(ended),
             progress=lambda _: self._go_on(),
         )
-        is_failed = status in {"failed", "expired"}
-        parts.state.note(
-            counts=LineCounts(counts.total, counts.completed, counts.total - counts.completed) if is_failed else counts
-        )
+        if status in {"failed", "expired"}:
+            counts = LineCounts(counts.total, counts.completed, counts.total - counts.completed)
+        self._look_at_cost(meter)
+        parts.state.note(counts=counts, use=meter.use())
         errors = (LineError(ended.code, ended.message),) if ended is not None and status == "failed" else ()
         end = self._end(status, made, errors=errors)
         with suppress(StoreTrouble):
             learn(parts.context.facts, meter.speeds(), parts.context.clock.now())
         return end
+
+    def _look_at_cost(self, meter: LineMeter) -> None:
+        """What it took is told as `cost` does, where gateways have written down nearly all of it by now."""
+        try:
+            meter.look(self._parts.context.shared_times(self._parts.record.id), is_due=True)
+        except StoreTrouble as trouble:
+            logger.warning("what the batch took is told by the time of its lines: {}", trouble)
 
     def _go_on(self) -> None:
         """Raise where the attempt is to stop for anything but a cancel, which is what is being finished."""
@@ -188,6 +197,8 @@ def result_of(end: BatchEnd) -> dict[str, Any]:
         "total": end.state.counts.total,
         "prompt_tokens": end.state.use.prompt_tokens,
         "output_tokens": end.state.use.output_tokens,
+        "gpu_seconds": round(end.state.use.gpu_seconds, 3),
+        "dollars": end.state.use.dollars if end.state.use.dollars is None else round(end.state.use.dollars, 6),
         "output_file": end.output_file_id,
         "error_file": end.error_file_id,
     }

@@ -88,7 +88,7 @@ class Beginning:
         """
         parts = self._parts
         starts, estimate = parts.context.starts, parts.state.now.estimate
-        if starts is None or estimate is None:
+        if starts is None:
             return StartNow()
         decision = starts.may_start(parts.record, estimate, tiers_of(routes))
         if isinstance(decision, NotYet):
@@ -109,6 +109,7 @@ class Beginning:
             self._parts.shown.write(may_wake=bool(decision.wakes))
 
     def over(self, routes: Routes) -> None:
-        """No line is sent any more by this attempt."""
-        if self._parts.context.starts is not None:
-            self._parts.context.starts.over(self._parts.record, tiers_of(routes))
+        """No line is sent any more, unless another attempt goes on at once."""
+        parts = self._parts
+        if parts.context.starts is not None:
+            parts.context.starts.over(parts.record, tiers_of(routes) or parts.state.now.tiers)

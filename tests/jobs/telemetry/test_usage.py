@@ -267,6 +267,44 @@ def test_callers_cannot_fill_the_ledger_with_names(store: Store) -> None:
     assert max(row.sums.count for row in rows if row.about.model == "") >= module.MAX_ROWS
 
 
+def test_batches_cannot_fill_the_ledger_either(store: Store) -> None:
+    """Beyond the most rows of a day, batches that are new share one row, which names none."""
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+    for number in range(module.MAX_ROWS + 500):
+        usage_recorder.add(use(batch=f"batch_{number}"))
+        if number % 1_500 == 0:
+            usage_recorder.flush()
+    usage_recorder.flush()
+
+    rows = usage(store.facts)
+    assert len(rows) <= module.MAX_ROWS + 1
+    assert count(rows) == usage_recorder.written == module.MAX_ROWS + 500
+
+
+def test_lines_of_a_batch_are_rows_of_their_own(store: Store) -> None:
+    """Beside those of people with the same key and model; a row from before there were batches is one of people, and
+    what is written of people now is what was written then. Lines do not count as somebody who asked."""
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+    for batch in ("", "batch_1", "batch_1", "batch_2"):
+        usage_recorder.add(use(batch=batch, seconds=2.0))
+    usage_recorder.flush()
+    entry = store.facts.get("usage/2026-01-01/w")
+    by_batch = {row.get("batch"): row["count"] for row in entry["rows"]}
+    assert by_batch == {None: 1, "batch_1": 2, "batch_2": 1}
+
+    store.facts.put("usage/2026-01-01/old", {"v": 1, "rows": [row for row in entry["rows"] if "batch" not in row]})
+    rows = usage(store.facts)
+    assert [(row.about.batch, row.sums.count, row.sums.seconds) for row in rows] == [
+        ("", 2, 4.0),
+        ("batch_1", 2, 4.0),
+        ("batch_2", 1, 2.0),
+    ]
+    assert [Row.from_json(row.as_json()) for row in rows] == rows
+    asked = module.asked(dict(store.facts.items()))
+    assert [sum(models.values()) for models in asked["a10g"].values()] == [1]
+    assert last_used(store.facts)["tiny:latest"] == START
+
+
 def test_rows_that_make_no_sense_are_passed_over(store: Store) -> None:
     """What else stands under such a key spoils no sum."""
     usage_recorder = UsageRecorder(store.facts, store.clock, "w")

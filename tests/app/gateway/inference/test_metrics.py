@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from app.gateway.inference.metrics import Metrics, Readings
+from app.gateway.lines.line_gate import LineFigures
 from tests.support.ops_api import ENDED_REQUEST
 
 
@@ -64,6 +65,31 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert "ollama_modal_usage_dropped_total 2.0" in lines
     assert "ollama_modal_log_lines_dropped_total 3.0" in lines
     assert not [line for line in lines if "weights_bytes" in line or "standing_age" in line]
+
+
+def test_lines_of_batches_are_counted_by_themselves() -> None:
+    """How many are in flight, how many wait, what became of the others; the times that people wait for the first byte
+    are people's alone."""
+    metrics = meters()
+    metrics.add(replace(ENDED_REQUEST, batch="batch_1"))
+    metrics.watch(
+        Readings(
+            held=dict,
+            weights_bytes=lambda: None,
+            usage_dropped=lambda: 0,
+            log_dropped=lambda: 0,
+            known_state_seconds=lambda: None,
+            detached=lambda: 0,
+            lines=lambda: {"a10g": LineFigures(3, 2, {"answered": 7, "cut": 0})},
+        )
+    )
+    lines = shown(metrics)
+    assert 'ollama_modal_batch_lines_in_flight{tier="a10g"} 3.0' in lines
+    assert 'ollama_modal_batch_lines_waiting{tier="a10g"} 2.0' in lines
+    assert 'ollama_modal_batch_lines_total{outcome="answered",tier="a10g"} 7.0' in lines
+    assert 'ollama_modal_batch_lines_total{outcome="cut",tier="a10g"} 0.0' in lines
+    assert any(line.startswith("ollama_modal_requests_total") and line.endswith(" 1.0") for line in lines)
+    assert 'ollama_modal_first_byte_seconds_count{tier="a10g"} 0.0' in lines
 
 
 def test_jobs_are_shown_as_they_are_now() -> None:
