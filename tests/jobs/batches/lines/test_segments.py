@@ -20,7 +20,7 @@ from jobs.core.errors import Corrupt, DiskFull, Fenced, StoreUnavailable
 from tests.support.batch_files import SharedVolume, batch_of, documents, lines_of, result, storage_at
 from tests.support.crash_points import dies_at
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
-from tests.support.killed_appender import killed_after
+from tests.support.killed_appender import Appender, killed_after
 
 LINES = 8
 
@@ -349,6 +349,36 @@ def test_killed_attempts_lose_nothing(seed: int, tmp_path: Path) -> None:
     assert {int(each["custom_id"].removeprefix("id-")): int(said(each)) for each in answers}.items() >= told.items()
     ids = [each["custom_id"] for each in (*answers, *documents(storage, made.errors))]
     assert sorted(ids) == sorted(f"id-{n}" for n in range(1, count + 1))
+
+
+def test_one_that_lost_its_lease_appends_beside_the_next(tmp_path: Path) -> None:
+    """In a process of its own, to its end: what it told of before the next one began stays as it was, all else is the
+    next one's, and each line has one result."""
+    count = 300
+    storage = storage_at(tmp_path, SystemClock())
+    record = batch_of(storage, count)
+    lines = lines_of(storage, record)
+    with Appender(tmp_path, record, 1) as lost:
+        lost.hear(10)
+        before = set(lost.told)
+        writer = Segments(storage, record.id, count).open(2, "b")
+        for number in range(1, count + 1):
+            writer.append(result(record, number, "2"))
+            if writer.waiting == 10:
+                writer.flush()
+        lost.hear()
+        assert len(lost.told) == count
+    writer.flush()
+
+    last = Segments(storage, record.id, count).open(3, "c")
+    for results in (writer.results, last.results):
+        made = assemble(storage, record, lines, results, 3)
+        answers = documents(storage, made.output)
+        assert [each["custom_id"] for each in answers] == [f"id-{n}" for n in range(1, count + 1)]
+        assert {n for n, each in enumerate(answers, 1) if said(each) == "1"} >= before
+    assert [last.results.place(n) for n in range(1, count + 1)] == [
+        writer.results.place(n) for n in range(1, count + 1)
+    ]
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------
