@@ -78,7 +78,7 @@ def test_every_problem_is_told_at_once() -> None:
     assert refused(change) == [
         "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2",
         "tiers.h100.ollama.num_parallel: is missing; add it",
-        "tiers.h100.ollama.num_paralel = 4: there is no such key; remove it or mend its spelling",
+        "tiers.h100.ollama.num_paralel = 4: there is no such key; `num_parallel` is there, is that meant?",
         "schedule.timezone = 'Mars/Olympus': no such timezone; a name as in Europe/Berlin, America/New_York or UTC",
     ]
 
@@ -186,6 +186,13 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             "prices.gpu.H100:2 = 'H100:2': a price is that of one GPU; leave out its count",
         ),
         ("extras", {}, "extras = {}: there is no such key; remove it"),
+        ("batch", {}, "batch = {}: there is no such key; `batches` is there, is that meant?"),
+        ("batches", {"quota": 9}, "batches.quota = 9: there is no such key; `quota_gb` is there, is that meant?"),
+        ("batches", {"start": "soon"}, "batches.start = 'soon': not one of the choices; 'now', 'awake', 'window' or"),
+        ("batches", {"most_lines": 10**7}, "batches.most_lines = 10000000: too large; at most 1000000"),
+        ("batches", {"most_file_mb": 2000}, "batches.most_file_mb = 2000: too large; at most 1024"),
+        ("batches", {"keep_days": 0}, "batches.keep_days = 0: too small; at least 1"),
+        ("batches", {"at_once": 0}, "batches.at_once = 0: too small; at least 1"),
     ],
 )
 def test_wrong_value_is_told_with_key_and_remedy(path: str, value: Any, problem: str) -> None:
