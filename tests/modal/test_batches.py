@@ -1,9 +1,10 @@
-"""Batches of a deployment: in a window, in time for their deadline by one wake for two, through a killed worker."""
+"""Batches of a deployment: in time for their deadline by one wake for two, through a killed worker, in a window."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,14 +113,18 @@ def line(model: str, number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    programs, checkout = tmp_path_factory.mktemp("bin"), tmp_path_factory.mktemp("checkout")
-    gpu_programs(programs)
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkout")
     for name in ("app", "jobs"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.lock", checkout)
-    fleet = checkout / "app/fleet.toml"
-    fleet.write_text(fleet.read_text("utf-8") + WINDOW, "utf-8")
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[Platform]:
+    programs = tmp_path_factory.mktemp("bin")
+    gpu_programs(programs)
     environ = {
         **LEASE,
         "OLLAMA_MODAL_PROBE_SECONDS": "0.5",
@@ -157,26 +162,6 @@ def deployed(platform: Platform) -> Iterator[Deployed]:
 
 
 @pytest.mark.timeout(600)  # each of these has containers start that import all of it
-def test_a_batch_runs_when_its_window_opens(deployed: Deployed) -> None:
-    """It waits for the window, and wakes nothing; the tick that opens that has it begin. The tier stays up with the
-    window, and what that took is the window's wake alone."""
-    deployed.serving(LARGE)
-    id = deployed.post(LARGE, 3, start="window")
-    waits = deployed.waiting(id)
-    assert "waits for the window of h100 that opens at" in waits["note"]
-    assert not deployed.servers(LARGE, alive=False)
-
-    tick(deployed.platform)
-    done = deployed.done(id)
-
-    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
-    assert deployed.answers(id).keys() == {"line-1", "line-2", "line-3"}
-    assert deployed.used(LARGE) == 1
-    assert deployed.servers(LARGE)
-    assert deployed.facts.get(keys.leave("h100")) is None
-
-
-@pytest.mark.timeout(600)
 def test_two_batches_share_the_wake_that_a_deadline_asks_for(deployed: Deployed) -> None:
     """Both wait for a GPU that is awake anyway. None comes; so the one whose deadline is near wakes one, the other runs
     with it, and right after the last line the tier is asleep again: one start, one wake."""
@@ -211,19 +196,44 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     """SIGKILLed in the midst of a batch: another one goes on with what has no result, and each line has one. What a
     person downloads through the gateway is what the workers committed."""
     deployed.serving(SMALL)
-    id = deployed.post(SMALL, 40, start="now")
+    id = deployed.post(SMALL, 300, start="now")
     job = deployed_ledger(deployed.client).reader.latest("batch", id)
     assert job is not None
     until(lambda: deployed.batch(id)["request_counts"]["completed"] >= 4)
     worker = deployed.platform.wait_for("batches_worker")
     deployed.platform.kill(worker)
-    assert deployed.batch(id)["request_counts"]["completed"] < 40
+    assert deployed.batch(id)["request_counts"]["completed"] < 300
     let_lease_run_out(deployed.client, job.id)
     tick(deployed.platform)
 
-    assert deployed.done(id)["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+    assert deployed.done(id)["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
     answers = deployed.answers(id)
-    assert list(answers) == [f"line-{number}" for number in range(1, 41)]
+    assert list(answers) == [f"line-{number}" for number in range(1, 301)]
     assert all(f"say {name.removeprefix('line-')}" in answer for name, answer in answers.items())
     [lost, *_] = deployed_ledger(deployed.client).reader.get(job.id).attempts
     assert lost.outcome == "lost"
+
+
+@pytest.mark.timeout(600)
+def test_a_batch_runs_when_its_window_opens(deployed: Deployed, checkout: Path) -> None:
+    """It waits for the window, and wakes nothing; the tick that opens that has it begin. The tier stays up with the
+    window, and what that took is the window's wake alone."""
+    fleet = checkout / "app/fleet.toml"
+    fleet.write_text(fleet.read_text("utf-8") + WINDOW, "utf-8")
+    deploy(deployed.platform, folder=checkout)
+    for worker in deployed.platform.containers("batches_worker"):
+        deployed.platform.kill(worker)  # of the fleet before
+    deployed.serving(LARGE)
+    id = deployed.post(LARGE, 3, start="window")
+    waits = deployed.waiting(id)
+    assert "waits for the window of h100 that opens at" in waits["note"]
+    assert not deployed.servers(LARGE, alive=False)
+
+    tick(deployed.platform)
+    done = deployed.done(id)
+
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert deployed.answers(id).keys() == {"line-1", "line-2", "line-3"}
+    assert deployed.used(LARGE) == 1
+    assert deployed.servers(LARGE)
+    assert deployed.facts.get(keys.leave("h100")) is None
