@@ -57,6 +57,8 @@ class HttpCycle(RequestResponseCycle):
         self.task: asyncio.Task[None] | None = None
         self.read_head: ReadHead | None = None
         """The head, where it is one that may come again."""
+        self.is_whole = False
+        """All of its body came with its head, and nobody was woken for that."""
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
@@ -83,6 +85,7 @@ class HttpCycle(RequestResponseCycle):
         if self.more_body or self.disconnected:
             return None
         body, self.body = self.body, bytearray()
+        self.is_whole = False
         self.message_event.clear()
         return body
 
@@ -170,6 +173,14 @@ class HttpCycle(RequestResponseCycle):
             self._begin(status, headers)
 
     # ASGI
+
+    async def receive(self) -> Any:
+        """As ASGI has it."""
+        if not self.is_whole or self.disconnected:
+            return await super().receive()
+        body, self.body = self.body, bytearray()
+        self.is_whole = False
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
 
     async def send(self, message: Any) -> None:
         """As ASGI has it."""

@@ -316,6 +316,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         cycle.read_head = head
         cycle.body += memoryview(data)[start:]
         cycle.more_body = False
+        cycle.is_whole = True
         self.scope = scope
         self._begin(cycle)
         return True
