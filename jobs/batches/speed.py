@@ -166,7 +166,11 @@ class Speed:
     def _length_free(self) -> float:
         if self.free > 0:
             return self.free_made / self.free
-        return self._length_limited if self.limited > 0 and self.limited_asked > 0 else MADE_USUALLY
+        if (
+            self.limited > 0 and self.limited_asked > 0
+        ):  # which tells little of how long they would be beyond their limit
+            return min(self._length_limited, max(MADE_USUALLY, self.limited_asked / self.limited))
+        return MADE_USUALLY
 
     @property
     def _alike(self) -> int:

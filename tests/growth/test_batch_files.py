@@ -122,3 +122,18 @@ def test_a_list_reads_what_is_new_alone(tmp_path: Path) -> None:
 
     assert again.total() == 1, again
     assert file_operations(storage.files)["open"] <= 1
+
+
+def test_a_quota_measures_what_is_new_alone(tmp_path: Path) -> None:
+    """What whole files take does not change: measured again, they cost one listing, and each is measured once."""
+    storage = storage_at(tmp_path)
+    for _ in range(N // 8):
+        storage.save("ann", "f", [b"x"])
+    storage.used_bytes()
+    few = file_operations(storage.used_bytes)
+    for _ in range(N // 8):
+        storage.save("ann", "f", [b"x"])
+    storage.used_bytes()
+
+    assert file_operations(storage.used_bytes) == few
+    assert few.total() < 10, few

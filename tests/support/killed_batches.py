@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jobs.batches.batch_store import Batch, BatchStore
@@ -74,6 +75,9 @@ class _Case:
         """How much was asked of the simulator."""
         return self.log.stat().st_size
 
+    def has_asked_more(self, than: int) -> bool:
+        return self.asked() > than
+
 
 def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: float = 1.0) -> Killed:
     """Run a batch of so many lines while so many kills come, each after a random part of twice the `pause`."""
@@ -95,7 +99,7 @@ def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: 
         until(log.exists, patience=WHOLE)
         while case.kills.total() < kills:
             if case.draw.random() < AMID:
-                until(lambda seen=case.asked(): case.asked() > seen, patience=WHOLE)  # type: ignore[misc]
+                until(partial(case.has_asked_more, case.asked()), "lines are answered", patience=WHOLE)
             time.sleep(case.draw.uniform(0, 2 * pause))
             assert not batches.get(record.id).has_ended, f"only {case.kills.total()} kills came before its end"
             at = _kill_one(case, at, ending)

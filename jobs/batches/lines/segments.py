@@ -207,18 +207,22 @@ class Segments:
 
     def _read(self, sequence: int, length: int) -> Iterator[tuple[int, bytes]]:
         """The lines of a segment up to its length, with their offsets, piece by piece."""
-        path, at, rest = self._segment(sequence), 0, b""
+        path, at, begin = self._segment(sequence), 0, 0
+        held: list[bytes] = []  # of a line whose end has not come
         while at < length:
             with self._storage.using(f"reading results of {self._batch_id}"), path.open("rb") as file:
                 file.seek(at)
                 piece = file.read(min(PIECE, length - at))
             if not piece:
                 raise Corrupt(f"segment {sequence} of {self._batch_id} is shorter than it was")
-            begin, at = at - len(rest), at + len(piece)
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                yield begin, line
-                begin += len(line) + 1
+            at += len(piece)
+            held.append(piece)
+            if b"\n" in piece:
+                *whole, rest = b"".join(held).split(b"\n")
+                held = [rest]
+                for line in whole:
+                    yield begin, line
+                    begin += len(line) + 1
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int, Place], Result]]:

@@ -120,7 +120,7 @@ class LinesAtWork:
         before: called before each line is sent, in a thread; None where nothing is to be done then.
         clock: the time.
         pace: how often a line is tried, and when again.
-        at_once: most lines under way.
+        at_once: how many lines may be under way now.
 
     """
 
@@ -140,7 +140,7 @@ class LinesAtWork:
         before: Callable[[int], None] | None,
         clock: Clock,
         pace: Pace,
-        at_once: int,
+        at_once: Callable[[], int],
     ) -> None:
         self._record = record
         self._routes = routes
@@ -264,7 +264,7 @@ class LinesAtWork:
             task.add_done_callback(self._left)
 
     def _has_room(self, tier: _Tier) -> bool:
-        if self._keeper.is_full or len(self._tasks) >= self._at_once:
+        if self._keeper.is_full or len(self._tasks) >= self._at_once():
             return False
         return tier.under_way < tier.room + BEYOND
 

@@ -1,7 +1,7 @@
 """The part of an attempt that sends lines: it keeps results, looks whether it is to stop, and tells how it stands."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -74,14 +74,15 @@ class Sending:
             suspects = only(groups, set(marks.suspects))
             if suspects:
                 logger.warning("{} lines were under way when workers died; each goes by itself", len(marks.suspects))
-                ended = await self._answered(client, suspects, marks, at_once=1)
+                ended = await self._answered(client, suspects, marks, at_once=lambda: 1)
                 if ended is not None:
                     return ended
                 groups = await asyncio.to_thread(by_model, self._lines, writer.is_done)
             if not groups:
                 return None
             await asyncio.to_thread(marks.write_first, _first(groups))
-            return await self._answered(client, groups, None, at_once=parts.context.at_once)
+            with parts.context.at_once.shared():
+                return await self._answered(client, groups, None, at_once=parts.context.at_once.of_each)
 
     def _give_up(self, line: int, deaths: int) -> None:
         record = self._parts.record
@@ -93,7 +94,12 @@ class Sending:
         self._writer.flush()
 
     async def _answered(
-        self, client: LineClient, groups: Mapping[str, "array[int]"], marks: CrashMarks | None, *, at_once: int
+        self,
+        client: LineClient,
+        groups: Mapping[str, "array[int]"],
+        marks: CrashMarks | None,
+        *,
+        at_once: Callable[[], int],
     ) -> EndedEarly | None:
         """Have these lines answered. With marks, each is written down before it goes."""
         parts = self._parts

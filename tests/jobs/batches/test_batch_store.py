@@ -143,9 +143,10 @@ def test_it_is_cancelled_in_two_steps(scene: Scene) -> None:
 def test_none_of_that_id(scene: Scene) -> None:
     """It is told."""
     assert scene.store.find("batch_1") is None
-    for ask in (lambda: scene.store.get("batch_1"), lambda: scene.store.cancel("batch_1", by="ann")):
-        with pytest.raises(NotFound, match="batch_1"):
-            ask()
+    with pytest.raises(NotFound, match="batch_1"):
+        scene.store.get("batch_1")
+    with pytest.raises(NotFound, match="batch_1"):
+        scene.store.cancel("batch_1", by="ann")
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -175,12 +176,11 @@ def test_a_post_that_broke_off(scene: Scene) -> None:
     record = scene.record()
     scene.kept.facts.put(keys.batch(record.id), record.as_json())
 
-    for find in (lambda: scene.store.get(record.id), lambda: scene.store.list().batches[0]):
-        assert find().status == "validating"
+    for found in (scene.store.get(record.id), *scene.store.list().batches):
+        assert found.status == "validating"
     scene.clock.tick(ORPHAN_AFTER.total_seconds() + 1)
-    for find in (lambda: scene.store.get(record.id), lambda: scene.store.list().batches[0]):
-        assert find().status == "failed"
-        assert find().errors[0].code == "lost"
+    for found in (scene.store.get(record.id), *scene.store.list().batches):
+        assert (found.status, found.errors[0].code) == ("failed", "lost")
     assert scene.store.post(record).status == "validating"
 
 

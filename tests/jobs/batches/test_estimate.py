@@ -189,6 +189,15 @@ def test_embeddings_make_no_tokens() -> None:
     assert estimate([lines], TIERS, {}, [], NOW).use.output_tokens == 0
 
 
+def test_answers_that_fill_their_limit_tell_little_of_others() -> None:
+    """Where all that was measured was cut by its limit, answers without one are taken to be as long as is usual, or as
+    the limit."""
+    server = Server()
+    for limit, longest in ((16, 400), (2000, 2000)):
+        speed = server.speed([server.took(400, 10**6, limit)] * 50)
+        assert speed.made_of(0, 0, 1) == pytest.approx(longest)
+
+
 def test_answers_that_are_alike_fill_their_limit_longer() -> None:
     """Answers whose lengths hardly differ are cut by a limit below their length alone, and never by one above it."""
     spread, alike = (made_within(100, 1, 100, each) for each in (1, 16))

@@ -194,8 +194,8 @@ def test_killed_at_any_step_no_file_is_torn(tmp_path: Path) -> None:
         record = batch_of(storage, 4)
         lines = lines_of(storage, record)
         writer = Segments(storage, record.id, 4).open(1, "a")
-        for each in (result(record, 1, "x" * 700_000), result(record, 2), result(record, 3, "x" * 700_000)):
-            writer.append(each)
+        for number, size in ((1, 700_000), (2, 1), (3, 700_000)):
+            writer.append(result(record, number, "x" * size))
         writer.flush()
         lived = not dies_at(step, partial(assemble, storage, record, lines, writer.results, 1))
         for each in storage.files():

@@ -24,10 +24,11 @@ from jobs.batches.lines.line_check import (
     read_through,
 )
 from jobs.batches.records import MOST_ERRORS, BatchDialect, LineError
-from jobs.core.errors import Corrupt, NotFound
+from jobs.core.errors import Corrupt, DiskFull, NotFound
 from jobs.core.units import human_bytes
 from tests.support.batch_files import CHAT, batch_of, checked, every_line, line, lines_of, packed, posted, storage_at
 from tests.support.crash_points import dies_at
+from tests.support.disks import NEEDS_MOUNT, fill, small_disk
 
 RULES = LineRules(CHAT)
 ANTHROPIC = LineRules("/v1/messages", "anthropic")
@@ -316,6 +317,21 @@ def test_killed_at_any_step_it_is_read_again(tmp_path: Path) -> None:
         found = lines_of(storage, record)
         assert [each.custom_id for each in found.read(1, 3)] == ["id-1", "id-2", "id-3"]
     assert step > 4
+
+
+@NEEDS_MOUNT
+def test_a_disk_that_is_full_when_a_file_is_read(tmp_path: Path) -> None:
+    """It is told, nothing is left of it, and it goes on once there is room."""
+    with small_disk(tmp_path / "disk", 2) as disk:
+        storage = storage_at(disk)
+        record = batch_of(storage, 5)
+        ballast = fill(disk)
+        with pytest.raises(DiskFull):
+            checked(storage, record)
+        assert checked_before(storage, record.id) is None
+        ballast.unlink()
+
+        assert checked(storage, record).is_good
 
 
 def test_two_attempts_may_read_at_once(storage: BatchStorage) -> None:
