@@ -69,6 +69,7 @@ SAYS: dict[str, str] = {
     "ollama-modal keys new prometheus --scope admin-only": r"(?m)^omk_[\w-]{43}$",
     "modal app stop --yes ollama-service": r"^$",
     "modal volume delete --yes ollama-model-weights": r"^$",
+    "modal volume delete --yes ollama-batches": r"^$",
     **{f"modal dict delete --yes {name}": r"^$" for name in ("ollama-ledger", *DICTS.values())},
     "modal queue delete --yes ollama-jobs": r"^$",
     "modal secret delete --yes ollama-api-keys": r"^$",

@@ -255,7 +255,7 @@ def test_twice_as_many_rows_take_no_more_memory() -> None:
             tracemalloc.stop()
 
     peak(100)
-    assert peak(8_000) < peak(4_000) + 10_000
+    assert peak(8_000) < peak(4_000) + 100_000  # four thousand of them would be more
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)
