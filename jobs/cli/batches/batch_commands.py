@@ -233,9 +233,10 @@ class BatchCommands:
             said = self.confirmed(f"{names} {'is' if len(missing) == 1 else 'are'} not here: pull first?")
             if said is None:
                 first, trouble = next(iter(missing.items()))
+                near = f"{plain(trouble.hint)}; or " if trouble.hint and "pull" not in trouble.hint else ""
                 raise NotFound(
                     f"{names} {'is' if len(missing) == 1 else 'are'} not here",
-                    hint=f"post with --pull, or pull before: `ollama-modal pull {plain(first)}`",
+                    hint=f"{near}post with --pull, or pull before: `ollama-modal pull {plain(first)}`",
                 ) from trouble
             if not said:
                 say("nothing was posted")
