@@ -196,19 +196,19 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     """SIGKILLed in the midst of a batch: another one goes on with what has no result, and each line has one. What a
     person downloads through the gateway is what the workers committed."""
     deployed.serving(SMALL)
-    id = deployed.post(SMALL, 40, start="now")
+    id = deployed.post(SMALL, 300, start="now")
     job = deployed_ledger(deployed.client).reader.latest("batch", id)
     assert job is not None
     until(lambda: deployed.batch(id)["request_counts"]["completed"] >= 4)
     worker = deployed.platform.wait_for("batches_worker")
     deployed.platform.kill(worker)
-    assert deployed.batch(id)["request_counts"]["completed"] < 40
+    assert deployed.batch(id)["request_counts"]["completed"] < 300
     let_lease_run_out(deployed.client, job.id)
     tick(deployed.platform)
 
-    assert deployed.done(id)["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+    assert deployed.done(id)["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
     answers = deployed.answers(id)
-    assert list(answers) == [f"line-{number}" for number in range(1, 41)]
+    assert list(answers) == [f"line-{number}" for number in range(1, 301)]
     assert all(f"say {name.removeprefix('line-')}" in answer for name, answer in answers.items())
     [lost, *_] = deployed_ledger(deployed.client).reader.get(job.id).attempts
     assert lost.outcome == "lost"

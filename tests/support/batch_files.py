@@ -1,7 +1,7 @@
 """Files, lines and results of batches, as tests need them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,9 @@ class SharedVolume:
         self.reloads = 0
         self.refusals = 0
 
-    def mount(self, name: str, clock: Clock | None = None) -> BatchStorage:
+    def mount(
+        self, name: str, clock: Clock | None = None, *, before_commit: Callable[[], None] = nothing
+    ) -> BatchStorage:
         """Another container's."""
         root = self._folder / name / "batches"
         known: dict[Path, bytes] = {}
@@ -124,6 +126,7 @@ class SharedVolume:
             return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
         def commit() -> None:
+            before_commit()
             now = here()
             self._committed.update({path: raw for path, raw in now.items() if known.get(path) != raw})
             for path in known.keys() - now.keys():

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.gpus import KINDS, parsed
 from app.fleet.schema import WindowConfig, declared, load, parse
+from jobs.batches.limits import USUAL
 from jobs.core.model_name import ModelName
+from tests.support.checkout import ROOT
 from tests.support.tiers import A10G, H100
 
 
@@ -388,3 +390,15 @@ def test_a_window_in_an_hour_that_comes_twice_opens_once(zone: str, begin: str, 
     is_open = [window.is_open(at, ZoneInfo(zone)) for at in looks]
     assert [was for was, now in pairwise([False, *is_open]) if now and not was] == [False]
     assert is_open.count(True) == 12
+
+
+def test_what_is_shown_of_batches_is_what_counts() -> None:
+    """The table of batches in the documentation, and the one that the shipped file leaves out, say what counts where
+    nothing is said."""
+    shown = (ROOT / "app" / "README.md").read_text("utf-8").split("```toml\n[batches]")[1].split("```")[0]
+    lines = FLEET_FILE.read_text("utf-8").split("# [batches]\n")[1].split("\n\n")[0].splitlines()
+    for text in (shown, "\n".join(line.removeprefix("# ") for line in lines)):
+        fleet = parse({**read(), "batches": tomllib.loads(text)}, "test")
+        assert fleet.batches.limits == USUAL
+        assert fleet.batches.model_fields_set == set(type(fleet.batches).model_fields)
+    assert parse(read(), "test").batches.limits == USUAL

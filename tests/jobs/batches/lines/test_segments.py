@@ -40,10 +40,14 @@ class SegmentsMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="segments-")
         self.is_away = False
-        self.storage = storage_at(Path(self.folder.name), persist=self.persist)
-        self.record = batch_of(self.storage, LINES)
-        self.lines = lines_of(self.storage, self.record)
+        self.volume = SharedVolume(Path(self.folder.name))
+        self.alone = storage_at(Path(self.folder.name), persist=self.persist)
+        #: Where each attempt keeps its results.
+        self.disks: dict[int, BatchStorage] = {}
         self.last = 0
+        first = self.mount()
+        self.record = batch_of(first, LINES)
+        lines_of(first, self.record)
         #: The attempt that holds the batch, and those that held it.
         self.holder: SegmentWriter | None = None
         self.zombies: list[SegmentWriter] = []
@@ -56,12 +60,13 @@ class SegmentsMachine(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
+    def mount(self) -> BatchStorage:
+        """Where the next attempt keeps its results: on the disk of all."""
+        return self.alone
+
     def persist(self) -> None:
         if self.is_away:
             raise StoreUnavailable("not now")
-
-    def segments(self) -> Segments:
-        return Segments(self.storage, self.record.id, LINES)
 
     @rule(dies=st.integers(0, 8))
     def claim(self, dies: int) -> None:
@@ -71,9 +76,10 @@ class SegmentsMachine(RuleBasedStateMachine):
             self.holder = None
         self.last += 1
         opened: list[SegmentWriter] = []
+        disk = self.disks[self.last] = self.mount()
 
         def begin() -> None:
-            opened.append(self.segments().open(self.last, f"holder {self.last}"))
+            opened.append(Segments(disk, self.record.id, LINES).open(self.last, f"holder {self.last}"))
 
         if not dies:
             begin()
@@ -140,7 +146,8 @@ class SegmentsMachine(RuleBasedStateMachine):
     def write_torn(self, writer: SegmentWriter, cut: int) -> None:
         data = b"".join(each.as_bytes() for each in writer._waiting.values())[:cut]
         if data:
-            path = self.storage.work(self.record.id) / f"{writer.sequence}.jsonl"
+            path = self.disks[writer.sequence].work(self.record.id) / f"{writer.sequence}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(data)
 
@@ -166,11 +173,11 @@ class SegmentsMachine(RuleBasedStateMachine):
     def check(self, *, is_new: bool = True) -> None:
         """What counted counts, as it was; nothing else does but what may; each line is in one file, once."""
         assert self.holder is not None
-        made = assemble(
-            self.storage, self.record, self.lines, self.holder.results, self.holder.sequence, undone=EXPIRED
-        )
+        disk, sequence = self.disks[self.holder.sequence], self.holder.sequence
+        lines = lines_of(disk, self.record)
+        made = assemble(disk, self.record, lines, self.holder.results, sequence, undone=EXPIRED)
         found: dict[int, str | None] = {}
-        for document in [*documents(self.storage, made.output), *documents(self.storage, made.errors)]:
+        for document in [*documents(disk, made.output), *documents(disk, made.errors)]:
             line = int(document["custom_id"].removeprefix("id-"))
             assert line not in found
             found[line] = said(document) if document["response"] else None
@@ -186,6 +193,16 @@ class SegmentsMachine(RuleBasedStateMachine):
             self.maybe.clear()  # what did not count when a later attempt began never will
 
 
+class VolumeMachine(SegmentsMachine):
+    """Each attempt in a container of its own, which sees what others have committed when it began."""
+
+    def mount(self) -> BatchStorage:
+        return self.volume.mount(f"container-{self.last}", before_commit=self.persist)
+
+
+VolumeMachine.TestCase.settings = settings(max_examples=4, stateful_step_count=25)
+VolumeMachine.TestCase.__doc__ = "The same on a volume, where what was not committed is lost with its container."
+TestSegmentsOnAVolume = VolumeMachine.TestCase
 SegmentsMachine.TestCase.__doc__ = "Whatever is killed or goes on, each line has one result, and what counted counts."
 TestSegments = SegmentsMachine.TestCase
 
