@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from loguru import logger
 
 from app.gateway.auth.fair_shares import KeyCount, Shares
-from app.gateway.auth.keys import Caller
+from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.batches.received import in_thread
 from app.gateway.protocol import body as bodies
 from app.gateway.protocol.exchange import Exchange
@@ -131,18 +131,18 @@ class BatchContext:
 
 
 def owner_of(caller: Caller) -> str:
-    """Whom it belongs to, what this caller brings."""
-    return "" if caller.is_only else caller.name
+    """Whom it belongs to, what this caller brings: nobody, where there are no keys."""
+    return "" if caller is ANYONE else caller.name
 
 
 def lists_of(caller: Caller) -> str | None:
     """Whose a list has: a caller's own; all where there are no keys."""
-    return None if caller.is_only else caller.name
+    return None if caller is ANYONE else caller.name
 
 
 def is_own(caller: Caller, owner: str) -> bool:
     """Whether a caller may read what stands in it."""
-    return caller.is_only or owner == caller.name
+    return caller is ANYONE or owner == caller.name
 
 
 def looks_after(caller: Caller, owner: str) -> bool:
