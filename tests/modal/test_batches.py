@@ -105,6 +105,16 @@ class Deployed:
         assert {each["response"]["status_code"] for each in lines} == {200}
         return {each["custom_id"]: each["response"]["body"]["choices"][0]["message"]["content"] for each in lines}
 
+    def cost(self, id: str) -> list[dict[str, Any]]:
+        """What `cost` says of a batch."""
+        return [use for use in self._answer("GET", "/ops/v1/cost")["uses"] if use["batch"] == id]
+
+    def estimated(self, model: str, lines: int) -> dict[str, Any]:
+        """What is told of a batch of so many lines."""
+        counted = {"model": model, "lines": lines, "prompt_bytes": 6 * lines, "max_tokens": 8 * lines}
+        found: dict[str, Any] = self._answer("POST", "/ops/v1/batches/estimate", json={"models": [counted]})
+        return found
+
     def _answer(self, method: str, path: str, **more: Any) -> Any:
         answer = self.asking.request(method, path, **more)
         assert answer.status_code == 200, answer.text
@@ -199,7 +209,8 @@ def test_two_batches_share_the_wake_that_a_deadline_asks_for(deployed: Deployed)
 @pytest.mark.timeout(600)
 def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     """SIGKILLed in the midst of a batch: another one goes on with what has no result, and each line has one. What a
-    person downloads through the gateway is what the workers committed."""
+    person downloads through the gateway is what the workers committed. What all of it took is in `cost`, and the next
+    batch is told by it."""
     deployed.serving(SMALL)
     id = deployed.post(SMALL, 300, start="now")
     job = deployed_ledger(deployed.client).reader.latest("batch", id)
@@ -217,6 +228,11 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     assert all(f"say {name.removeprefix('line-')}" in answer for name, answer in answers.items())
     [lost, *_] = deployed_ledger(deployed.client).reader.get(job.id).attempts
     assert lost.outcome == "lost"
+    assert deployed.batch(id)["use"]["dollars"] > 0
+    until(lambda: sum(use["requests"] for use in deployed.cost(id)) >= 40)
+    until(lambda: sum(use["dollars"] for use in deployed.cost(id)) > 0)  # once the server has counted it
+    assert {(use["tier"], use["key"]) for use in deployed.cost(id)} == {("a10g", "root")}
+    assert deployed.estimated(SMALL, 40)["basis"] == "measured"
 
 
 @pytest.mark.timeout(600)
