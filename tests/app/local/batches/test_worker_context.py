@@ -65,7 +65,7 @@ def test_without_a_fleet_there_is_one_tier(home: Home, tmp_path: Path) -> None:
 def test_what_is_declared_of_batches_counts(home: Home, tmp_path: Path) -> None:
     """How many lines go at once, how many there may be, and how long files are kept."""
     context = batch_context(home, stack_of(tmp_path, FLEET), SystemClock())
-    assert (context.at_once, context.most_lines) == (7, 10)
+    assert (context.at_once.of_each(), context.most_lines) == (7, 10)
     assert context.keep is not None
     assert context.keep.days == 3
     assert plan_of(stack_of(tmp_path, FLEET)).server_tiers == ("a10g", "h100")
