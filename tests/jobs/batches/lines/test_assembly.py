@@ -1,6 +1,7 @@
 """Results come together in the order of their lines, as OpenAI's and Anthropic's clients read them."""
 
 import json
+import sys
 import tracemalloc
 from datetime import timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from anthropic.types.messages import MessageBatchIndividualResponse
 
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.assembly import CANCELLED, EXPIRED, Assembled, Undone, assemble
+from jobs.batches.lines.line_check import LineRules, read_through
 from jobs.batches.lines.result_lines import answered, unanswered
 from jobs.batches.lines.segments import Result, Segments
 from jobs.batches.records import BatchRecord
@@ -230,3 +232,33 @@ def test_many_lines_in_flat_memory(tmp_path: Path) -> None:
 
     assert max(few, many) < 4_000_000  # of five and ten million bytes of results
     assert many - few < 1_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process has open")
+def test_no_file_is_open_between_two_calls(storage: BatchStorage) -> None:
+    """Neither of an upload on its way, nor while a file is read through, nor between flushes: a volume is refreshed
+    only while none is."""
+    seen: list[str] = []
+
+    def look(_: object = None) -> None:
+        links = list(Path("/proc/self/fd").iterdir())
+        seen.extend(str(link.readlink()) for link in links if link.exists() and storage.root in link.readlink().parents)
+
+    with (storage.root.parent / "batches-not").open("wb"):
+        with storage.begin("ann", "f") as upload:
+            upload.write(bytes(2_000_000))
+            look()
+        record = batch_of(storage, 3)
+        read_through(storage, record, LineRules.of(record), progress=look)
+        writer = Segments(storage, record.id, 3).open(1, "a")
+        look()
+        for number in (1, 2):
+            writer.append(result(record, number))
+            writer.flush()
+            look()
+        assemble(storage, record, lines_of(storage, record), writer.results, 1, progress=look)
+
+    assert seen == []
+    with (storage.root / "files" / record.input_file_id / "content").open("rb"):
+        look()
+    assert len(seen) == 1
