@@ -91,7 +91,7 @@ def test_lines_never_use_more_than_there_is(servers: int, waits: list[float]) ->
     lines, total, full = [], 0.0, 0.0
     for number, seconds in enumerate(waits):
         if number % 3 < 2:
-            lines += [each for each in begun_if_room(gate)]
+            lines.append(come(gate))
         elif gate.lines:
             gate.leave(next(iter(gate.lines)))
         busy = min(servers, len(gate.lines))
@@ -103,10 +103,10 @@ def test_lines_never_use_more_than_there_is(servers: int, waits: list[float]) ->
     assert used <= total * (1 + 1e-9)
 
 
-def begun_if_room(gate: LineGate) -> list[Turn]:
+def come(gate: LineGate) -> Turn:
     line = turn()
     gate.come(line)
-    return [line]
+    return line
 
 
 def test_a_key_takes_what_its_lines_used() -> None:
