@@ -52,6 +52,7 @@ class DeployedBatches:
         who: who asks, for the record.
         acts: writes down that he does something.
         is_deployed: whether there is anybody to work on them.
+        send_worker: sends one to a lane.
 
     """
 
@@ -63,6 +64,7 @@ class DeployedBatches:
     who: Callable[[], str]
     acts: Callable[[str, str], AbstractContextManager[Act]]
     is_deployed: Callable[[], bool]
+    send_worker: Callable[[str], object] = spawn_worker
 
     @cached_property
     def _store(self) -> BatchStore:
@@ -172,7 +174,7 @@ class DeployedBatches:
 
     def _send(self) -> None:
         try:
-            spawn_worker(BATCHES_LANE)
+            self.send_worker(BATCHES_LANE)
         except Trouble as trouble:
             say(f"no worker could be sent: {plain(trouble)}")
             say("hint: the next tick sends one")

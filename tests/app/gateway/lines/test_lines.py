@@ -30,13 +30,21 @@ ONE = replace(A10G_TIER, parallel=1)
 def running(
     folder: Path, script: Any, *, keys: str = KEYS, tier: Any = A10G_TIER, **more: Any
 ) -> Iterator[RunningGateway]:
+    given = {"clock": StandingClock(), **more}
     with (
         ScriptedServer(script) as server,
-        gateway(
-            folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], clock=StandingClock(), **more
-        ) as found,
+        gateway(folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], **given) as found,
     ):
         yield found
+
+
+class PushedClock(StandingClock):
+    """One on which only that lasts what a test says."""
+
+    pushed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.pushed
 
 
 @pytest.fixture
@@ -91,6 +99,22 @@ def test_one_slot_is_left_for_a_person(tmp_path: Path, held: HeldAnswers, sender
         assert person.result(PATIENCE).status_code == 200
         held.free()
         assert [told(each) for each in answers(lines)] == [(200, None)] * 5
+
+
+def test_what_lines_used_is_written_down(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """Three lines that are answered beside one another for nine seconds have used their server for nine, and not for
+    twenty-seven: so it is in the usage."""
+    clock = PushedClock()
+    with running(tmp_path, held, clock=clock) as found:
+        batch = Batch(found.facts, "ann")
+        lines = [senders.line(batch, found.url, f"line {number}") for number in range(3)]
+        until(lambda: len(held.open) == 3)
+        clock.pushed = 9.0
+        held.free()
+        assert {told(each) for each in answers(lines)} == {(200, None)}
+        [row] = found.rows(3)
+        assert (row.about.batch, row.about.key) == (batch.id, "ann")
+        assert row.sums.seconds == pytest.approx(9.0)
 
 
 def test_the_line_that_began_last_gives_way(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
