@@ -231,7 +231,8 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     assert deployed.batch(id)["use"]["dollars"] > 0
     until(lambda: sum(use["requests"] for use in deployed.cost(id)) >= 40)
     until(lambda: sum(use["dollars"] for use in deployed.cost(id)) > 0)  # once the server has counted it
-    assert {(use["tier"], use["key"]) for use in deployed.cost(id)} == {("a10g", "root")}
+    served = [use for use in deployed.cost(id) if use["tier"]]  # else a line was turned away before it had one
+    assert {(use["tier"], use["key"]) for use in served} == {("a10g", "root")}
     assert deployed.estimated(SMALL, 40)["basis"] == "measured"
 
 
