@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from jobs.batches.batch_document import is_batch_id
 from jobs.cli.completion import job_ids, model_names
 from jobs.cli.help import CommandGroup
-from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code, who
+from jobs.cli.job_commands import LISTED, JobCommands, Preview, cancel_batch, exit_code, who
 from jobs.cli.output import put, put_lines, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
 from jobs.cli.warnings_log import log_warnings
@@ -333,8 +333,6 @@ def show_job(
 def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Ask a job to stop, and what was fetched for it is thrown away; or a batch, and what is done of it stays."""
     if is_batch_id(id):
-        from jobs.cli.batches.batch_commands import cancel_batch  # noqa: PLC0415 - every command imports this file
-
         done(cancel_batch(batches_at(url, key), id, json=json))
     done(commands_at(url, key).cancel(id, json=json))
 

@@ -11,11 +11,11 @@ from app.deployment.batches.deployed_estimates import DeployedEstimates
 from app.deployment.modal_cli import IDLE, ModalCommands, worded
 from app.resources import ledger, queue, remote_batches_volume
 from jobs.batches.batch_document import is_batch_id
-from jobs.cli.batches.batch_commands import BatchCommands, Wanted, cancel_batch
+from jobs.cli.batches.batch_commands import BatchCommands, Wanted
 from jobs.cli.batches.batch_options import deadline_of, dollars_of, start_of
 from jobs.cli.batches.batch_source import source_of
 from jobs.cli.batches.results_file import ResultsFile
-from jobs.cli.job_commands import JobCommands, who
+from jobs.cli.job_commands import JobCommands, cancel_batch, who
 from jobs.cli.output import can_ask, confirmed
 from jobs.core.errors import BadRequest
 from jobs.ledger.kinds import KINDS

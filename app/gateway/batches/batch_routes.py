@@ -13,6 +13,7 @@ from app.gateway.batches.asked import (
 )
 from app.gateway.batches.parts import BatchContext, batch_id, find_batch, find_file, lists_of, owner_of
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.records import BatchRecord, FileRecord
 from jobs.core.errors import BadRequest
@@ -61,6 +62,7 @@ class BatchRoutes:
 
     async def _post(self, exchange: Exchange) -> None:
         context, caller = self._context, exchange.caller
+        caller.need(CHAT)
         members, now = members_of(exchange.body), context.clock.now()
         asked, endpoint = asked_of(members, now, context.parts.zone), endpoint_of(members)
         kept = fields(members.get("output_expires_after"))

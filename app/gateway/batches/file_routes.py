@@ -11,6 +11,7 @@ from app.gateway.batches.received import pieces
 from app.gateway.batches.upload_form import UploadForm, too_large
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.files.files_due import expect
@@ -94,6 +95,7 @@ class FileRoutes:
 
     async def _upload(self, exchange: Exchange) -> FileRecord:
         context = self._context
+        exchange.caller.need(CHAT)  # who may only look after the service infers nothing, at night either
         most = context.parts.limits.most_file_bytes
         give_back = context.uploads.take(exchange.caller.name)
         #: Made by the thread that finds the file in the form, which nobody runs beside the others.

@@ -13,6 +13,7 @@ from app.gateway.batches.parts import BatchContext, batch_id, find_batch, lists_
 from app.gateway.batches.received import pieces
 from app.gateway.batches.requests_list import RequestsList
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import Batch, BatchStore
 from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.lines.custom_ids import CustomIds
@@ -92,6 +93,7 @@ class MessageBatchRoutes:
 
     async def _post(self, exchange: Exchange) -> None:
         context, caller = self._context, exchange.caller
+        caller.need(CHAT)
         id = batch_id(exchange, "anthropic")
         file, lines, asked = await self._take(exchange, id)
         record = BatchRecord(

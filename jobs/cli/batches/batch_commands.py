@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from jobs.batches.batch_document import OVER
 from jobs.batches.estimate import too_dear
 from jobs.batches.lines.line_check import Checked, LineRules, check
 from jobs.batches.records import BatchStart, Estimate, LineError
@@ -54,13 +53,6 @@ class Batches(Protocol):
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """The lines of a file."""
-
-
-class Cancelling(Protocol):
-    """Batches that can be asked to end."""
-
-    def get(self, id: str) -> Document: ...
-    def cancel(self, id: str) -> Document: ...
 
 
 class Estimating(Protocol):
@@ -366,21 +358,6 @@ class BatchCommands:
         if more:
             say("there are more; --limit 0 lists all")
         return 0
-
-
-def cancel_batch(batches: Cancelling, id: str, *, json: bool) -> int:
-    """Ask a batch to end."""
-    before = batches.get(id)
-    has_ended = before["status"] in OVER
-    batch = before if has_ended else batches.cancel(id)
-    if json:
-        put_json(batch)
-    if has_ended and before["status"] != "cancelled":
-        say(f"error: batch {id} has already {before['status']}; there is nothing left to cancel")
-        return 1
-    is_over = batch["status"] == "cancelled"
-    say(f"batch {id} is cancelled" if is_over else f"batch {id} is asked to end; what is done of it stays")
-    return 0
 
 
 def _names(checked: Checked) -> str:

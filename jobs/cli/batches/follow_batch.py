@@ -2,7 +2,7 @@
 leaves the batch as it is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -77,7 +77,7 @@ def follow_batch(
             clock.wait(every.total_seconds())
 
 
-def shown(pieces: Iterable[bytes], name: str, total: int | None) -> Iterator[bytes]:
+def shown(pieces: Iterable[bytes], name: str, total: int | None) -> Generator[bytes, None, None]:
     """The same pieces, with a bar on a terminal where there are so many that whoever waits wonders."""
     done = 0
     waiting = iter(pieces)

@@ -16,8 +16,11 @@ from tests.support.batch_gateways import BatchGateway, batch_gateway, uploads
 from tests.support.gateways import gateway
 from tests.support.waiting import PATIENCE
 
-ALICE, BOB, ROOT = "omk_alice", "omk_bob", "omk_root"
-KEYS = f"alice {hash_of(ALICE)} chat\nbob {hash_of(BOB)} chat\nroot {hash_of(ROOT)} chat admin"
+ALICE, BOB, ROOT, KEEPER = "omk_alice", "omk_bob", "omk_root", "omk_keeper"
+KEYS = (
+    f"alice {hash_of(ALICE)} chat\nbob {hash_of(BOB)} chat\nroot {hash_of(ROOT)} chat admin\n"
+    f"keeper {hash_of(KEEPER)} admin models=llama*"
+)
 
 LINE = {
     "custom_id": "a",
@@ -386,6 +389,22 @@ def test_an_administrator_may_end_but_not_read(served: BatchGateway) -> None:
         ("root", "cancel", batch.id, "done"),
         ("root", "file-delete", file.id, "done"),
     ]
+
+
+def test_who_may_not_infer_posts_nothing(served: BatchGateway) -> None:
+    """A key without the scope `chat` uploads and posts nothing; one for some models does not look after others'."""
+    keeper = client(served, KEEPER)
+    batch = post(client(served), upload(client(served)).id)
+    messages = httpx.post(
+        f"{served.url}/v1/messages/batches", json={"requests": []}, headers={"x-api-key": KEEPER}, timeout=PATIENCE
+    )
+    assert messages.status_code == 403
+    for ask in (lambda: upload(keeper), lambda: post(keeper, "file-x")):
+        with pytest.raises(openai.PermissionDeniedError, match="this needs chat"):
+            ask()
+    with pytest.raises(openai.NotFoundError):
+        keeper.batches.cancel(batch.id)
+    assert not list(keeper.batches.list())
 
 
 def test_without_keys_all_is_everybodys(tmp_path: Path) -> None:
