@@ -57,7 +57,7 @@ IDLE = ("nothing is deployed that could work the queue; the job waits until it i
 
 ENTRY_POINTS = frozenset(
     {
-        *(*with_commands(KINDS), "retry", "jobs", "job", "cancel", "dismiss", "models"),
+        *(*with_commands(KINDS), "retry", "jobs", "job", "cancel", "dismiss", "models", "batch", "batches"),
         *("night", "cost", "audit", "windows", "plan", "status"),
     }
 )
