@@ -109,6 +109,16 @@ class HttpCycle(RequestResponseCycle):
         else:
             self._write(piece, is_last=is_last)
 
+    def write_chunk(self, piece: bytes, chunk: bytes) -> bool:
+        """A piece as `write` takes it, which may be a chunk already; false, and nothing is done, where it `is_full`."""
+        if self.flow.write_paused and not self.disconnected:
+            return False
+        if chunk and self.chunked_encoding and not (self._head or self._has_no_body or self.disconnected):
+            self.transport.write(chunk)
+        else:
+            self.write(piece)
+        return True
+
     @property
     def is_full(self) -> bool:
         """Whether the caller does not take what was written, and more should wait for `room`."""

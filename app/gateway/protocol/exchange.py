@@ -45,6 +45,9 @@ class CallerConnection(Protocol):
     def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
 
+    def write_chunk(self, piece: bytes, chunk: bytes, /) -> bool:
+        """A piece as `write` takes it, which may be a chunk already; false, and nothing is done, where it `is_full`."""
+
     @property
     def is_full(self) -> bool:
         """Whether the caller does not take what was written."""

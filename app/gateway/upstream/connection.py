@@ -30,6 +30,12 @@ _STALE_SECONDS = 1.0
 
 _NO_BODY = frozenset({204, 304})
 
+_MOST_DIGITS = 10
+"""Bytes in which the length of a chunk is looked for, with what ends it."""
+
+Sink = Callable[[bytes, bytes], bool]
+"""Takes a piece, and the same as one chunk of HTTP, where it came as that; false if it does not."""
+
 
 class Connection(asyncio.Protocol):
     """One connection, and the exchange that is on it."""
@@ -41,7 +47,7 @@ class Connection(asyncio.Protocol):
         self.is_lost = False
         self.quiet_since = self._loop.time()
         self._is_busy = False
-        self._sink: Callable[[bytes], bool] | None = None
+        self._sink: Sink | None = None
         self._unsent: bytes | bytearray = b""
         self._sent = 0
         self._is_full = False
@@ -64,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._is_interim = False
         self._ends_with_connection = False
+        self._is_between_chunks = False
         self._sink = None
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
@@ -138,7 +145,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return piece
 
-    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
+    def pass_to(self, sink: Sink) -> None:
         """From now on, hand pieces that come while a reader waits to this, which costs less than to wake the reader.
 
         The reader gets what it does not take, saying false; and the last piece, and whatever ends the answer.
@@ -180,6 +187,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
+        if self._is_between_chunks and self._is_passed(data):
+            return
         if not self._is_busy or self.is_complete:
             self._parser_keeps_alive = False  # bytes that nobody asked for
             self.transport.abort()
@@ -190,6 +199,8 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
+        if self._is_between_chunks and not data.endswith(b"\r\n"):  # the beginning of the next one's length came, too
+            self._is_between_chunks = False
         # What is the next piece, and not the last, is where it belongs once the sink has taken it.
         if (
             self._sink is not None
@@ -198,7 +209,7 @@ class Connection(asyncio.Protocol):
             and not self._waiter.done()
             and not self.is_complete
             and self._failure is None
-            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces), b"")
         ):
             self._pieces.clear()
             self._size = 0
@@ -207,6 +218,19 @@ class Connection(asyncio.Protocol):
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
+
+    def _is_passed(self, data: bytes) -> bool:
+        """Pass on one chunk, whole and by itself, as nearly all of a stream comes; false where it is anything else.
+
+        The parser is between two chunks before and after it, so it need not know. What is written in another way than
+        we write a chunk is the parser's.
+        """
+        sink, waiter = self._sink, self._waiter
+        if sink is None or waiter is None or waiter.done():
+            return False
+        end = data.find(b"\r\n", 0, _MOST_DIGITS) + 2
+        size = len(data) - end - 2
+        return size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n") and sink(data[end:-2], data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -251,13 +275,21 @@ class Connection(asyncio.Protocol):
         self._pieces.append(body)
         self._size += len(body)
 
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
+
     def on_message_complete(self) -> None:
+        self._is_between_chunks = False
         if self._is_interim:
             self._is_interim = False
         else:
             self.is_complete = True
 
     _parser_keeps_alive = False
+    _is_between_chunks = False
 
     # Waiting
 
