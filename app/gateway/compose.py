@@ -29,6 +29,7 @@ from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightly, overview, plans, windows
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
+from app.gateway.direct_answers import DirectAnswers
 from app.gateway.event_loop.lag import LagMeter
 from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.inference.detached import DetachedRequests
@@ -228,6 +229,7 @@ class Composed:
             keys=parts.keys,
             admission=self.admission,
             passes=proxy.pass_on,
+            direct=DirectAnswers(proxy, parts.keys, self.budget),
             handlers=handlers(
                 parts.known_state,
                 self._loaded,

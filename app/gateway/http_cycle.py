@@ -6,18 +6,18 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
     STATUS_LINE,
-    HttpToolsProtocol,
     RequestResponseCycle,
 )
 
 if TYPE_CHECKING:
     from app.gateway.http_head import ReadHead
+    from app.gateway.http_protocol import StrictHttpProtocol
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -25,10 +25,20 @@ CALLER = "ollama_modal.caller"
 _NO_BODY = frozenset({204, 304})
 
 
+class DirectAnswer(Protocol):
+    """Answers a request without a task."""
+
+    def gone(self) -> None:
+        """The caller has left."""
+
+    def hand_over(self) -> None:
+        """Have a task answer it from here."""
+
+
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: HttpToolsProtocol, scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
+    def __init__(self, protocol: "StrictHttpProtocol", scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.
@@ -43,8 +53,6 @@ class HttpCycle(RequestResponseCycle):
         self.flow = protocol.flow
         self.logger = protocol.logger
         self.default_headers = protocol.server_state.default_headers
-        self.message_event = asyncio.Event()
-        self.on_response = protocol.on_response_complete
         self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
@@ -57,6 +65,14 @@ class HttpCycle(RequestResponseCycle):
         self.task: asyncio.Task[None] | None = None
         self.read_head: ReadHead | None = None
         """The head, where it is one that may come again."""
+        self.length = b""
+        """Of the body, in the digits of a head that has come again."""
+        self.head_start: Any = None
+        """What was done for it before its task."""
+        self.direct: DirectAnswer | None = None
+        """What answers it while it has no task."""
+        self._protocol: StrictHttpProtocol | None = protocol
+        self._message_event: asyncio.Event | None = None
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
@@ -72,19 +88,24 @@ class HttpCycle(RequestResponseCycle):
         """What the application has made of the same head before, on this connection; None where nothing."""
         return self.read_head and self.read_head.decided
 
-    def decide(self, decided: object, app: Any = None) -> None:
-        """Keep this for the next request with the same head, which this application answers, if it is given."""
+    def decide(self, decided: object, app: Any = None, begin: Any = None) -> None:
+        """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
+        answers it, unless it says false, and this application answers what is left."""
         if self.read_head is not None:
             self.read_head.decided = decided
             self.read_head.app = app
+            self.read_head.begin = begin
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
         if self.more_body or self.disconnected:
             return None
         body, self.body = self.body, bytearray()
-        self.message_event.clear()
         return body
+
+    def forget_body(self) -> None:
+        """It is needed no more."""
+        self.body = _NOTHING
 
     @property
     def is_gone(self) -> bool:
@@ -128,7 +149,48 @@ class HttpCycle(RequestResponseCycle):
         """Wait until the caller takes more, or leaves."""
         await self.flow.drain()
 
+    def answer(self, status: int, headers: Any, more: bytes, body: bytes) -> None:
+        """All of an answer at once.
+
+        Args:
+            status: its status.
+            headers: of its head.
+            more: lines of its head, as they are written.
+            body: all of it.
+
+        """
+        if not self.disconnected:
+            self._say(status, headers, more)
+            self._write(body, is_last=True)
+
     # What the connection does with it
+
+    def begin_again(self, length: bytes, body: memoryview) -> None:
+        """Answer a request whose head has come again, and whose body is here."""
+        self.length = length
+        self.body += body
+        self.more_body = False
+        head = self.read_head
+        assert head is not None
+        if head.begin is None or not head.begin(self):
+            self.start_task()
+
+    def start_task(self) -> None:
+        """Have a task answer a request whose head has come again."""
+        assert self.read_head is not None
+        assert self._protocol is not None
+        scope: Any = self.read_head.scope_with(self.length)
+        scope["state"] = self._protocol.app_state.copy()
+        scope["extensions"] = {CALLER: self}
+        self.scope = scope
+        self._protocol.begin_task(self)
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override] # uvicorn's is made for each, and rarely used
+        """Tells who waits for more of the body."""
+        if self._message_event is None:
+            self._message_event = asyncio.Event()
+        return self._message_event
 
     async def run(self, app: Any) -> None:
         """Have it answered. An answer that was begun and not ended takes its connection with it."""
@@ -145,7 +207,10 @@ class HttpCycle(RequestResponseCycle):
                 self._send_head()
                 self.transport.close()
         finally:
-            self.on_response = _nothing
+            self._protocol = None
+            if self.head_start is not None:
+                self.head_start.drop()
+                self.head_start = None
             self._is_cancelled_when_gone = False
             self.scope = {}  # type: ignore[typeddict-item] # of nobody
             if self.task is not None:
@@ -156,6 +221,8 @@ class HttpCycle(RequestResponseCycle):
         if self.response_complete:
             return
         self.disconnected = True
+        if self.direct is not None:
+            self.direct.gone()
         if self._is_cancelled_when_gone and self.task is not None:
             self._is_cancelled_when_gone = False
             self.task.cancel()
@@ -189,6 +256,11 @@ class HttpCycle(RequestResponseCycle):
             self._begin(message["status"], message.get("headers", ()))
 
     def _begin(self, status: int, headers: Any) -> None:
+        self._say(status, headers)
+        self._loop.call_soon(self._send_head)
+
+    def _say(self, status: int, headers: Any, more: bytes = b"") -> None:
+        """Word the head, which goes out with what comes next."""
         self.response_started = True
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status], *[_remembered_line(name, value) for name, value in self.default_headers]]
@@ -213,9 +285,8 @@ class HttpCycle(RequestResponseCycle):
         elif self.chunked_encoding is None and not self._has_no_body and status not in _NO_BODY:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
+        lines += (more, b"\r\n")
         self._head = b"".join(lines)
-        self._loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
         """Send a head that no piece of a body took along."""
@@ -241,10 +312,13 @@ class HttpCycle(RequestResponseCycle):
             self.transport.write(said)
         if is_last:
             self.response_complete = True
-            self.message_event.set()
+            if self._message_event is not None:
+                self._message_event.set()
             if not self.keep_alive:
                 self.transport.close()
-            self.on_response()
+            if (protocol := self._protocol) is not None:
+                self._protocol = None
+                protocol.on_response_complete()
 
     def _count(self, size: int, *, is_last: bool) -> None:
         if size > self.expected_content_length:
@@ -273,6 +347,5 @@ _ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connecti
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
 """Beside our own, those that are the same again and again."""
 
-
-def _nothing() -> None:
-    """In place of what a connection does after an answer, once that was done."""
+_NOTHING = bytearray()
+"""In place of a body. Nobody changes it."""

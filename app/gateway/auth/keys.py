@@ -151,6 +151,10 @@ class Key:
         """Whether what shows it is good for more than one request, which a signature is not."""
         return not self.proof.startswith(SIGNER)
 
+    def is_over(self, now: datetime) -> bool:
+        """Whether it is good no more; `caller_at` says why."""
+        return self.revoked_at is not None or (self.expires is not None and self.expires <= now)
+
     def caller_at(self, now: datetime) -> Caller:
         """Whose it is.
 

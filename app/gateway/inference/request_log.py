@@ -91,7 +91,7 @@ class Records:
     def add(self, record: RequestRecord) -> None:
         self._usage_recorder.add(record)
         self._metrics.add(record)
-        tell_later(Line(record, _told, _WHERE))
+        tell_later(Line(record, _told, _WHERE, record.request_id))
 
 
 def _told(record: RequestRecord) -> tuple[str, About]:

@@ -67,6 +67,11 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
             return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
 
 
+def written_error(speech: Speech, status: int, text: str, request_id: str) -> bytes:
+    """The same as it is written."""
+    return _dumped(error(speech, status, text, request_id))
+
+
 def error_in_stream(
     path: str, speech: Speech, status: int, text: str, request_id: str, *, sequence_number: int = 0
 ) -> bytes:
@@ -131,6 +136,13 @@ def tail_of(path: str, content_type: bytes, engine: Engine = OLLAMA) -> Tail:
     if path in {"/api/generate", "/api/chat"}:
         return LineTail()  # streamed or not: the last line says done
     return WholeTail(engine, is_json=content_type.startswith(JSON))
+
+
+def read_whole(path: str, content_type: bytes, document: bytes, engine: Engine) -> tuple[Verdict, Tokens]:
+    """How an answer ended that came in one piece, and what it cost."""
+    tail = tail_of(path, content_type, engine)
+    tail.feed(document)
+    return tail.verdict(), tail.tokens()
 
 
 _MOST_LINE = 4 * 1024 * 1024

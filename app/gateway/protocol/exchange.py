@@ -23,8 +23,9 @@ class CallerConnection(Protocol):
     def decided(self) -> Any:
         """What was made of the same head before, on this connection; None where nothing."""
 
-    def decide(self, decided: object, app: ASGIApp | None = None, /) -> None:
-        """Keep this for the next request with the same head, which this application answers, if it is given."""
+    def decide(self, decided: object, app: ASGIApp | None = None, begin: Any = None, /) -> None:
+        """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
+        answers it, unless it says false, and this application answers what is left."""
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -96,6 +97,8 @@ class Exchange:
     send: Send = field(repr=False)
     connection: CallerConnection = field(repr=False)
     to_server: bytes = field(default=b"", repr=False)
+    head_start: Any = None
+    """What was done for it before it had a task; of whoever passes it on."""
     ended_for: Unauthorized | None = None
     """Why it was ended from here: its key is good no more."""
     status: int = 0

@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self.quiet_since = self._loop.time()
         self._is_busy = False
         self._sink: Sink | None = None
+        self._watcher: Callable[[], None] | None = None
         self._unsent: bytes | bytearray = b""
         self._sent = 0
         self._is_full = False
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._ends_with_connection = False
         self._is_between_chunks = False
         self._sink = None
+        self._watcher = None
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
@@ -105,6 +107,21 @@ class Connection(asyncio.Protocol):
     def heard_nothing(self) -> bool:
         return not self.has_head and not self._head_size
 
+    def watch(self, watcher: Callable[[], None] | None) -> None:
+        """From now on, call this when something has come, or nothing will any more; None: nothing."""
+        self._watcher = watcher
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether no more will come of the answer, though it has not ended."""
+        return self._failure is not None
+
+    def header(self, name: bytes) -> bytes:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
     async def head(self) -> None:
         """Wait for status and headers.
 
@@ -132,11 +149,15 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self.take()
 
+    def come(self) -> bytes:
+        """What has come since the last time, which stays to be taken."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
     def take(self) -> bytes:
         """What has come since the last time; empty where nothing has, which tells nothing of what comes."""
         if not self._pieces:
             return b""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        piece = self.come()
         self._pieces.clear()
         self._size = 0
         if self.is_paused:
@@ -161,6 +182,7 @@ class Connection(asyncio.Protocol):
         good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
         self._sink = None
+        self._watcher = None
         self._unsent = b""
         self.quiet_since = self._loop.time()
         if not good:
@@ -209,7 +231,7 @@ class Connection(asyncio.Protocol):
             and not self._waiter.done()
             and not self.is_complete
             and self._failure is None
-            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces), b"")
+            and self._sink(self.come(), b"")
         ):
             self._pieces.clear()
             self._size = 0
@@ -301,5 +323,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._watcher is not None:
+            self._watcher()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
