@@ -10,13 +10,14 @@ So no rule is told here a second time. What is looked at here is whether a rule 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loguru import logger
 
 from app.engines.answer_tokens import Tokens
 from app.gateway.auth.keys import Key, Keys
 from app.gateway.auth.live_keys import LiveKeys
-from app.gateway.http_cycle import HttpCycle
+from app.gateway.http_cycle import HttpCycle, header_lines
 from app.gateway.inference import abilities, prompt_truncation
 from app.gateway.inference.proxy import HeadStart, Proxy
 from app.gateway.inference.request_log import RequestEnding, RequestRecord
@@ -97,11 +98,15 @@ class DirectAnswers:
 class _Way:
     """Where requests for a model go, as it was found, for as long as models and aliases stay the same."""
 
-    __slots__ = ("client", "cold_starts", "fit", "least", "route", "told")
+    __slots__ = ("beginning", "client", "cold_starts", "counts_prompts", "fit", "model", "route", "told")
 
-    def __init__(self, proxy: Proxy, route: Route) -> None:
+    def __init__(self, proxy: Proxy, route: Route, path: str) -> None:
         self.route = route
+        self.model = str(route.model)
         self.client = proxy.upstream_clients[route.tier]
+        self.beginning = self.client.beginning("POST", path)
+        self.counts_prompts = route.engine.cuts_prompts and path in prompt_truncation.COUNTED
+        """Whether the count of its prompt may tell that a prompt was cut."""
         self.cold_starts = proxy.cold_starts[route.tier]
         self.told = written(route.told)
         self.fit: refusals.Wants | None = None
@@ -145,7 +150,7 @@ class _Head:
         if (way := self._way(request, len(body))) is None:
             return False
         headers = b"%bx-request-id: %b\r\n" % (self._decided.to_server, start.id.encode())
-        if (connection := way.client.begin("POST", self.entry.path, headers, body)) is None:
+        if (connection := way.client.begin(way.beginning, headers, body)) is None:
             return False
         cycle.head_start = None
         keys.is_used = True
@@ -168,9 +173,7 @@ class _Head:
                 self._ways.clear()
         if way is None or (request.wants is not way.fit and not self._is_fit(way, request)):
             return None
-        served, cold_starts = way.route.served_name, way.cold_starts
-        is_there = cold_starts.is_ready(served, ()) and cold_starts.is_everywhere(served, ())
-        return way if is_there else None
+        return way if way.cold_starts.is_ready_everywhere(way.route.served_name) else None
 
     def _found(self, request: InferenceRequest) -> _Way | None:
         proxy = self.shared.proxy
@@ -178,7 +181,7 @@ class _Head:
             route = proxy.route_cache.route(self.key.caller, request.model, None, self.entry.path)
         except Trouble:
             return None
-        return _Way(proxy, route) if proxy.passes_as_it_came(route, request, self.entry.path) else None
+        return _Way(proxy, route, self.entry.path) if proxy.passes_as_it_came(route, request, self.entry.path) else None
 
     def _is_fit(self, way: _Way, request: InferenceRequest) -> bool:
         if way.route.engine.refuses_as_ollama:
@@ -188,6 +191,17 @@ class _Head:
                 return False
         way.fit = request.wants
         return True
+
+
+@lru_cache(64)
+def _passed(*headers: Header) -> tuple[bytes, bytes]:
+    """The type of a server's answer, and what of these headers goes on to the caller, as it is written."""
+    content_type = next((value for name, value in headers if name == b"content-type"), b"")
+    return content_type, header_lines(*to_caller(headers))
+
+
+_OF_EACH = frozenset({b"content-length", b"date"})
+"""Headers that are others with each answer: nobody is told of one, and the other is told of each."""
 
 
 class _DirectAnswer:
@@ -206,7 +220,7 @@ class _DirectAnswer:
         shared.budget.take(key.caller.name, self._size)
         shared.admission.rates.begin(key.caller.name)
         shared.keys.under_way[self._stop] = key
-        connection.watch(self._heard)
+        connection.watcher = self._heard
 
     def _heard(self) -> None:
         """Something came from the server, or nothing will any more."""
@@ -229,23 +243,21 @@ class _DirectAnswer:
         route, path = way.route, head.entry.path
         if connection.status != 200 or cycle.flow.write_paused:
             return False
-        content_type = connection.header(b"content-type")
-        if not content_type.startswith(dialects.JSON) or (
-            route.engine.cuts_prompts
-            and path in prompt_truncation.COUNTED
-            and head.shared.proxy.lengths_left(route, self._size)
-        ):
+        content_type, lines = _passed(*[each for each in connection.headers if each[0] not in _OF_EACH])
+        if not content_type.startswith(dialects.JSON):
             return False
         document = connection.come()
         verdict, tokens = dialects.read_whole(path, content_type, document, route.engine)
-        if verdict == "cut":
+        if verdict == "cut" or (
+            way.counts_prompts
+            and (lengths := head.shared.proxy.lengths_left(route, self._size))
+            and tokens.prompt in lengths
+        ):
             return False
-        more = b"%bx-request-id: %b\r\n" % (way.told, self._start.id.encode())
         seconds = self._seconds
-        headers = to_caller(connection.headers)
         self._end()
         way.client.give_back(connection)
-        cycle.answer(200, headers, more, document)
+        cycle.answer(200, b"%b%bx-request-id: %b\r\n" % (lines, way.told, self._start.id.encode()), document)
         way.cold_starts.answered(route.served_name, ())
         head.shared.proxy.loaded.answered(route.tier, route.served_name)
         self._record("success" if verdict == "whole" else "error", 200, seconds, tokens, seconds)
@@ -272,20 +284,20 @@ class _DirectAnswer:
         self._way.client.give_back(self._connection)
         status, request_id = status_of(why), self._start.id
         document = dialects.written_error(self._head.entry.speech, status, dialects.words_of(why), request_id)
-        headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(document))]
-        headers += [(name.encode(), value.encode()) for name, value in headers_of(why).items()]
-        self._cycle.answer(status, headers, b"x-request-id: %b\r\n" % request_id.encode(), document)
+        more = [(name.encode(), value.encode()) for name, value in headers_of(why).items()]
+        lines = header_lines((b"content-type", JSON), *more, (b"x-request-id", request_id.encode()))
+        self._cycle.answer(status, lines, document)
         self._record("refused", status, self._seconds)
 
     def _end(self) -> None:
         """It is on its way here no longer."""
         shared, key, cycle = self._head.shared, self._head.key, self._cycle
-        self._connection.watch(None)
+        self._connection.watcher = None
         del shared.keys.under_way[self._stop]
         shared.admission.rates.end(key.caller.name)
         shared.budget.take(key.caller.name, -self._size)
         cycle.direct = None
-        cycle.forget_body()
+        cycle.body = bytearray()
 
     @property
     def _seconds(self) -> float:
@@ -299,13 +311,13 @@ class _DirectAnswer:
         tokens: Tokens = _NOT_COUNTED,
         first_byte_seconds: float | None = None,
     ) -> None:
-        head, start, route = self._head, self._start, self._way.route
+        head, start, way = self._head, self._start, self._way
         record = RequestRecord(
             start.id,
             start.at,
             head.key.caller.name,
-            str(route.model),
-            route.tier,
+            way.model,
+            way.route.tier,
             head.entry.path,
             head.entry.speech,
             ending,

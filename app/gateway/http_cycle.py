@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 if TYPE_CHECKING:
     from app.gateway.http_head import ReadHead
     from app.gateway.http_protocol import StrictHttpProtocol
+    from app.gateway.protocol.headers import Header
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -53,33 +54,37 @@ class HttpCycle(RequestResponseCycle):
         self.flow = protocol.flow
         self.logger = protocol.logger
         self.default_headers = protocol.server_state.default_headers
-        self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
         self.body = bytearray()
-        self.more_body = True
-        self.response_started = False
-        self.response_complete = False
-        self.chunked_encoding = None
-        self.expected_content_length = 0
-        self.task: asyncio.Task[None] | None = None
-        self.read_head: ReadHead | None = None
-        """The head, where it is one that may come again."""
-        self.length = b""
-        """Of the body, in the digits of a head that has come again."""
-        self.head_start: Any = None
-        """What was done for it before its task."""
-        self.direct: DirectAnswer | None = None
-        """What answers it while it has no task."""
-        self._protocol: StrictHttpProtocol | None = protocol
-        self._message_event: asyncio.Event | None = None
+        self._protocol = protocol
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
-        self._is_unframed = False
         self._has_no_body = scope["method"] == "HEAD"
-        self._head = b""
-        self._is_cancelled_when_gone = False
+
+    # What each begins with, and few change, is not put down for each.
+
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    task: asyncio.Task[None] | None = None
+    read_head: "ReadHead | None" = None
+    """The head, where it is one that may come again."""
+    length = b""
+    """Of the body, in the digits of a head that has come again."""
+    head_start: Any = None
+    """What was done for it before its task."""
+    direct: DirectAnswer | None = None
+    """What answers it while it has no task."""
+    _protocol: "StrictHttpProtocol | None" = None
+    _message_event: asyncio.Event | None = None
+    _is_unframed = False
+    _head = b""
+    _is_cancelled_when_gone = False
 
     # What the application may ask beside ASGI
 
@@ -102,10 +107,6 @@ class HttpCycle(RequestResponseCycle):
             return None
         body, self.body = self.body, bytearray()
         return body
-
-    def forget_body(self) -> None:
-        """It is needed no more."""
-        self.body = _NOTHING
 
     @property
     def is_gone(self) -> bool:
@@ -149,19 +150,23 @@ class HttpCycle(RequestResponseCycle):
         """Wait until the caller takes more, or leaves."""
         await self.flow.drain()
 
-    def answer(self, status: int, headers: Any, more: bytes, body: bytes) -> None:
-        """All of an answer at once.
-
-        Args:
-            status: its status.
-            headers: of its head.
-            more: lines of its head, as they are written.
-            body: all of it.
-
-        """
-        if not self.disconnected:
-            self._say(status, headers, more)
-            self._write(body, is_last=True)
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """All of an answer at once; `lines` are its head's, as they are written, without those about the rest."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self.chunked_encoding = False
+        self.transport.write(
+            b"%b%b%bcontent-length: %d\r\n%b\r\n%b" % (
+                STATUS_LINE[status],
+                _remembered_lines(*self.default_headers),
+                lines,
+                len(body),
+                b"" if self.keep_alive else b"connection: close\r\n",
+                body,
+            )
+        )  # fmt: skip
+        self._complete()
 
     # What the connection does with it
 
@@ -256,11 +261,6 @@ class HttpCycle(RequestResponseCycle):
             self._begin(message["status"], message.get("headers", ()))
 
     def _begin(self, status: int, headers: Any) -> None:
-        self._say(status, headers)
-        self._loop.call_soon(self._send_head)
-
-    def _say(self, status: int, headers: Any, more: bytes = b"") -> None:
-        """Word the head, which goes out with what comes next."""
         self.response_started = True
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status], *[_remembered_line(name, value) for name, value in self.default_headers]]
@@ -285,8 +285,9 @@ class HttpCycle(RequestResponseCycle):
         elif self.chunked_encoding is None and not self._has_no_body and status not in _NO_BODY:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines += (more, b"\r\n")
+        lines.append(b"\r\n")
         self._head = b"".join(lines)
+        self._loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
         """Send a head that no piece of a body took along."""
@@ -311,14 +312,18 @@ class HttpCycle(RequestResponseCycle):
         if said:
             self.transport.write(said)
         if is_last:
-            self.response_complete = True
-            if self._message_event is not None:
-                self._message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            if (protocol := self._protocol) is not None:
-                self._protocol = None
-                protocol.on_response_complete()
+            self._complete()
+
+    def _complete(self) -> None:
+        """Leave the connection to the next request."""
+        self.response_complete = True
+        if self._message_event is not None:
+            self._message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        if (protocol := self._protocol) is not None:
+            self._protocol = None
+            protocol.on_response_complete()
 
     def _count(self, size: int, *, is_last: bool) -> None:
         if size > self.expected_content_length:
@@ -342,10 +347,18 @@ def _line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+def header_lines(*headers: "Header") -> bytes:
+    """Headers as they are written.
+
+    Raises:
+        RuntimeError: one cannot be one.
+
+    """
+    return b"".join([_line(name, value) for name, value in headers])
+
+
 _remembered_line = lru_cache(256)(_line)
+_remembered_lines = lru_cache(4)(header_lines)
 _ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
 """Beside our own, those that are the same again and again."""
-
-_NOTHING = bytearray()
-"""In place of a body. Nobody changes it."""

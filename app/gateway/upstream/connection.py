@@ -29,6 +29,7 @@ _STALE_SECONDS = 1.0
 """A connection that was used a moment ago is not closed for being idle."""
 
 _NO_BODY = frozenset({204, 304})
+_FRAMES = frozenset({b"content-length", b"transfer-encoding"})
 
 _MOST_DIGITS = 10
 """Bytes in which the length of a chunk is looked for, with what ends it."""
@@ -48,7 +49,9 @@ class Connection(asyncio.Protocol):
         self.quiet_since = self._loop.time()
         self._is_busy = False
         self._sink: Sink | None = None
-        self._watcher: Callable[[], None] | None = None
+        self.watcher: Callable[[], None] | None = None
+        """Is called when something has come of an answer, or nothing will any more, in place of those who wait for
+        it."""
         self._unsent: bytes | bytearray = b""
         self._sent = 0
         self._is_full = False
@@ -73,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._ends_with_connection = False
         self._is_between_chunks = False
         self._sink = None
-        self._watcher = None
+        self.watcher = None
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
@@ -106,10 +109,6 @@ class Connection(asyncio.Protocol):
     @property
     def heard_nothing(self) -> bool:
         return not self.has_head and not self._head_size
-
-    def watch(self, watcher: Callable[[], None] | None) -> None:
-        """From now on, call this when something has come, or nothing will any more; None: nothing."""
-        self._watcher = watcher
 
     @property
     def has_failed(self) -> bool:
@@ -182,7 +181,7 @@ class Connection(asyncio.Protocol):
         good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
         self._sink = None
-        self._watcher = None
+        self.watcher = None
         self._unsent = b""
         self.quiet_since = self._loop.time()
         if not good:
@@ -287,8 +286,10 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.status = status
-        names = {name for name, _ in self.headers}
-        framed = b"content-length" in names or b"transfer-encoding" in names or status in _NO_BODY
+        framed = status in _NO_BODY
+        for name, _ in self.headers:
+            if name in _FRAMES:
+                framed = True
         self._ends_with_connection = not framed
         self._parser_keeps_alive = framed and self._parser.should_keep_alive()
         self.has_head = True
@@ -323,7 +324,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _notify(self) -> None:
-        if self._watcher is not None:
-            self._watcher()
+        if self.watcher is not None:
+            self.watcher()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

@@ -123,18 +123,24 @@ class UpstreamClient:
     def open_exchanges(self) -> int:
         return len(self._busy)
 
-    def begin(self, method: str, path: str, headers: bytes, body: bytearray) -> Connection | None:
-        """Send a request as `ask` does, on a connection that is open; None where there is none."""
+    def beginning(self, method: str, path: str) -> bytes:
+        """Of the head of a request."""
+        return b"%b %b HTTP/1.1\r\n%b" % (method.encode(), path.encode(), self._common)
+
+    def begin(self, beginning: bytes, headers: bytes, body: bytearray) -> Connection | None:
+        """Send a request as `ask` does, on a connection that is open; None where there is none.
+
+        Args:
+            beginning: of its head.
+            headers: beside our own, as they are written.
+            body: as `ask` has it.
+
+        """
         connection = self._take()
         if connection is not None:
             self._busy.add(connection)
-            connection.ask(self._head(method, path, headers, len(body)), body)
+            connection.ask(b"%b%bcontent-length: %d\r\n\r\n" % (beginning, headers, len(body)), body)
         return connection
-
-    def _head(self, method: str, path: str, headers: bytes, size: int) -> bytes:
-        return b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            method.encode(), path.encode(), self._common, headers, size,
-        )  # fmt: skip
 
     async def ask(
         self,
@@ -162,7 +168,7 @@ class UpstreamClient:
 
         """
         fields = headers if isinstance(headers, bytes) else written(headers)
-        head = self._head(method, path, fields, len(body))
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (self.beginning(method, path), fields, len(body))
         while True:
             connection = begun or self._take() or await self._opened_ahead() or await self._connect()
             self._busy.add(connection)
