@@ -8,6 +8,7 @@ what was found out so far, and with the connection on which a server was asked, 
 So no rule is told here a second time. What is looked at here is whether a rule has anything to say.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,12 @@ from jobs.core.errors import Trouble, Unauthorized
 
 _MOST_WAYS = 64
 """Names of models whose way is kept for one head."""
+
+_MOST_DOCUMENT = 64 * 1024
+"""Bytes of an answer that come before its end, and wait for it."""
+
+_REST_SECONDS = 0.05
+"""So long they do: servers write the head and the body of a short answer one after the other."""
 
 _NOT_COUNTED = Tokens()
 
@@ -207,7 +214,7 @@ _OF_EACH = frozenset({b"content-length", b"date"})
 class _DirectAnswer:
     """One request that a server was asked."""
 
-    __slots__ = ("_connection", "_cycle", "_head", "_size", "_start", "_way")
+    __slots__ = ("_connection", "_cycle", "_head", "_is_late_set", "_size", "_start", "_way")
 
     def __init__(self, head: _Head, cycle: HttpCycle, start: HeadStart, way: _Way, connection: Connection) -> None:
         self._head = head
@@ -215,6 +222,7 @@ class _DirectAnswer:
         self._start = start
         self._way = way
         self._connection = connection
+        self._is_late_set = False
         shared, key = head.shared, head.key
         self._size = len(cycle.body)
         shared.budget.take(key.caller.name, self._size)
@@ -234,7 +242,21 @@ class _DirectAnswer:
                 if self._cycle.response_started:
                     self._cycle.transport.close()
                     return
-        if connection.has_head or connection.has_failed:
+        if connection.has_failed or (connection.has_head and not self._waits_for_rest(connection)):
+            self.hand_over()
+
+    def _waits_for_rest(self, connection: Connection) -> bool:
+        """Whether more of a document is about to come, which would cost more to pass on in pieces."""
+        if connection.is_complete or connection.status != 200 or connection.size >= _MOST_DOCUMENT:
+            return False
+        if not self._is_late_set:
+            self._is_late_set = True
+            asyncio.get_running_loop().call_later(_REST_SECONDS, self._late)
+        return connection.header(b"content-type").startswith(dialects.JSON)
+
+    def _late(self) -> None:
+        """The rest did not come at once: what there is goes on."""
+        if self._cycle.direct is self:
             self.hand_over()
 
     def _is_answered(self, connection: Connection) -> bool:

@@ -70,7 +70,8 @@ class Connection(asyncio.Protocol):
         self.is_paused = False
         self._failure: NetworkTrouble | None = CutShort("the server hung up at once") if self.is_lost else None
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
+        """Bytes that have come and were not taken."""
         self._head_size = 0
         self._is_interim = False
         self._ends_with_connection = False
@@ -158,7 +159,7 @@ class Connection(asyncio.Protocol):
             return b""
         piece = self.come()
         self._pieces.clear()
-        self._size = 0
+        self.size = 0
         if self.is_paused:
             self.is_paused = False
             self.quiet_since = self._loop.time()
@@ -233,9 +234,9 @@ class Connection(asyncio.Protocol):
             and self._sink(self.come(), b"")
         ):
             self._pieces.clear()
-            self._size = 0
+            self.size = 0
             return
-        if self._size > HIGH_WATER and not self.is_paused:
+        if self.size > HIGH_WATER and not self.is_paused:
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
@@ -296,7 +297,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
-        self._size += len(body)
+        self.size += len(body)
 
     def on_chunk_header(self) -> None:
         self._is_between_chunks = False
