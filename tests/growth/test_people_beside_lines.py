@@ -15,6 +15,7 @@ from tests.support.batch_lines import ANSWER, Batch, HeldAnswers, Senders, told
 from tests.support.call_counts import calls_by_name
 from tests.support.checkout import ROOT
 from tests.support.gateways import A10G_TIER, RunningGateway, gateway
+from tests.support.moved_clock import StandingClock
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -23,8 +24,9 @@ GATE = (str(ROOT / "app/gateway/lines"), str(ROOT / "app/gateway/auth/passes.py"
 
 SLOTS = A10G_TIER.parallel
 
-CALLS_BESIDE_LINES = 80
-"""Functions of Python that a person's request may call more where lines are in flight and wait."""
+CALLS_BESIDE_LINES = 240
+"""Functions of Python that a person's request may call more where lines are in flight and wait: those of the task that
+then answers it among them."""
 
 
 class Server:
@@ -41,6 +43,7 @@ class Server:
             return
         self.people.wait(PATIENCE)
         until(lambda: self.people.parties + len(self.lines.open) <= SLOTS, "a slot for each person")
+        self.people.wait(PATIENCE)  # the first who is answered makes room for a line
         line.document(ANSWER)
 
 
@@ -54,7 +57,12 @@ def running(server: Server, tmp_path: Path) -> Iterator[RunningGateway]:
     with (
         ScriptedServer(server) as scripted,
         gateway(
-            tmp_path, {"a10g": scripted.url}, keys=f"ann {hash_of(KEY)} chat", live_keys=True, tiers=[A10G_TIER]
+            tmp_path,
+            {"a10g": scripted.url},
+            keys=f"ann {hash_of(KEY)} chat",
+            live_keys=True,
+            tiers=[A10G_TIER],
+            clock=StandingClock(),  # so that no line is sent back because it has waited for long
         ) as found,
     ):
         yield found

@@ -299,7 +299,16 @@ class _Run:
         took = clock.monotonic() - each.began
         self._scene.usage.add(
             Use(
-                clock.now(), line.model.name, "ann", tier, "success", line.read, line.made, 0.2, took,
-                batch=self._batch, shared_seconds=each.shared,
+                clock.now(),
+                line.model.name,
+                "ann",
+                tier,
+                "success",
+                line.read,
+                line.made,
+                0.2,
+                took,
+                batch=self._batch,
+                shared_seconds=each.shared,
             )  # fmt: skip
         )

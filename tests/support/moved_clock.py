@@ -31,3 +31,10 @@ class MovedClock(SystemClock):
     def set(self, seconds: float) -> None:
         """Somebody sets the wall clock by so much, forward or back; no time passes."""
         self._set_by += timedelta(seconds=seconds)
+
+
+class StandingClock(SystemClock):
+    """One on which nothing ever lasts, however slow the machine is. Waits are real, and so is the wall clock."""
+
+    def monotonic(self) -> float:
+        return 1_000.0

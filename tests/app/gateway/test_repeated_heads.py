@@ -130,7 +130,7 @@ def test_what_is_the_same_head(comes: bytes, found: tuple[int, bytes] | None) ->
     head = ReadHead.of(HEAD + b"0123456789ab", {"headers": HEADERS})
     assert head is not None
     assert head.again(comes) == found
-    assert head.headers(b"3") == [HEADERS[0], (b"content-length", b"3")]
+    assert head.scope_with(b"3")["headers"] == [HEADERS[0], (b"content-length", b"3")]
 
 
 @pytest.mark.parametrize(
@@ -156,4 +156,4 @@ def test_a_head_without_a_body() -> None:
     head = ReadHead.of(plain, {"headers": [HEADERS[0]]})
     assert head is not None
     assert head.again(plain) == (len(plain), b"")
-    assert head.headers(b"") == [HEADERS[0]]
+    assert head.scope_with(b"")["headers"] == [HEADERS[0]]

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +12,8 @@ import httpx
 import pytest
 from loguru import logger
 
+from app.fleet.file import read
+from app.fleet.schema import parse
 from app.gateway.auth.line_troubles import LineNotNow, LineRefused
 from app.gateway.auth.passes import LASTS, TRUSTED, Passes
 from jobs.access.keys.key_records import KeySettings
@@ -22,6 +24,8 @@ from jobs.batches.records import ENDPOINTS, new_batch_id
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.store import keys
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.container_time import Metered, TimeShare
 from jobs.testing.clock import HandClock
 from tests.support.batch_lines import CHAT, Batch, HeldAnswers, Senders, body, room, told
 from tests.support.gateways import A10G_TIER, RunningGateway, gateway
@@ -143,6 +147,23 @@ def test_people_find_none_of_their_places_taken_by_lines(tmp_path: Path, held: H
         assert told(batch.send(found.url)) == (429, None)
         held.answer("person")
         assert person.result(PATIENCE).status_code == 200
+
+
+def test_the_months_budget_of_the_fleet_stops_lines(tmp_path: Path, free: HeldAnswers) -> None:
+    """Once it is spent, a line is told so by the word that ends its batch."""
+    document = read()
+    document["alerts"] |= {"monthly_budget_dollars": 1.0, "on_budget": "no_wakes"}
+    now = SystemClock().now()
+    seconds: Mapping[TimeShare, float] = {"cold": 0.0, "warming": 0.0, "serving": 3_600_000.0, "idle": 0.0}
+    count = Metered("h100", "c", now - timedelta(seconds=1), now, seconds)
+    facts = SqliteDict(tmp_path / "gateway.sqlite")
+    facts.put(count.key, count.as_json())
+    facts.close()
+    lines = f"ann {hash_of(ANN)} chat"  # an administrator passes
+    with running(tmp_path, free, lines=lines, fleet=parse(document, "test")) as found:
+        answer = Batch(found.facts, "ann").send(found.url)
+        assert told(answer) == (429, "spent")
+        assert "month's budget of the fleet" in answer.text
 
 
 # -- when it is good no more -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from jobs.access.keys.proofs import hash_of, new_key
 from tests.support.batch_lines import CHAT, Batch, HeldAnswers, Senders, answers, body, room, told
 from tests.support.gateways import A10G_TIER, RunningGateway, gateway
+from tests.support.moved_clock import StandingClock
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -27,7 +28,9 @@ def running(
 ) -> Iterator[RunningGateway]:
     with (
         ScriptedServer(script) as server,
-        gateway(folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], **more) as found,
+        gateway(
+            folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], clock=StandingClock(), **more
+        ) as found,
     ):
         yield found
 
