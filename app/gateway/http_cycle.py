@@ -95,7 +95,7 @@ class HttpCycle(RequestResponseCycle):
 
     def decide(self, decided: object, app: Any = None, begin: Any = None) -> None:
         """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
-        answers it, unless it says false, and this application answers what is left."""
+        answers it, or has a task do it, in which this application answers."""
         if self.read_head is not None:
             self.read_head.decided = decided
             self.read_head.app = app
@@ -177,8 +177,10 @@ class HttpCycle(RequestResponseCycle):
         self.more_body = False
         head = self.read_head
         assert head is not None
-        if head.begin is None or not head.begin(self):
+        if head.begin is None:
             self.start_task()
+        else:
+            head.begin(self)
 
     def start_task(self) -> None:
         """Have a task answer a request whose head has come again."""

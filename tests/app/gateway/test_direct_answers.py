@@ -186,14 +186,6 @@ def answered(line: socket.socket) -> tuple[bytes, list[bytes], bytes]:
 _FRAMES = (b"date:", b"content-length:", b"transfer-encoding:")
 
 
-def warm(running: RunningGateway, key: str) -> socket.socket:
-    """The connection of somebody who was answered once, as most are."""
-    line = caller(running)
-    line.sendall(request(key))
-    assert answered(line)[0] == b"HTTP/1.1 200 OK"
-    return line
-
-
 def recorded(running: RunningGateway, key: str) -> Counter[tuple[object, ...]]:
     """What the requests of a key come to so far: how many ended how, and their tokens."""
     running.composed.usage_recorder.flush()
@@ -209,6 +201,15 @@ def recorded(running: RunningGateway, key: str) -> Counter[tuple[object, ...]]:
             }
         )
     return found
+
+
+def warm(running: RunningGateway, key: str, name: str = "") -> socket.socket:
+    """The connection of somebody who was answered once, as most are."""
+    line, before = caller(running), recorded(running, name or key)
+    line.sendall(request(key))
+    assert answered(line)[0] == b"HTTP/1.1 200 OK"
+    until(lambda: recorded(running, name or key) != before, "the record")
+    return line
 
 
 def is_at_rest(running: RunningGateway) -> bool:
@@ -301,7 +302,7 @@ def test_a_key_that_is_revoked_ends_it(tmp_path: Path) -> None:
         httpx.Client(base_url=running.url, headers={"x-api-key": "omk_root"}, timeout=PATIENCE) as client,
     ):
         key = client.post("/ops/v1/keys", json={"name": "alice"}).json()["key"].removeprefix("omk_")
-        with closing(warm(running, key)) as line:
+        with closing(warm(running, key, "alice")) as line:
             line.sendall(request(key, "wait"))
             assert told.heard.wait(PATIENCE)
             client.delete("/ops/v1/keys/alice")
