@@ -82,6 +82,8 @@ class HttpCycle(RequestResponseCycle):
     """What answers it while it has no task."""
     _protocol: "StrictHttpProtocol | None" = None
     _message_event: asyncio.Event | None = None
+    _is_body_here = False
+    """All of it came with its head, and nobody has taken it."""
     _is_unframed = False
     _head = b""
     _is_cancelled_when_gone = False
@@ -106,6 +108,9 @@ class HttpCycle(RequestResponseCycle):
         if self.more_body or self.disconnected:
             return None
         body, self.body = self.body, bytearray()
+        self._is_body_here = False
+        if self._message_event is not None:
+            self._message_event.clear()
         return body
 
     @property
@@ -175,6 +180,7 @@ class HttpCycle(RequestResponseCycle):
         self.length = length
         self.body += body
         self.more_body = False
+        self._is_body_here = True
         head = self.read_head
         assert head is not None
         if head.begin is None:
@@ -197,6 +203,8 @@ class HttpCycle(RequestResponseCycle):
         """Tells who waits for more of the body."""
         if self._message_event is None:
             self._message_event = asyncio.Event()
+            if self._is_body_here:
+                self._message_event.set()
         return self._message_event
 
     async def run(self, app: Any) -> None:
