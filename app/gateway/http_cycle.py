@@ -82,6 +82,8 @@ class HttpCycle(RequestResponseCycle):
     """What answers it while it has no task."""
     _protocol: "StrictHttpProtocol | None" = None
     _message_event: asyncio.Event | None = None
+    _is_body_here = False
+    """All of it came with its head, and nobody has taken it."""
     _is_unframed = False
     _head = b""
     _is_cancelled_when_gone = False
@@ -95,7 +97,7 @@ class HttpCycle(RequestResponseCycle):
 
     def decide(self, decided: object, app: Any = None, begin: Any = None) -> None:
         """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
-        answers it, unless it says false, and this application answers what is left."""
+        answers it, or has a task do it, in which this application answers."""
         if self.read_head is not None:
             self.read_head.decided = decided
             self.read_head.app = app
@@ -106,6 +108,9 @@ class HttpCycle(RequestResponseCycle):
         if self.more_body or self.disconnected:
             return None
         body, self.body = self.body, bytearray()
+        self._is_body_here = False
+        if self._message_event is not None:
+            self._message_event.clear()
         return body
 
     @property
@@ -181,10 +186,13 @@ class HttpCycle(RequestResponseCycle):
         self.length = length
         self.body += body
         self.more_body = False
+        self._is_body_here = True
         head = self.read_head
         assert head is not None
-        if head.begin is None or not head.begin(self):
+        if head.begin is None:
             self.start_task()
+        else:
+            head.begin(self)
 
     def start_task(self) -> None:
         """Have a task answer a request whose head has come again."""
@@ -201,6 +209,8 @@ class HttpCycle(RequestResponseCycle):
         """Tells who waits for more of the body."""
         if self._message_event is None:
             self._message_event = asyncio.Event()
+            if self._is_body_here:
+                self._message_event.set()
         return self._message_event
 
     async def run(self, app: Any) -> None:

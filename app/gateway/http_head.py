@@ -36,7 +36,7 @@ class ReadHead:
         self.app: Any = None
         """Answers the next request in place of the whole application, where that has said so."""
         self.begin: Any = None
-        """Answers it without a task, where that has said so; false where the task has to do it."""
+        """Answers it without a task or has one do it, where the application has said so."""
 
     @classmethod
     def of(cls, data: bytes, scope: dict[str, Any]) -> "ReadHead | None":

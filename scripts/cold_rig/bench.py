@@ -23,7 +23,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from jobs.telemetry.cold_table import SPEED_HEAD, speed_cells
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools/cold"
 PACKAGES = ("xllamacpp>=2026.10", "gguf>=0.17")
+MODES = ("mmap", "none", "dio")
 READERS = (8, 16, 32)
 START_SECONDS = 600
 
@@ -59,11 +60,9 @@ class Way:
         return f"{self.mode}, {self.readers} readers ahead" if self.readers else self.mode
 
 
-WAYS = (
-    *map(Way, ("mmap", "none", "dio")),
-    *(Way("mmap", readers) for readers in READERS),
-    *(Way("none", readers) for readers in READERS),
-)
+def ways_of(modes: Sequence[str], readers: Sequence[int]) -> tuple[Way, ...]:
+    """Each mode by itself, then each with so many readers ahead; past the page cache nobody can read ahead."""
+    return (*map(Way, modes), *(Way(mode, count) for mode in modes if mode != "dio" for count in readers))
 
 
 @dataclass(frozen=True)
@@ -132,12 +131,13 @@ class Rig:
     program: Path
     python: Path
     model: Path
+    ways: tuple[Way, ...]
 
     def starts(self, speed: VolumeSpeed, runs: int) -> dict[Way, list[Start]]:
         """Each way as often, in turn, each on a volume of its own."""
-        starts: dict[Way, list[Start]] = {way: [] for way in WAYS}
+        starts: dict[Way, list[Start]] = {way: [] for way in self.ways}
         with scratch() as folder:
-            for way in WAYS * runs:
+            for way in self.ways * runs:
                 with mounted(self.program, self.model.parent, folder / "volume", speed) as volume:
                     starts[way].append(start(self.python, volume / self.model.name, way))
                 print(f"  {way.name}: {starts[way][-1].first_token:.2f} s", file=sys.stderr, flush=True)
@@ -147,7 +147,7 @@ class Rig:
 def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[Start]]) -> Iterator[str]:
     """What came of it, as lines."""
     floor = speed.floor(size)
-    plain = statistics.median(each.first_token for each in starts[WAYS[0]])
+    plain = statistics.median(each.first_token for each in next(iter(starts.values())))
     yield (
         f"{size / 1e9:.2f} GB, {speed.latency_ms:g} ms a request, {speed.stream_mb:g} MB/s a stream,"
         f" {speed.total_mb:g} MB/s in all, {speed.background} requests in the background;"
@@ -159,7 +159,9 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
         first = statistics.median(one.first_token for one in each)
         runs = " ".join(f"{one.first_token:.2f}" for one in each)
         rows.append((way.name, *speed_cells(ready, first, size / first, first / floor), f"{first / plain:.2f}", runs))
-    yield from terminal_table(("BYTES BY", *SPEED_HEAD, "X MMAP", "EACH RUN'S FIRST TOKEN"), rows)
+    yield from terminal_table(
+        ("BYTES BY", *SPEED_HEAD, f"X {next(iter(starts)).name.upper()}", "EACH RUN'S FIRST TOKEN"), rows
+    )
     yield from busy()
 
 
@@ -204,7 +206,8 @@ def ways(options: argparse.Namespace) -> list[dict[str, Any]]:
         usual = VolumeSpeed(options.latency_ms, options.stream_mb, options.total_mb)
         for background in options.background:
             speed = replace(usual, background=background)
-            starts = Rig(program, python, model).starts(speed, options.runs)
+            compared = ways_of(options.modes.split(","), options.readers)
+            starts = Rig(program, python, model, compared).starts(speed, options.runs)
             print("\n".join(table(model.stat().st_size, speed, alone, starts)), flush=True)
             found.append(ways_figures(model.stat().st_size, speed, alone, starts))
     return found
@@ -260,6 +263,13 @@ def main() -> None:
     here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
     here.add_argument(
         "--runs", type=int, default=2, help="of each way; one of all ways on both volumes takes two to three minutes"
+    )
+    here.add_argument("--modes", default=",".join(MODES), help="of the engine; the first is what all are compared to")
+    here.add_argument(
+        "--readers",
+        type=lambda text: [int(each) for each in text.split(",")],
+        default=list(READERS),
+        help="how many read ahead of it",
     )
     here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
     here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")

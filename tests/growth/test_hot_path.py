@@ -31,10 +31,10 @@ KEYS = "".join(f"k{number} sha256:{number:064x} chat\n" for number in range(20))
 
 OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 
-CALLS_OF_A_REQUEST = 200
+CALLS_OF_A_REQUEST = 125
 """Functions of Python that a whole request may call, from its first byte to its record."""
 
-CALLS_OF_A_PIECE = 8
+CALLS_OF_A_PIECE = 6
 """The same for a piece of a stream."""
 
 ANSWER = json.dumps(

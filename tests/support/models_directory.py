@@ -81,10 +81,11 @@ def put(weights: ModelsDirectory, model: Sample) -> Path:
 
 
 def fill(staging: Staging, model: Sample, *, but: tuple[str, ...] = ()) -> Staging:
-    """Stage and settle what is to be fetched."""
+    """Stage and settle what is to be fetched, as a fetch does: never emptying a file, which may be another's by now."""
     for digest, content in model.contents.items():
         if digest not in but:
-            staging.path(digest).write_bytes(content)
+            with os.fdopen(os.open(staging.path(digest), os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
+                file.write(content)
             staging.settle(digest)
     return staging
 

@@ -25,7 +25,7 @@ class CallerConnection(Protocol):
 
     def decide(self, decided: object, app: ASGIApp | None = None, begin: Any = None, /) -> None:
         """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
-        answers it, unless it says false, and this application answers what is left."""
+        answers it, or has a task do it, in which this application answers."""
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""

@@ -9,6 +9,7 @@ first token by itself, and 3 s with readers ahead (`scripts/bench_cold` measures
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -56,11 +57,10 @@ class ReadAhead:
         self._taken_in = taken_in
         #: Guards the four below: held by a reader that takes its next block, has read one, or ends.
         self._lock = threading.Lock()
-        blocks = list(_blocks(paths))
-        self._blocks = iter(blocks)
+        self._blocks = deque(_blocks(paths))
         self._handed_out = 0
         self._done = 0
-        count = max(1, min(readers, len(blocks)))
+        count = max(1, min(readers, len(self._blocks)))
         self._busy = count
         #: Written once, by the last reader or by whoever stops them before.
         self._ended_at: float | None = None
@@ -117,9 +117,11 @@ class ReadAhead:
         until = self._clock.monotonic() + _GIVEN_UP_SECONDS
         while not self._stopping.is_set() and self._clock.monotonic() < until:
             with self._lock:
+                if not self._blocks:
+                    return None
                 if self._handed_out < self._most_ahead or self._handed_out - self._taken_in() < self._most_ahead:
-                    block = next(self._blocks, None)
-                    self._handed_out += block[2] if block else 0
+                    block = self._blocks.popleft()
+                    self._handed_out += block[2]
                     return block
             self._clock.wait(_WAIT_SECONDS, self._stopping)
         return None

@@ -72,6 +72,22 @@ def after_a_hint(_: HeardRequest, line: Connection) -> None:
     one_write(line)
 
 
+def silent_in_its_body(_: HeardRequest, line: Connection) -> None:
+    line.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+    line.await_end()
+
+
+class Silent:
+    """Says nothing until it is left."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+
+    def __call__(self, _: HeardRequest, line: Connection) -> None:
+        line.await_end()
+        self.left.set()
+
+
 class Once:
     """Plays once, and answers as ever from then on."""
 
@@ -113,12 +129,7 @@ PLAYS: dict[str, Callable[[], Play]] = {
     "hung up each time": lambda: lambda _, line: line.reset(),
     "no content": lambda: lambda _, line: line.send(b"HTTP/1.1 204 No Content\r\n\r\n"),
     "silent": lambda: lambda _, line: line.await_end(),
-    "silent in its body": lambda: (
-        lambda _, line: (
-            line.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"),
-            line.await_end(),
-        )[0]
-    ),
+    "silent in its body": lambda: silent_in_its_body,
 }
 
 
@@ -186,14 +197,6 @@ def answered(line: socket.socket) -> tuple[bytes, list[bytes], bytes]:
 _FRAMES = (b"date:", b"content-length:", b"transfer-encoding:")
 
 
-def warm(running: RunningGateway, key: str) -> socket.socket:
-    """The connection of somebody who was answered once, as most are."""
-    line = caller(running)
-    line.sendall(request(key))
-    assert answered(line)[0] == b"HTTP/1.1 200 OK"
-    return line
-
-
 def recorded(running: RunningGateway, key: str) -> Counter[tuple[object, ...]]:
     """What the requests of a key come to so far: how many ended how, and their tokens."""
     running.composed.usage_recorder.flush()
@@ -208,6 +211,21 @@ def recorded(running: RunningGateway, key: str) -> Counter[tuple[object, ...]]:
                 (*of, "first bytes"): sums.first_bytes,
             }
         )
+    return found
+
+
+def warm(running: RunningGateway, key: str, name: str = "") -> socket.socket:
+    """The connection of somebody who was answered once, as most are."""
+    line, before = caller(running), recorded(running, name or key)
+    line.sendall(request(key))
+    assert answered(line)[0] == b"HTTP/1.1 200 OK"
+    until(lambda: recorded(running, name or key) != before, "the record")
+    return line
+
+
+def added(running: RunningGateway, key: str, before: Counter[tuple[object, ...]]) -> Counter[tuple[object, ...]]:
+    """What came since, once something has."""
+    found: Counter[tuple[object, ...]] = until(lambda: recorded(running, key) - before, "the record")
     return found
 
 
@@ -233,8 +251,7 @@ def test_nobody_can_tell(name: str, told: Server, running: RunningGateway) -> No
                 line.sendall(request(key, name))
                 seen.append(answered(line))
         until(lambda: is_at_rest(running), "the end of all of it")
-        until(lambda key=key, before=before: recorded(running, key) != before, "the record")
-        counted.append(recorded(running, key) - before)
+        counted.append(added(running, key, before))
     assert seen[0] == seen[1]
     assert counted[0] == counted[1]
     assert sum(value for (*_, what), value in counted[0].items() if what == "count") == 1
@@ -271,29 +288,28 @@ def test_what_is_asked_for_decides(more: dict[str, object], told: Server, runnin
             with closing(caller(running)) if key == "fresh" else kept as line:
                 line.sendall(request(key, "what", **more))
                 seen.append(answered(line))
-        until(lambda key=key, before=before: recorded(running, key) != before, "the record")
-        counted.append(recorded(running, key) - before)
+        counted.append(added(running, key, before))
     assert seen[0] == seen[1]
     assert counted[0] == counted[1]
 
 
 def test_a_caller_who_leaves_ends_it(told: Server, running: RunningGateway) -> None:
     """The server is left at once, the request is recorded, and nothing is held for it any more."""
-    told.play, left = (lambda _, line: (line.await_end(), left.set())[0]), threading.Event()
+    told.play = silent = Silent()
     before = recorded(running, "again")
     told.heard.clear()
     with closing(warm(running, "again")) as line:
         line.sendall(request("again", "wait"))
         assert told.heard.wait(PATIENCE)
-    assert left.wait(PATIENCE)
+    assert silent.left.wait(PATIENCE)
     until(lambda: is_at_rest(running), "the end of all of it")
     until(lambda: ("llama3.2:latest", "a10g", "client_gone", "count") in recorded(running, "again") - before)
 
 
 def test_a_key_that_is_revoked_ends_it(tmp_path: Path) -> None:
     """With 401, in the caller's own shape; the server is left."""
-    left = threading.Event()
-    told = Server(lambda _, line: (line.await_end(), left.set())[0])
+    silent = Silent()
+    told = Server(silent)
     lines = f"root {hash_of('omk_root')} admin chat"
     with (
         ScriptedServer(told.answer) as server,
@@ -301,14 +317,14 @@ def test_a_key_that_is_revoked_ends_it(tmp_path: Path) -> None:
         httpx.Client(base_url=running.url, headers={"x-api-key": "omk_root"}, timeout=PATIENCE) as client,
     ):
         key = client.post("/ops/v1/keys", json={"name": "alice"}).json()["key"].removeprefix("omk_")
-        with closing(warm(running, key)) as line:
+        with closing(warm(running, key, "alice")) as line:
             line.sendall(request(key, "wait"))
             assert told.heard.wait(PATIENCE)
             client.delete("/ops/v1/keys/alice")
             status, _, body = answered(line)
         assert status.startswith(b"HTTP/1.1 401 ")
         assert "was revoked" in json.loads(body)["error"]["message"]
-        assert left.wait(PATIENCE)
+        assert silent.left.wait(PATIENCE)
         until(lambda: is_at_rest(running), "the end of all of it")
         assert ("llama3.2:latest", "a10g", "refused", "count") in recorded(running, "alice")
 
@@ -316,7 +332,12 @@ def test_a_key_that_is_revoked_ends_it(tmp_path: Path) -> None:
 def test_it_ends_before_the_gateway_does(tmp_path: Path) -> None:
     """A gateway that is stopped meanwhile answers first, and closes the connection then."""
     may_answer = threading.Event()
-    told = Server(lambda _, line: (may_answer.wait(PATIENCE), one_write(line))[1])
+
+    def play(_: HeardRequest, line: Connection) -> None:
+        assert may_answer.wait(PATIENCE)
+        one_write(line)
+
+    told = Server(play)
     with (
         ScriptedServer(told.answer) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running,

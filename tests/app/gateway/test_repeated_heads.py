@@ -16,7 +16,7 @@ from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
 KEYS = (
-    f"key {hash_of('omk_k')} chat\nfew {hash_of('omk_few')} chat rpm=3\n"
+    f"root {hash_of('omk_root')} admin\nkey {hash_of('omk_k')} chat\nfew {hash_of('omk_few')} chat rpm=3\n"
     f"short {hash_of('omk_short')} chat expires={CLOCK.now() + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
 )
 
@@ -157,3 +157,12 @@ def test_a_head_without_a_body() -> None:
     assert head is not None
     assert head.again(plain) == (len(plain), b"")
     assert head.scope_with(b"")["headers"] == [HEADERS[0]]
+
+
+def test_whoever_reads_the_body_by_itself_has_it(line: socket.socket) -> None:
+    """A route that waits for its body finds it, though it has come together with a head that was read before."""
+    body = b'{"model": "nothere"}'
+    head = b"DELETE /api/delete HTTP/1.1\r\nHost: gateway\r\nx-api-key: omk_root\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    assert [answer(line, head + body) for _ in range(3)] == [404, 404, 404]

@@ -37,6 +37,9 @@ GB = 1_000_000_000
 
 TIERS = (TierCapacity("a10g", 24 * GB, gpu_promised=True), TierCapacity("h100", 80 * GB, gpu_promised=True))
 
+NO_REAL_LOADS = replace(QUICK, real_load_seconds=PATIENCE)
+"""For servers that load nothing: how busy the machine is makes no real load of theirs."""
+
 SSE = [dialect for dialect in DIALECTS if dialect.name != "ollama"]
 
 
@@ -57,7 +60,7 @@ def test_one_wakes_and_the_others_wait(tmp_path: Path, many: ThreadPoolExecutor)
         gateway(tmp_path, {"a10g": server.url}) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(20)]
-        until(lambda: held_callers(running) == 20)
+        until(lambda: (held_callers(running), running.composed.metrics.wakes()) == (20, 1))
         assert tier_entry(running)["state"] == "waking"
         assert tier_entry(running)["held"] == 20
         held_server.awake.set()
@@ -83,10 +86,10 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
     source = ModelList([model("llama3.2"), model("qwen3")])
     with (
         ScriptedServer(whole_answer, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}, source=source) as running,
+        gateway(tmp_path, {"a10g": server.url}, source=source, pace=NO_REAL_LOADS) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA, model=name) for name in ("llama3.2", "qwen3") * 3]
-        until(lambda: held_callers(running) == 6)
+        until(lambda: (held_callers(running), running.composed.metrics.wakes()) == (6, 1))
         held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert running.composed.metrics.wakes() == 1
@@ -96,7 +99,10 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
 def test_models_side_by_side(tmp_path: Path) -> None:
     """Two models that stay in memory are each asked for once, however often their callers take turns."""
     source = ModelList([model("llama3.2"), model("qwen3")])
-    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, source=source) as running:
+    with (
+        ScriptedServer(whole_answer) as server,
+        gateway(tmp_path, {"a10g": server.url}, source=source, pace=NO_REAL_LOADS) as running,
+    ):
         for name in ("llama3.2", "qwen3") * 4:
             assert asked(running, OLLAMA, model=name).status_code == 200
         assert len(server.loads) == 2
