@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from app.accounting.spending import estimate as estimated_cost
 from app.accounting.spending import rows_since
 from app.accounting.window_suggestions import USUAL
 from app.fleet.schema import Fleet
+from app.model_server.settings import PROBE_EVERY
 from jobs.batches.estimate import CountedLines, ModelEstimate, PricedTier, Where, model_estimate, served, told
 from jobs.batches.measuring import SharedTime
 from jobs.batches.records import Estimate
@@ -17,6 +17,10 @@ from jobs.core.clock import Clock
 from jobs.telemetry.cold_starts import start_seconds
 
 Entries = Mapping[str, Any]
+
+LEAVES_SECONDS = PROBE_EVERY.total_seconds() / 2 + 15.0
+"""After its last line a server that a batch woke leaves by itself: it looks that often, and waits until gateways have
+written down whom they served (`app.model_server.supervisor`)."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +97,26 @@ class BatchPrices:
         if declared is None:
             return PricedTier()
         start = start_seconds(entries, self.clock.now() - USUAL).get(name, 0.0) if wakes else 0.0
+        idle = min(declared.scaledown_window_seconds, LEAVES_SECONDS) if wakes else 0.0
         most = declared.target_concurrency if self.rented else declared.ollama.num_parallel
         return PricedTier(
             dollars_per_second=self.dollars_per_second().get(name),
             beside=min(declared.ollama.num_parallel, most),
             start_seconds=start,
-            idle_seconds=declared.scaledown_window_seconds if wakes else 0.0,
+            idle_seconds=idle,
         )
 
     def shared_times(self, batch: str, since: datetime) -> dict[tuple[str, str], SharedTime]:
-        """What a batch took of each tier by each model since then, as `cost` shares what containers counted.
+        """What a batch took of each tier by each model since then, as gateways have written it down.
 
         Raises:
-            StoreTrouble: what it rests on cannot be read.
+            StoreTrouble: that cannot be read.
 
         """
-        if self.fleet is None or not self.rented:
-            return {}
-        now = self.clock.now()
-        cost = estimated_cost(self.entries(), self.fleet, since, now + timedelta(seconds=1))
-        return {
-            (use.tier, use.model): SharedTime(use.requests, use.gpu_seconds) for use in cost.uses if use.batch == batch
-        }
+        found: dict[tuple[str, str], SharedTime] = {}
+        for row in rows_since(self.entries(), since):
+            if row.about.batch == batch and row.about.tier:
+                where = row.about.tier, row.about.model
+                known = found.get(where, SharedTime(0, 0.0))
+                found[where] = SharedTime(known.requests + row.sums.count, known.gpu_seconds + row.sums.seconds)
+        return found

@@ -1,6 +1,7 @@
 """What the budgets of keys go by: prices as `cost` shares them, and what the usage knows of before."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 
@@ -8,7 +9,7 @@ from app.accounting.spending import estimate, rows_since
 from app.fleet.schema import Fleet
 from jobs.access.budgets import Span, Taken, Tariff
 from jobs.core.clock import Clock
-from jobs.telemetry.cost import per_request_second
+from jobs.telemetry.cost import per_second
 
 EVERY = timedelta(minutes=1)
 """How often what `cost` makes of a span is worked out anew; its containers count every few seconds."""
@@ -63,9 +64,8 @@ class KnownSpending:
         known, now = self._known.get(span.name), self._clock.monotonic()
         if not self._rented or self._fleet is None or (known and now - known[1] < EVERY.total_seconds()):
             return
-        shared = per_request_second(estimate(self._entries(), self._fleet, span.began, self._clock.now()))
-        fixed = self._fixed
-        tariff = Tariff(shared, fixed.of_containers, fixed.without_gpu, charges_cold=fixed.charges_cold)
+        shared = per_second(estimate(self._entries(), self._fleet, span.began, self._clock.now()))
+        tariff = replace(self._fixed, of_requests=shared.of_requests, of_lines=shared.of_lines)
         self._known = {name: each for name, each in self._known.items() if now - each[1] < _FORGET} | {
             span.name: (tariff, now)
         }
@@ -85,7 +85,8 @@ class KnownSpending:
             if row.about.key == key and row.about.tier and row.about.day < span.ends.astimezone(UTC).date().isoformat():
                 sums = row.sums
                 tokens = sums.prompt_tokens + sums.output_tokens
-                total += Taken(sums.count, tokens, {row.about.tier: sums.seconds})
+                seconds = {row.about.tier: sums.seconds}
+                total += Taken(sums.count, tokens, **({"lines": seconds} if row.about.batch else {"seconds": seconds}))
         return total
 
 

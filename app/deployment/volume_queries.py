@@ -18,6 +18,7 @@ from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
 from jobs.archive import archived
 from jobs.archive.audited import AuditQuery, archived_lines
+from jobs.batches.files.files_due import batches_due
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -94,6 +95,7 @@ def actual_from(
         memory,
         plan(surveyed, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
         jobs_of_night(fleet.schedule.times, jobs, now),
+        batches_due=batches_due(facts, jobs, fleet.batches.limits.keep, now),
     )
 
 

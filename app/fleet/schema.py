@@ -23,7 +23,7 @@ from app.fleet import gpus
 from app.fleet.batches import BatchesConfig
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.key_defaults import KeysConfig
-from app.fleet.misnamed import misnamed
+from app.fleet.misnamed import misnamed, nearest_key
 from app.fleet.parameters import ParametersConfig
 from app.fleet.right_parts import right_parts
 from app.fleet.schedule import due
@@ -516,6 +516,8 @@ def _worded(detail: ErrorDetails) -> str:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     words = _WORDS.get(detail["type"])
     said = words.format(**context) if words else detail["msg"]
+    if detail["type"] == "extra_forbidden" and (meant := nearest_key(Fleet, path)):
+        said = f"there is no such key; `{meant}` is there, is that meant?"
     return f"{where}: {said}" if detail["type"] == "missing" else f"{where} = {_short(value)}: {said}"
 
 

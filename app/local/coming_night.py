@@ -10,6 +10,7 @@ from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet
 from app.local.plan import allowed_registries
 from app.scheduler.night_plan import Actual, Night, UpstreamTag, asked_about, night
+from jobs.batches.files.files_due import batches_due
 from jobs.core.clock import Clock
 from jobs.core.errors import Unsupported
 from jobs.core.model_name import ModelName
@@ -18,13 +19,16 @@ from jobs.home.home import Home, Stack
 from jobs.home.prune_preview import loaded
 from jobs.ledger.job import Job
 from jobs.registry.mirror import mirrors, tokens
+from jobs.store.protocols import ReadableDict
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import survey
 
 
-def actual(stack: Stack, fleet: Fleet, memory: Memory, jobs: Sequence[Job], clock: Clock) -> Actual:
+def actual(
+    stack: Stack, facts: ReadableDict, *, fleet: Fleet, memory: Memory, jobs: Sequence[Job], clock: Clock
+) -> Actual:
     """How it is on this machine: the directory, the ledger, the servers, and what the registries say.
 
     Raises:
@@ -41,6 +45,7 @@ def actual(stack: Stack, fleet: Fleet, memory: Memory, jobs: Sequence[Job], cloc
         plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
         jobs_of_night(fleet.schedule.times, jobs, now),
         frozenset(server.tier for server in stack.servers),
+        batches_due(facts, jobs, stack.batches.keep, now),
     )
 
 
@@ -59,5 +64,6 @@ def _upstream(stack: Stack, fleet: Fleet, names: Sequence[ModelName], clock: Clo
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    jobs = home.reader(clock).jobs()
-    return night(fleet, actual(stack, fleet, recall(home.read_facts(), jobs), jobs, clock), clock.now())
+    jobs, facts = home.reader(clock).jobs(), home.read_facts()
+    found = actual(stack, facts, fleet=fleet, memory=recall(facts, jobs), jobs=jobs, clock=clock)
+    return night(fleet, found, clock.now())

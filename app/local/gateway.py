@@ -14,6 +14,7 @@ from app.fleet.schema import Fleet
 from app.gateway.auth.key_lines import KeyFile, KeyLines, texts_of
 from app.gateway.auth.keys import VARIABLE
 from app.gateway.auth.live_keys import LiveKeys
+from app.gateway.batches.parts import BatchParts
 from app.gateway.catalog.sources import Directory, Listing
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
@@ -35,6 +36,7 @@ from jobs.access.keys.key_copy import copy_at, keep_keys, read_copy
 from jobs.access.keys.key_store import read_keys
 from jobs.archive.archived import ArchivedJobs, archive_at
 from jobs.archive.audited import archived_lines
+from jobs.batches.files.storage import BatchStorage
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused
 from jobs.home.home import Home
@@ -157,6 +159,11 @@ class LocalGateway:
                 past=Past(archive_at(home.root), clock),
                 copy_keys=lambda: keep_keys(self._facts, copy_at(home.root), clock.now(), nothing_to_commit),
                 audited=partial(archived_lines, archive_at(home.root)),
+                batches=BatchParts(
+                    BatchStorage(home.batches, clock, quota_bytes=plan.batches.quota_bytes),
+                    plan.batches,
+                    plan.fleet.schedule.zone if plan.fleet else None,
+                ),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,

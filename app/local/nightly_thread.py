@@ -5,6 +5,7 @@ A night that was slept through is made up for when `up` starts: what was done si
 
 import os
 import threading
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from loguru import logger
@@ -16,17 +17,20 @@ from app.local.coming_night import actual
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
 from app.scheduler.batch_starts import OwnTiers, put_early
+from app.scheduler.night_plan import Actual
 from app.scheduler.parts import is_told
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
+from jobs.ledger.job import Job
 from jobs.ledger.open_jobs import OpenJobs
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
 from jobs.telemetry.webhook import Webhook
+from jobs.weights.history import Memory
 from jobs.weights.survey import Survey, SurveyedModel
 
 CHECK_EVERY = timedelta(minutes=1)
@@ -84,7 +88,11 @@ class NightlyThread:
         self._is_fresh = False
         # The workers of this machine wait at the queue by themselves, and need not be sent for.
         context = runs.ScheduleContext(self._ledger, self._facts, self._fleet, self._clock, send_none)
-        runs.nightly(context, lambda memory, jobs: actual(self._stack, self._fleet, memory, jobs, self._clock))
+
+        def found(memory: Memory, jobs: Sequence[Job]) -> Actual:
+            return actual(self._stack, self._facts, fleet=self._fleet, memory=memory, jobs=jobs, clock=self._clock)
+
+        runs.nightly(context, found)
         self._done = began
 
     def post_warmups(self) -> None:

@@ -135,6 +135,11 @@ def _may_go(facts: ReadableDict, tiers: RentedTiers | OwnTiers, id: str, now: da
 # -- who asks whether it may begin -------------------------------------------------------------------------------------
 
 
+def _seconds(estimate: Estimate | None) -> float:
+    """That a batch takes; none, where nobody knows."""
+    return estimate.seconds if estimate is not None else 0.0
+
+
 class OwnStarts:
     """`BatchStarts` of one machine, where nothing is woken."""
 
@@ -142,10 +147,10 @@ class OwnStarts:
         self._tiers = OwnTiers(fleet)
         self._clock = clock
 
-    def may_start(self, record: BatchRecord, estimate: Estimate, tiers: Collection[str]) -> Decision:
+    def may_start(self, record: BatchRecord, estimate: Estimate | None, tiers: Collection[str]) -> Decision:
         now = self._clock.now()
         seen = self._tiers.now(tiers, now)
-        return decide(record.start, seen, now=now, deadline=record.expires_at, seconds=estimate.seconds)
+        return decide(record.start, seen, now=now, deadline=record.expires_at, seconds=_seconds(estimate))
 
     def over(self, record: BatchRecord, tiers: Collection[str]) -> None:
         """Nobody goes to sleep here."""
@@ -172,10 +177,12 @@ class RentedStarts:
         self._open = OpenJobs(facts, clock)
         #: Held by whichever batch begins, or tells that it is over: neither overlooks the other in this process.
         self._deciding = threading.Lock()
+        #: The tiers to which each batch that began here sends lines now; under `_deciding`.
+        self._used_by: dict[str, frozenset[str]] = {}
 
-    def may_start(self, record: BatchRecord, estimate: Estimate, tiers: Collection[str]) -> Decision:
+    def may_start(self, record: BatchRecord, estimate: Estimate | None, tiers: Collection[str]) -> Decision:
         with self._deciding:
-            now, seconds = self._clock.now(), estimate.seconds
+            now, seconds = self._clock.now(), _seconds(estimate)
             seen = self._tiers.now(tiers, now)
             decision = decide(record.start, seen, now=now, deadline=record.expires_at, seconds=seconds)
             if isinstance(decision, NotYet):
@@ -188,17 +195,19 @@ class RentedStarts:
                     )
             for tier in set(tiers).difference(decision.wakes):
                 self._goes_on(tier)
+            self._used_by[record.id] = frozenset(tiers)
         if set(decision.wakes).difference(each.name for each in seen if each.is_coming):
             self._take_others_along(record.id, now)
         return decision
 
     def over(self, record: BatchRecord, tiers: Collection[str]) -> None:
-        for tier in tiers:
-            try:
-                with self._deciding:
+        with self._deciding:
+            self._used_by[record.id] = frozenset()
+            for tier in tiers:
+                try:
                     self._over(record.id, tier)
-            except StoreTrouble as trouble:
-                logger.warning("tier {} is not told that its batches are over: {}", tier, trouble)
+                except StoreTrouble as trouble:
+                    logger.warning("tier {} is not told that its batches are over: {}", tier, trouble)
 
     def _why_not_woken(self, tier: str, now: datetime, *, is_asked_for: bool) -> str:
         """Take a wake, unless one was taken for other batches just now; empty, or why it must not be woken."""
@@ -245,5 +254,12 @@ class RentedStarts:
             for entry in self._open.all().jobs
             if entry.kind == KIND and entry.running is not None and entry.subject != id
         )
-        states = (self._facts.get(keys.batch_state(other)) for other in others)
-        return any(state is not None and tier in BatchState.from_json(state).tiers for state in states)
+        return any(tier in self._tiers_used_by(other) for other in others)
+
+    def _tiers_used_by(self, other: str) -> Collection[str]:
+        """Where a running batch sends lines; as it says itself, where it began elsewhere."""
+        if (known := self._used_by.get(other)) is not None:
+            return known
+        said = self._facts.get(keys.batch_state(other))
+        state = BatchState.from_json(said) if said is not None else None
+        return state.tiers if state is not None and state.status == "in_progress" else ()

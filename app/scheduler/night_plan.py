@@ -41,6 +41,7 @@ class Actual:
         pruning: what a prune would do.
         tonight: the jobs that were posted since this night began.
         tiers: those that have a server; None for all.
+        batches_due: why files of batches are to be looked through; empty where nothing of them is due.
 
     """
 
@@ -50,6 +51,7 @@ class Actual:
     pruning: PrunePlan
     tonight: tuple[Job, ...] = ()
     tiers: frozenset[str] | None = None
+    batches_due: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def night(fleet: Fleet, actual: Actual, now: datetime) -> Night:
     pulls = list(_pulls(fleet, actual, notes))
     coming = {step.subject for step in pulls} | {subject for kind, subject in since if kind == "pull"}
     steps = [*_prune(actual), *pulls, *_verifications(fleet, actual, coming, now), *_warm(fleet, actual, coming)]
+    steps += _prune_batches(actual)
     notes += [f"{each.name} is torn: pull it again, or delete it" for each in actual.found if each.manifest is None]
     return Night(
         tuple(step for step in steps if (step.kind, step.subject) not in since),
@@ -125,6 +128,11 @@ def _prune(actual: Actual) -> Iterator[NightStep]:
     if not actual.pruning.is_empty:
         size = actual.pruning.thrown_bytes + actual.pruning.freed_bytes
         yield NightStep(*KINDS["prune"].request(), actual.pruning.summary, size)
+
+
+def _prune_batches(actual: Actual) -> Iterator[NightStep]:
+    if actual.batches_due:
+        yield NightStep(*KINDS["prune_batches"].request(), actual.batches_due)
 
 
 def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep]:

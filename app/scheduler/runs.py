@@ -19,6 +19,7 @@ from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import end_windows_of_gone_tiers, keep_windows, post_night, tick_ledger
 from jobs.access import grants
+from jobs.batches.files.files_due import keep_records
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import BATCHES_LANE, KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -202,6 +203,7 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
         alert_check.keep(context.facts, context.clock.now())
         usage.keep(context.facts, context.clock.now())
         grants.keep(context.facts, context.clock.now())
+        keep_records(context.facts, context.clock.now())
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

@@ -45,6 +45,8 @@ ACTS: Mapping[str, Recorded] = {
         ),
         ("cancel",),
     ),
+    "file-delete": Recorded(("DELETE /v1/files/{id}",)),
+    "batch-delete": Recorded(("DELETE /v1/messages/batches/{id}",)),
     "retry": Recorded(("POST /ops/v1/jobs/{id}/retry", "POST /ops/v1/jobs/retry"), ("retry",)),
     "dismiss": Recorded(("POST /ops/v1/jobs/{id}/dismiss", "POST /ops/v1/jobs/dismiss"), ("dismiss",)),
     "key-new": Recorded(("POST /ops/v1/keys",), ("keys new",)),

@@ -68,10 +68,12 @@ class Taken:
     Args:
         requests: that a server was asked for.
         tokens: of prompts and answers.
-        seconds: that requests took, as the usage counts them: the wait for a server is in them.
+        seconds: that requests took, as the usage counts them: the wait for a server is in them. Lines of batches are
+            none of them.
         held: the part of them that was that wait.
         cold: of the starts that the key caused.
         idle: for which servers wait on after the last request, because the key had woken them.
+        lines: that lines of batches had of the servers' time.
 
     """
 
@@ -81,6 +83,7 @@ class Taken:
     held: Mapping[str, float] = field(default_factory=dict, hash=False)
     cold: Mapping[str, float] = field(default_factory=dict, hash=False)
     idle: Mapping[str, float] = field(default_factory=dict, hash=False)
+    lines: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __add__(self, other: "Taken") -> "Taken":
         return Taken(
@@ -107,7 +110,7 @@ class Taken:
 
 NOTHING = Taken()
 
-_SECONDS = ("seconds", "held", "cold", "idle")
+_SECONDS = ("seconds", "held", "cold", "idle", "lines")
 
 
 def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
@@ -129,6 +132,7 @@ class Tariff:
         of_containers: dollars for a second of a container.
         without_gpu: the tiers whose seconds are none of a GPU.
         charges_cold: starts that a key caused, and the idle time after them, count in its dollars.
+        of_lines: dollars for a second that lines of batches had of a tier's servers.
 
     """
 
@@ -136,6 +140,7 @@ class Tariff:
     of_containers: Mapping[str, float] = field(default_factory=dict, hash=False)
     without_gpu: frozenset[str] = frozenset()
     charges_cold: bool = False
+    of_lines: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def amount(self, taken: Taken, unit: Unit) -> float:
         """What was taken of one kind of budget."""
@@ -146,14 +151,21 @@ class Tariff:
                 return float(taken.tokens)
             case "gpu_seconds":
                 on = [tier for tier in taken.seconds if tier not in self.without_gpu]
-                return sum(max(0.0, taken.seconds[tier] - taken.held.get(tier, 0.0)) for tier in on)
+                lines = sum(seconds for tier, seconds in taken.lines.items() if tier not in self.without_gpu)
+                return lines + sum(max(0.0, taken.seconds[tier] - taken.held.get(tier, 0.0)) for tier in on)
             case "dollars":
                 shared = sum(seconds * self.of_a_request(tier) for tier, seconds in taken.seconds.items())
+                shared += sum(seconds * self.of_a_line(tier) for tier, seconds in taken.lines.items())
                 return shared + (sum(self.caused(taken)) if self.charges_cold else 0.0)
 
     def of_a_request(self, tier: str) -> float:
         """Dollars for a second that a request takes there; of a tier of which nothing is known yet, a container's."""
         known = self.of_requests.get(tier)
+        return self.of_containers.get(tier, 0.0) if known is None else known
+
+    def of_a_line(self, tier: str) -> float:
+        """Dollars for a second of its servers that lines have there; of one of which nothing is known yet, likewise."""
+        known = self.of_lines.get(tier)
         return self.of_containers.get(tier, 0.0) if known is None else known
 
     def caused(self, taken: Taken) -> tuple[float, float]:

@@ -245,15 +245,27 @@ class BatchStore:
         """All batches, by their ids."""
         return {each.id: each for each in self.list(limit=1 << 40).batches}
 
-    def settle(self, batch: Batch, output: str | None = None, errors: str | None = None) -> BatchEnd | None:
-        """Write down that a batch ended whose job ended without saying so, and which files it has; None for others."""
+    def settle(
+        self, batch: Batch, output: str | None = None, errors: str | None = None, *, counts: LineCounts | None = None
+    ) -> BatchEnd | None:
+        """Write down that a batch ended whose job ended without saying so. None for others.
+
+        Args:
+            batch: as it was found.
+            output: the id of the file of its results.
+            errors: of what failed.
+            counts: of its lines, where somebody counted them anew.
+
+        """
         if batch.broke is None:
             return None
         now = self._clock.now()
         status: EndStatus = "cancelled" if batch.status == "cancelled" else "failed"
-        state = batch.state or BatchState(status, "", now)
+        state = (batch.state or BatchState(status, "", now)).with_status(status, now)
+        if counts is not None and counts.total:
+            state = replace(state, counts=counts)
         said = () if status == "cancelled" else (batch.broke,)
-        return self.end(batch.id, BatchEnd(status, now, state.with_status(status, now), said, output, errors))
+        return self.end(batch.id, BatchEnd(status, now, state, said, output, errors))
 
     def remove(self, id: str) -> None:
         """Forget a batch that has ended."""

@@ -141,7 +141,7 @@ class CsvForm:
         exact = [at for at, column in enumerate(self.columns) if column == name]
         places = exact or [at for at, column in enumerate(self.columns) if column.strip() == name]
         if len(places) > 1:
-            raise BadRequest(f"{len(places)} columns are called {name!r}", hint="give each a name of its own")
+            raise BadRequest(f"more than one column is called {name!r}", hint="give each a name of its own")
         if not places:
             raise BadRequest(f"there is no column {plain(name)!r}", hint=f"columns are {_named(self.columns)}")
         return places[0]

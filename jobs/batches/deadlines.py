@@ -33,16 +33,16 @@ def deadline_within(window: str, now: datetime, *, what: str = "completion_windo
     return now + span
 
 
-def deadline_by(text: str, now: datetime, zone: tzinfo, *, what: str = "by") -> datetime:
+def deadline_by(text: str, now: datetime, zone: tzinfo | None, *, what: str = "by") -> datetime:
     """The deadline of what has to be done by `07:00`, which is the next time that a clock of `zone` shows it, or by a
-    moment, which is of that zone where it names none.
+    moment, which is of that zone where it names none. None is the zone of this machine.
 
     Raises:
         BadRequest: it is no time, or one at which no batch could be done, or too far away.
 
     """
     try:
-        moment = _moment(text.strip(), now.astimezone(zone))
+        moment = _moment(text.strip(), now, zone)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"{what} {text[:64]!r} is no time", hint=f"say {TIMES}") from error
     if moment <= now:
@@ -52,12 +52,16 @@ def deadline_by(text: str, now: datetime, zone: tzinfo, *, what: str = "by") -> 
     return moment
 
 
-def _moment(said: str, now: datetime) -> datetime:
-    """The moment in UTC; `now` has the zone of what names none."""
+def _moment(said: str, now: datetime, zone: tzinfo | None) -> datetime:
+    """The moment in UTC."""
     if (found := _TIME_OF_DAY.fullmatch(said)) is not None:
-        today = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
-        return (today if today > now else today + timedelta(days=1)).astimezone(UTC)
-    moment = datetime.fromisoformat(said)
-    if len(said) <= len("2026-09-15"):
-        raise ValueError("it names no time of the day")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)).astimezone(UTC)
+        shown = now.astimezone(zone).replace(tzinfo=None)
+        today = shown.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
+        moment = today if today > shown else today + timedelta(days=1)
+    else:
+        moment = datetime.fromisoformat(said)
+        if len(said) <= len("2026-09-15"):
+            raise ValueError("it names no time of the day")
+    if moment.tzinfo is None and zone is not None:
+        moment = moment.replace(tzinfo=zone)
+    return moment.astimezone(UTC)  # which takes what has no zone for one of this machine

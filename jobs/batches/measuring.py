@@ -1,7 +1,7 @@
 """What the lines of a batch take while they run, as whoever sends them sees it: time of servers, tokens, dollars.
 
 A server's second belongs to the lines that it works on in it, in equal parts. Whoever sends them sees only its own; so
-once the usage and the containers' own count tell of nearly all of it, what `cost` makes of them counts: then people who
+once the usage tells of nearly all of them, what gateways have counted is what counts, as `cost` has it: then people who
 are served beside a batch, and a tier's second server, are in the figures.
 """
 
@@ -18,10 +18,10 @@ from jobs.batches.speed import LineTook, Speed, Speeds
 from jobs.core.clock import Clock
 
 EVERY = timedelta(minutes=1)
-"""How often what `cost` makes of a batch is worked out anew."""
+"""How often it is looked up what gateways have counted."""
 
 KNOWN = 0.9
-"""So many of its lines the usage must tell of before that counts: gateways and containers write now and then."""
+"""So many of its lines the usage must tell of before that counts: gateways write it every few seconds."""
 
 BEGUN_SECONDS = 0.05
 """A line that was at a server had more time beside its wait at the gateway."""
@@ -30,10 +30,10 @@ NO_USE = BatchUse()
 
 
 class SharedTime(NamedTuple):
-    """What a batch took of one tier by its lines to one model, as `cost` shares it.
+    """What a batch took of one tier by its lines to one model, as gateways have counted it.
 
     Args:
-        requests: how many lines that is of, by the usage; one that was sent twice is two.
+        requests: how many lines that is of; one that was sent twice is two.
         gpu_seconds: of the tier's servers, that went to them.
 
     """
@@ -155,7 +155,7 @@ class LineMeter:
                 part.early_seconds += passed * part.in_flight / flying
 
     def look(self, shared_times: SharedTimes, *, is_due: bool = False) -> None:
-        """Look up what `cost` makes of the batch, unless that was done just now and is not due.
+        """Look up what gateways have counted of it, unless that was done just now and is not due.
 
         Raises:
             StoreTrouble: it cannot be read.

@@ -67,6 +67,7 @@ class Speed:
     limited_made: float = 0.0
     free: float = 0.0
     free_made: float = 0.0
+    free_made_made: float = 0.0
 
     @classmethod
     def of(cls, line: LineTook) -> Self:
@@ -91,6 +92,7 @@ class Speed:
             limited_made=made if is_limited else 0,
             free=float(is_free),
             free_made=made if is_free else 0,
+            free_made_made=made * made if is_free else 0,
         )
 
     def __add__(self, other: "Speed") -> "Speed":
@@ -151,20 +153,33 @@ class Speed:
 
     def made_of(self, limited: float, asked: float, free: float) -> float:
         """The tokens that lines make, of which `limited` allow `asked` together and `free` set no limit."""
-        return made_within(self._length_limited, limited, asked) + free * self._length_free
+        return made_within(self._length_limited, limited, asked, self._alike) + free * self._length_free
 
     @property
     def _length_limited(self) -> float:
         """How long answers would be without their limit, by those that had one."""
         if self.limited > 0 and self.limited_asked > 0:
-            return length(self.limited_asked / self.limited, self.limited_made / self.limited_asked)
+            return length(self.limited_asked / self.limited, self.limited_made / self.limited_asked, self._alike)
         return self._length_free
 
     @property
     def _length_free(self) -> float:
         if self.free > 0:
             return self.free_made / self.free
-        return self._length_limited if self.limited > 0 and self.limited_asked > 0 else MADE_USUALLY
+        if (
+            self.limited > 0 and self.limited_asked > 0
+        ):  # which tells little of how long they would be beyond their limit
+            return min(self._length_limited, max(MADE_USUALLY, self.limited_asked / self.limited))
+        return MADE_USUALLY
+
+    @property
+    def _alike(self) -> int:
+        """How much alike answers are in length that nothing limits: 1 where they may end at any token."""
+        if self.free < FEW_ANSWERS:
+            return 1
+        mean = self.free_made / self.free
+        spread = self.free_made_made / self.free - mean * mean
+        return round(min(MOST_ALIKE, max(1.0, mean * mean / spread))) if spread > 0 else MOST_ALIKE
 
     # -- as it is stored -----------------------------------------------------------------------------------------------
 
@@ -201,11 +216,16 @@ def guessed(beside: float) -> Speed:
     return replace(GUESSED, seconds=seconds, gpu_seconds=seconds / beside)
 
 
-def length(limit: float, part: float) -> float:
+FEW_ANSWERS = 20
+"""Fewer do not tell how much alike they are in length."""
+
+MOST_ALIKE = 16
+
+
+def length(limit: float, part: float, alike: int = 1) -> float:
     """How long answers would be in the mean, if of a limit that all have this part is made in the mean.
 
-    Answers end at any token as likely as at another. Those that nearly all fill their limit tell only that they would
-    be a good deal longer.
+    Answers that nearly all fill their limit tell only that they would be a good deal longer.
     """
     longest = max(25.0 * limit, MADE_USUALLY)
     if part <= 0:
@@ -213,20 +233,31 @@ def length(limit: float, part: float) -> float:
     low, high = 1e-9, 1e9  # of the limit as a multiple of the length, where `_part` falls from 1 to 0
     for _ in range(100):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if _part(middle) > part else (low, middle)
+        low, high = (middle, high) if _part(middle, alike) > part else (low, middle)
     return min(limit / low, longest)
 
 
-def made_within(of_length: float, lines: float, asked: float) -> float:
+def made_within(of_length: float, lines: float, asked: float, alike: int = 1) -> float:
     """The tokens that answers of this length have, when so many lines allow so many together."""
     if lines <= 0 or asked <= 0 or of_length <= 0:
         return 0.0
-    return asked * _part(asked / lines / of_length)
+    return asked * _part(asked / lines / of_length, alike)
 
 
-def _part(multiple: float) -> float:
-    """Of a limit that is so many times the usual length of an answer, the part that is made."""
-    return -math.expm1(-multiple) / multiple if multiple > 1e-12 else 1.0
+def _part(multiple: float, alike: int) -> float:
+    """Of a limit that is so many times the mean length of an answer, the part that is made. Lengths are taken to spread
+    as Erlang's distribution does: at random where they are 1 alike, around their mean where they are more.
+    """
+    x = alike * multiple
+    if x < 1e-12:
+        return 1.0
+    longer, term = -math.expm1(-x), math.exp(-x)
+    total = longer
+    for number in range(1, alike):
+        term *= x / number
+        longer = max(0.0, longer - term)
+        total += longer
+    return total / x
 
 
 RIDGE = 1e-3

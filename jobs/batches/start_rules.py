@@ -90,7 +90,7 @@ Decision = StartNow | NotYet
 class BatchStarts(Protocol):
     """Whom a batch asks whether it may begin, and tells that it is done. Any thread may."""
 
-    def may_start(self, record: BatchRecord, estimate: Estimate, tiers: Collection[str]) -> Decision:
+    def may_start(self, record: BatchRecord, estimate: Estimate | None, tiers: Collection[str]) -> Decision:
         """Whether its lines may be sent now.
 
         Asked before the first line of each attempt; and again when lines were turned away for long, since a tier may
@@ -99,7 +99,7 @@ class BatchStarts(Protocol):
 
         Args:
             record: the batch as it was posted.
-            estimate: of what is left of it.
+            estimate: of what is left of it; None where nobody knows.
             tiers: those that its lines go to.
 
         Raises:

@@ -144,6 +144,11 @@ class Home:
         return self.root / "keys"
 
     @property
+    def batches(self) -> Path:
+        """Files of batches, and what became of their lines."""
+        return self.root / "batches"
+
+    @property
     def archive(self) -> Path:
         """Where `jobs.archive.archived.archive_at` keeps what has left the ledger; not there until something has."""
         return self.root / "ops"

@@ -54,7 +54,7 @@ class LocalBatches:
 
     @cached_property
     def _storage(self) -> BatchStorage:
-        return BatchStorage(self._home.root / "batches", self._clock, quota_bytes=self._limits.quota_bytes)
+        return BatchStorage(self._home.batches, self._clock, quota_bytes=self._limits.quota_bytes)
 
     @cached_property
     def _limits(self) -> BatchLimits:

@@ -261,6 +261,7 @@ BATCH_STATE = "batch_state/"
 BATCH_END = "batch_end/"
 BATCH_PASS = "batch_pass/"  # noqa: S105 - how keys begin
 BATCH_SPEED = "batch_speed/"
+BATCH_FILES = "batch_files"
 
 
 def batch(id: str) -> str:
@@ -308,7 +309,7 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "incidents": (*CASES, STILL_OPEN),
     "audit": (AUDIT,),
     "access": (KEY, GRANT, TOOK),
-    "batches": (BATCH, BATCH_STATE, BATCH_END, BATCH_PASS, BATCH_SPEED),
+    "batches": (BATCH, BATCH_STATE, BATCH_END, BATCH_PASS, BATCH_SPEED, BATCH_FILES),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
@@ -403,6 +404,8 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (batch_pass("<id>"), "what proves a line of this batch to the gateway, and until when",
      "the attempt that holds it", False, "until the batch has ended"),
     (batch_speed("<tier>", "<model>"), "what lines of that model took there", "batches that ended", False, _STAYS),
+    (BATCH_FILES, "when files of batches were looked through, and when the next is over", "who brings or prunes them",
+     False, _STAYS),
 )  # fmt: skip
 
 _OPEN_JOBS = "jobs that were not archived yet, those among them that had not ended"
@@ -421,6 +424,7 @@ _LOSES: dict[str, str] = {
     AUDIT: "who did what in the last days",
     **dict.fromkeys((BATCH, BATCH_STATE, BATCH_END), "batches that nobody asked for in a week, but for their files"),
     BATCH_SPEED: "how fast batches were, for the next estimate",
+    BATCH_FILES: "when files of batches that nobody posted are over",
     **dict.fromkeys((INCIDENT, RECOVERED), _INCIDENTS),
 }
 """By what the keys begin with."""

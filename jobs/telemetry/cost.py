@@ -1,14 +1,15 @@
 """What the servers cost, estimated from the seconds that their containers counted themselves. Pure.
 
-What a container did is paid by its tier's price; what it spent on serving is shared among models, keys and batches by
-the seconds that their requests took. `LEFT_OUT` is what such an estimate cannot know.
+What a container did is paid by its tier's price. Of what it spent on serving, lines of batches have what they used of
+it; models and keys of people share the rest by the seconds that their requests took. `LEFT_OUT` is what such an
+estimate cannot know.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.clock import isoformat, parse_moment
@@ -283,14 +284,25 @@ def cost(
     return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)), waited)
 
 
-def per_request_second(of: Cost) -> dict[str, float]:
-    """What a second of a request cost on each tier, by how its serving was shared among those that took any."""
+class PerSecond(NamedTuple):
+    """What a second cost on each tier that took any: of a request of people, and of a server's time for lines."""
+
+    of_requests: Mapping[str, float]
+    of_lines: Mapping[str, float]
+
+
+def per_second(of: Cost) -> PerSecond:
+    """By how the serving of each tier was shared."""
+    people = _per_second(use for use in of.uses if use.requests and not use.batch)
+    return PerSecond(people, _per_second(use for use in of.uses if use.requests and use.batch))
+
+
+def _per_second(uses: Iterable[UseCost]) -> dict[str, float]:
     took: dict[str, float] = defaultdict(float)
     paid: dict[str, float] = defaultdict(float)
-    for use in of.uses:
-        if use.requests:
-            took[use.tier] += use.seconds
-            paid[use.tier] += use.dollars
+    for use in uses:
+        took[use.tier] += use.seconds
+        paid[use.tier] += use.dollars
     return {tier: paid[tier] / seconds for tier, seconds in took.items() if tier and seconds and paid[tier]}
 
 
@@ -315,28 +327,46 @@ def _part(container: Metered, since: datetime, until: datetime) -> float:
 
 
 def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
-    """The serving of each tier, shared by how long requests took; the dearest first."""
+    """The serving of each tier, shared among who had any; the dearest first.
+
+    Of lines of batches it is known what they used, which is theirs. People share the rest by how long their requests
+    took. Where all of them together took longer than the servers served, all of it is shared in proportion.
+    """
     priced = {tier.tier: tier for tier in tiers}
-    unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
+    serving = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
     grouped: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         grouped[row.about.tier, row.about.model, row.about.key, row.about.batch].append(row)
     took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
-    totals: dict[str, float] = defaultdict(float)
-    for (tier, _, _, _), seconds in took.items():
-        totals[tier] += seconds
+    of_people: dict[str, float] = defaultdict(float)
+    of_lines: dict[str, float] = defaultdict(float)
+    for (tier, _, _, batch), seconds in took.items():
+        (of_lines if batch else of_people)[tier] += seconds
+    pools = {tier: _pools(serving.get(tier, 0.0), of_people[tier], of_lines[tier]) for tier in {*of_people, *of_lines}}
     found = []
     for (tier, model, key, batch), group in grouped.items():
         seconds, count = took[tier, model, key, batch], sum(row.sums.count for row in group)
-        part = unexplained.get(tier, 0.0) * seconds / totals[tier] if totals[tier] else 0.0
+        total = (of_lines if batch else of_people)[tier]
+        part = pools[tier][1 if batch else 0] * (seconds / total) if total else 0.0
         dollars = priced[tier].dollars_of(part) if part else 0.0
         found.append(UseCost(tier, model, key, count, seconds, dollars, batch, part))
-    found += [
-        UseCost(tier, NOBODY, NOBODY, 0, seconds, priced[tier].dollars_of(seconds), gpu_seconds=seconds)
-        for tier, seconds in unexplained.items()
-        if not totals[tier]
-    ]
+    known: dict[str, float] = defaultdict(float)
+    for use in found:
+        known[use.tier] += use.gpu_seconds
+    for tier, seconds in serving.items():
+        if (rest := seconds - known[tier]) > seconds * _NOTHING:
+            found.append(UseCost(tier, NOBODY, NOBODY, 0, rest, priced[tier].dollars_of(rest), gpu_seconds=rest))
     return iter(sorted(found, key=lambda use: (-use.dollars, -use.seconds, use.tier, use.model, use.key, use.batch)))
+
+
+_NOTHING = 1e-9
+"""What remains of sums of fractions."""
+
+
+def _pools(serving: float, people: float, lines: float) -> tuple[float, float]:
+    """Of the seconds that servers served, those of people's requests, and those of lines."""
+    of_lines = lines if serving >= people + lines else serving * (lines / (people + lines))
+    return serving - of_lines if people else 0.0, of_lines
 
 
 def _hours(seconds: float) -> str:

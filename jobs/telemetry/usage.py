@@ -138,8 +138,8 @@ class Row:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        parts = [str(document[part]) for part in ("day", "model", "key", "tier", "ending")]
-        about = About(*parts, str(document.get("batch") or ""))
+        day, model, key, tier, ending = (str(document[part]) for part in ("day", "model", "key", "tier", "ending"))
+        about = About(day, model, key, tier, ending, str(document.get("batch") or ""))
         sums = Sums(
             count=int(document["count"]),
             prompt_tokens=int(document["prompt_tokens"]),

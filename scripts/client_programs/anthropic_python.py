@@ -1,5 +1,7 @@
 """Anthropic's client for Python."""
 
+import time
+
 import anthropic
 from trials import ASKS_FOR_WEATHER, GET_WEATHER, HELLO, KEY, MODEL, THINKER, URL, trial
 
@@ -74,3 +76,21 @@ def not_there() -> None:
     except anthropic.NotFoundError:
         return
     raise AssertionError("a model that is not there answered")
+
+
+@trial
+def batch() -> None:
+    params = {"model": MODEL, "max_tokens": 20, "messages": HELLO}
+    batches = client.messages.batches
+    made = batches.create(requests=[{"custom_id": str(number), "params": params} for number in range(3)])
+    assert made.request_counts.processing == 3
+    while made.processing_status != "ended":
+        time.sleep(0.5)
+        made = batches.retrieve(made.id)
+    assert made.request_counts.succeeded == 3
+    results = list(batches.results(made.id))
+    assert [each.custom_id for each in results] == ["0", "1", "2"]
+    assert all(each.result.message.content[0].text for each in results)
+    assert made.id in {each.id for each in batches.list(limit=1)}
+    assert batches.cancel(made.id).processing_status == "ended"
+    assert batches.delete(made.id).type == "message_batch_deleted"

@@ -1,6 +1,6 @@
 // OpenAI's client for JavaScript.
 
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
 import { asksForWeather, embedder, getWeather, hello, key, model, sure, trial, url } from "./trials.mjs";
@@ -38,4 +38,24 @@ await trial("responses streamed", async () => {
   let last = null;
   for await (const event of await client.responses.create({ model, input: "Hello", stream: true })) last = event.type;
   sure(last === "response.completed", "the end");
+});
+await trial("batch", async () => {
+  const body = { model, messages: hello };
+  const lines = [0, 1, 2].map((n) => JSON.stringify({ custom_id: `${n}`, method: "POST", url: "/v1/chat/completions", body }));
+  const file = await client.files.create({ file: await toFile(Buffer.from(lines.join("\n")), "lines.jsonl"), purpose: "batch" });
+  sure((await client.files.waitForProcessing(file.id)).status === "processed", "processed");
+  let made = await client.batches.create({ input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h" });
+  while (["validating", "in_progress", "finalizing"].includes(made.status)) {
+    await new Promise((done) => setTimeout(done, 500));
+    made = await client.batches.retrieve(made.id);
+  }
+  sure(made.status === "completed" && made.request_counts.completed === 3, "completed");
+  const answers = (await (await client.files.content(made.output_file_id)).text()).trim().split("\n").map((line) => JSON.parse(line));
+  sure(answers.map((each) => each.custom_id).join() === "0,1,2", "each line once");
+  sure(answers.every((each) => each.response.body.choices[0].message.content), "contents");
+  const listed = [];
+  for await (const each of client.batches.list({ limit: 1 })) listed.push(each.id);
+  sure(listed.includes(made.id), "listed");
+  sure((await client.batches.cancel(made.id)).status === "completed", "it has ended");
+  sure((await client.files.delete(file.id)).deleted, "deleted");
 });

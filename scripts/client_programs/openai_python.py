@@ -1,6 +1,7 @@
 """OpenAI's client for Python: chat, completions, responses, embeddings."""
 
 import json
+import time
 
 import openai
 from pydantic import BaseModel
@@ -136,3 +137,28 @@ def not_there() -> None:
     except openai.NotFoundError:
         return
     raise AssertionError("a model that is not there answered")
+
+
+@trial
+def batch() -> None:
+    body = {"model": MODEL, "messages": HELLO}
+    lines = [
+        json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body})
+        for number in range(3)
+    ]
+    file = client.files.create(file=("lines.jsonl", "\n".join(lines).encode()), purpose="batch")
+    assert client.files.wait_for_processing(file.id).status == "processed"
+    made = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
+    )
+    while made.status in {"validating", "in_progress", "finalizing"}:
+        time.sleep(0.5)
+        made = client.batches.retrieve(made.id)
+    assert made.status == "completed", made
+    assert made.request_counts.completed == 3
+    answers = [json.loads(line) for line in client.files.content(made.output_file_id).text.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == ["0", "1", "2"]
+    assert all(answer["response"]["body"]["choices"][0]["message"]["content"] for answer in answers)
+    assert made.id in {each.id for each in client.batches.list(limit=1)}
+    assert client.batches.cancel(made.id).status == "completed"
+    assert {client.files.delete(id).deleted for id in (file.id, made.output_file_id)} == {True}

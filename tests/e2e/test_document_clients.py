@@ -96,7 +96,22 @@ def test_the_libraries_of_the_suite_are_shown() -> None:
     """The page shows the three libraries that this suite has, and more that it has not."""
     shown = [package_of(program) for program in PROGRAMS]
     assert {each for each in shown if importlib.util.find_spec(each)} == {"openai", "ollama", "anthropic"}
-    assert len(shown) == 7
+    assert len(shown) == 9
+
+
+def test_curl_posts_a_batch(gateway: Gateway, tmp_path: Path) -> None:
+    """The commands for curl, as they stand there, upload a file, post a batch, and tell of it."""
+    [script] = [each for each in blocks("app/clients.md", "sh") if "/v1/batches" in each]
+    body = {"model": "llama3.2", "messages": HELLO}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    environ = {"PATH": os.environ["PATH"], "OLLAMA_MODAL_URL": gateway.url, "OLLAMA_MODAL_KEY": gateway.chat}
+    done = subprocess.run(
+        ["sh", "-euc", script], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    batch = json.loads(done.stdout)
+    assert (batch["object"], batch["endpoint"]) == ("batch", "/v1/chat/completions")
 
 
 # -- configurations ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from app.fleet.schema import parse
 from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.checkout import ROOT
-from tests.support.document_commands import DOCUMENTS, NOT_RUN, Command, Typist, blocks, commands
+from tests.support.document_commands import DOCUMENTS, NOT_RUN, Command, Typist, blocks, commands, write_prompts
 from tests.support.local_stack import Shell, simulator_as_ollama, up
 
 UP = "ollama-modal up"
@@ -54,6 +54,8 @@ SAYS: dict[str, dict[str, str]] = {
         "ollama-modal windows": r"the fleet declares no windows",
         "ollama-modal cost --since 7d": r"nothing here is paid by the second: this machine is yours",
         "ollama-modal cold --since 7d": r"nobody has waited for a server or a load since then|KIND +MODEL +TOOK",
+        "ollama-modal batch prompts.jsonl": r"batch batch_\w+ is done: 2 of 2 lines, ",
+        "ollama-modal batches": r"(?m)^batch_\w+ +completed +2 +100 %",
         "ollama-modal audit --since 7d": r"WHEN +WHO +ACT +WHAT +OUTCOME",
         "ollama-modal keys new alice --line --scope chat --rpm 60": r"(?m)^alice sha256:\w{64} chat rpm=60$",
         "ollama-modal keys list": r"there are no keys",
@@ -151,6 +153,7 @@ def test_documents_do_what_they_say(reader: tuple[Shell, RegistryDouble], tmp_pa
 
         def fill(text: str) -> str:
             text = text.replace("http://127.0.0.1:11500", here.url).replace("https://gateway.example", there.url)
+            text = text.replace("prompts.jsonl", shlex.quote(str(write_prompts(tmp_path))))
             return text.replace(" ID", f" {shell.ask('jobs')[0]['id']}") if text.endswith(" ID") else text
 
         typist = Typist(shell.environ, ROOT, fill)

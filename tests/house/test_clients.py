@@ -42,7 +42,7 @@ def test_the_clients_can_be_listed() -> None:
 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert {"anthropic", "litellm", "Vercel AI SDK"} <= set(lines)
+    assert {"anthropic (Python)", "litellm", "Vercel AI SDK"} <= set(lines)
     assert lines[-1].startswith("models: llama3.2:1b")
 
 

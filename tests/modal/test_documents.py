@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
-from tests.support.document_commands import NOT_RUN, Command, Typist, commands
+from tests.support.document_commands import NOT_RUN, Command, Typist, commands, write_prompts
 from tests.support.processes import free_port, gpu_programs
 from tests.support.waiting import PATIENCE
 
@@ -49,6 +49,12 @@ SAYS: dict[str, str] = {
     ),
     'modal secret create --env test ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
     "modal deploy --env test -m app.deploy": r"App deployed",
+    "ollama-modal batch prompts.jsonl --dry-run": r"2 lines, [\s\S]*nothing is posted",
+    'ollama-modal batch prompts.csv --model llama3.2 --prompt "Summarise: {text}" --by 8h --max-dollars 3'
+    " --out answers.csv": r"batch batch_\w+ is done: 2 of 2 lines, [\s\S]*its results are in ",
+    "ollama-modal batches": r"(?m)^batch_\w+ +completed +2 +100 %",
+    "ollama-modal batch BATCH": r"batch batch_\w+: completed after ",
+    "ollama-modal batch BATCH --results --out results.jsonl": r"its results are in ",
     "modal secret create ollama-webhook OLLAMA_MODAL_WEBHOOK=https://hooks.slack.com/services/…": r"ollama-webhook",
     "ollama-modal keys new alice --scope chat --models 'llama*' --models 'hf.co/*'"
     " --rpm 60 --concurrent 4 --expires 90d": (r"(?m)^omk_[\w-]{43}$"),
@@ -63,6 +69,7 @@ SAYS: dict[str, str] = {
     "ollama-modal keys new prometheus --scope admin-only": r"(?m)^omk_[\w-]{43}$",
     "modal app stop --yes ollama-service": r"^$",
     "modal volume delete --yes ollama-model-weights": r"^$",
+    "modal volume delete --yes ollama-batches": r"^$",
     **{f"modal dict delete --yes {name}": r"^$" for name in ("ollama-ledger", *DICTS.values())},
     "modal queue delete --yes ollama-jobs": r"^$",
     "modal secret delete --yes ollama-api-keys": r"^$",
@@ -94,6 +101,9 @@ class Deployment:
         self.url = f"http://127.0.0.1:{gateway}"
         self.key = ""
         self.job = ""
+        self.batch = ""
+        self._folder = home
+        (home / "prompts.csv").write_text("id,text\n1,one\n2,two\n")
         self._ollama = ollama
         self._file = home / "lines"
         (home / ".ollama").mkdir()
@@ -108,6 +118,9 @@ class Deployment:
             .replace("ws-…", "ws-made1")
             .replace("cat FILE", f"cat {shlex.quote(str(self._file))}")
         )
+        text = text.replace("prompts.jsonl", str(write_prompts(self._folder))).replace("BATCH", self.batch)
+        for name in ("prompts.csv", "answers.csv", "results.jsonl"):
+            text = text.replace(name, str(self._folder / name))
         text = text.replace("https://…-gateway.us-east.modal.direct", self.url).replace("omk_…", self.key)
         return text.replace("/ID/", f"/{self.job}/").replace("/services/…", "/services/none")
 
@@ -122,6 +135,8 @@ class Deployment:
             self.start_gateway()
         elif command.startswith("modal run -m app.jobs::pull"):
             self.job = re.findall(r"job (\w+-\d+)", said)[0]
+        elif command.startswith("ollama-modal batch prompts.csv"):
+            [self.batch] = re.findall(r"posted (batch_\w+)", said)
         elif command.startswith("modal app rollover"):
             self.start_gateway()
 

@@ -1,7 +1,11 @@
 """What tests share: servers, stores, processes and models to try ours against.
 
 batch_files        files, lines and results of batches
+batch_fleet        a fleet that runs batches on a moved clock: what is told of each, and what `cost` says later
+batch_gateways     a gateway that takes batches, and a hand in place of the worker that would run them
+batch_hands        a hand in place of the worker that runs batches: it says how one stands, and ends it
 batch_lines        lines of batches as a worker sends them, and a server that answers when a test lets it
+batch_process      a worker of batches as a process, to be killed
 batch_runs         attempts at batches against a scripted gateway
 browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
@@ -28,6 +32,7 @@ go_answers         what Go makes of request bodies, recorded, and Go itself wher
 hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
 killed_appender    appends results of a batch in a process that is killed
+killed_batches     a batch whose worker, gateway and server are killed over and over
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
 large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes

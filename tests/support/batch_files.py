@@ -1,14 +1,14 @@
 """Files, lines and results of batches, as tests need them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.line_check import Checked, LineRules, read_through
-from jobs.batches.lines.line_index import Lines
+from jobs.batches.lines.line_index import InputLine, Lines
 from jobs.batches.lines.result_lines import answered
 from jobs.batches.lines.segments import Kind, Result
 from jobs.batches.records import BatchDialect, BatchRecord, FileRecord, new_batch_id
@@ -66,6 +66,15 @@ def lines_of(storage: BatchStorage, record: BatchRecord) -> Lines:
     return Lines(storage, record, [each.model for each in found.models], found.lines)
 
 
+def every_line(lines: Lines, at_once: int = 64) -> Iterator[InputLine]:
+    """All of them, so many of which are read in one step."""
+    number = 1
+    while number <= lines.lines:
+        for each in lines.read(number, at_once):
+            yield each
+            number = each.number + 1
+
+
 def result(record: BatchRecord, number: int, said: str = "hello", kind: Kind = "o") -> Result:
     """What became of a line: it was answered with this."""
     status = 200 if kind == "o" else 400
@@ -106,7 +115,9 @@ class SharedVolume:
         self.reloads = 0
         self.refusals = 0
 
-    def mount(self, name: str, clock: Clock | None = None) -> BatchStorage:
+    def mount(
+        self, name: str, clock: Clock | None = None, *, before_commit: Callable[[], None] = nothing
+    ) -> BatchStorage:
         """Another container's."""
         root = self._folder / name / "batches"
         known: dict[Path, bytes] = {}
@@ -115,6 +126,7 @@ class SharedVolume:
             return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
         def commit() -> None:
+            before_commit()
             now = here()
             self._committed.update({path: raw for path, raw in now.items() if known.get(path) != raw})
             for path in known.keys() - now.keys():

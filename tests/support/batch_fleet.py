@@ -1,4 +1,4 @@
-"""A fleet that runs batches, played on a clock moved by hand: what was told of each before, and what `cost` makes of it.
+"""A fleet that runs batches, played on a clock moved by hand: what is told of each before, and what `cost` says later.
 
 The containers are `tests.support.month_servers`, which start, count and end as a platform's do. A server works on the
 lines that are in flight on it, each slower the more there are. What is measured, learnt, told and counted is the real
@@ -81,7 +81,7 @@ def lines_of(dice: random.Random, model: Model, count: int, prompt_bytes: int, m
         Line(
             model,
             max(1, round(dice.gauss(prompt_bytes, prompt_bytes / 4))),
-            1 + round(dice.gammavariate(2, model.answer / 2)),
+            1 + round(dice.gammavariate(4, model.answer / 4)),
             max_tokens,
         )
         for _ in range(count)
@@ -125,6 +125,7 @@ class Ran:
     """A batch that has ended: what was told before, what its summary says, and what `cost` says of it afterwards."""
 
     batch: str
+    began_at: datetime
     told: Estimate
     summary: BatchUse
     lasted: float
@@ -237,7 +238,7 @@ class BatchFleet:
         spent = self.cost(began_at, now).dollars
         midnight = began_at.replace(hour=0, minute=0, second=0, microsecond=0)
         uses = [use for use in self.cost(midnight, now).uses if use.batch == batch]
-        return Ran(batch, told, summary, lasted, spent, uses)
+        return Ran(batch, began_at, told, summary, lasted, spent, uses)
 
 
 class _Run:
@@ -297,18 +298,5 @@ class _Run:
         )
         each.entered.__exit__(None, None, None)
         took = clock.monotonic() - each.began
-        self._scene.usage.add(
-            Use(
-                clock.now(),
-                line.model.name,
-                "ann",
-                tier,
-                "success",
-                line.read,
-                line.made,
-                0.2,
-                took,
-                batch=self._batch,
-                shared_seconds=each.shared,
-            )  # fmt: skip
-        )
+        used = Use(clock.now(), line.model.name, "ann", tier, "success", line.read, line.made, 0.2, took)
+        self._scene.usage.add(used._replace(batch=self._batch, shared_seconds=each.shared))

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import anthropic
+import openai
 
 from app.gateway.batches.parts import BatchParts
 from jobs.batches.batch_store import BatchStore
@@ -17,6 +20,7 @@ from jobs.core.clock import Clock, SystemClock
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteQueue
 from tests.support.gateways import RunningGateway, gateway
+from tests.support.waiting import PATIENCE
 
 CLOCK = SystemClock()
 
@@ -31,6 +35,19 @@ class BatchGateway:
     #: The lanes for which a worker was sent. The gateway's threads append, the test reads.
     sent: list[str] = field(default_factory=list)
     clock: Clock = CLOCK
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def openai(self, key: str) -> openai.OpenAI:
+        """OpenAI's client with this key; closed with the gateway."""
+        http = openai.DefaultHttpxClient(verify=False)  # no certificates: half of what a client takes to start
+        made = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, timeout=PATIENCE, max_retries=0, http_client=http)
+        return self.stack.enter_context(made)
+
+    def anthropic(self, key: str) -> anthropic.Anthropic:
+        """Anthropic's client with this key; closed with the gateway."""
+        http = anthropic.DefaultHttpxClient(verify=False)
+        made = anthropic.Anthropic(base_url=self.url, api_key=key, timeout=PATIENCE, max_retries=0, http_client=http)
+        return self.stack.enter_context(made)
 
     @property
     def url(self) -> str:
@@ -94,7 +111,8 @@ def batch_gateway(
     sent: list[str] = []
     with gateway(folder, {}, batches=BatchParts(storage, limits), send_worker=sent.append, **more) as running:
         ledger = Ledger(SqliteQueue(running.path, clock=CLOCK), running.facts, CLOCK)
-        yield BatchGateway(running, storage, BatchStore(running.facts, ledger, CLOCK), sent)
+        with ExitStack() as stack:
+            yield BatchGateway(running, storage, BatchStore(running.facts, ledger, CLOCK), sent, stack=stack)
 
 
 def uploads(storage: BatchStorage) -> list[str]:

@@ -2,6 +2,7 @@
 typed; and the blocks in other languages, each in whole.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -106,3 +107,12 @@ class Typist:
         lines = (line.partition("=") for line in told.stdout.splitlines())
         self.environ.update({name: value for name, _, value in lines if name in names})
         return ""
+
+
+def write_prompts(folder: Path) -> Path:
+    """The file of lines that documents post as a batch."""
+    path = folder / "prompts.jsonl"
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+    lines = ({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body} for id in ("a1", "a2"))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.gateway.batches.parts import BatchParts
+from jobs.batches.files.storage import BatchStorage
 from jobs.core.model_name import ModelName
 from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
 from tests.support.checkout import ROOT
-from tests.support.gateways import ModelList, gateway
+from tests.support.gateways import CLOCK, ModelList, gateway
 from tests.support.tiers import A10G, H100
 from tests.support.waiting import PATIENCE
 
@@ -114,7 +116,8 @@ def main(folder: str, keys: str, *servers: str) -> None:
     card = Card({}, HEADER, "")
     models = [KnownModel(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
     tiers = [tier for tier in TIERS if tier.name in urls]
-    with gateway(Path(folder), urls, keys=keys, source=ModelList(models), tiers=tiers) as running:
+    batches = BatchParts(BatchStorage(Path(folder) / "batches", CLOCK))
+    with gateway(Path(folder), urls, keys=keys, source=ModelList(models), tiers=tiers, batches=batches) as running:
         print(running.url, running.server._thread.native_id, flush=True)
         sys.stdin.read()
 

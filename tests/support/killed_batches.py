@@ -10,7 +10,6 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jobs.batches.batch_store import Batch, BatchStore
@@ -27,13 +27,15 @@ from jobs.batches.running.lines_at_work import BEYOND
 from jobs.core.clock import SystemClock
 from tests.support.batch_files import documents, line, packed, posted
 from tests.support.local_stack import Shell, Up, family, up
-from tests.support.stores import Store
 from tests.support.waiting import WHOLE, until
 
 PARALLEL = 4
 """Requests that the simulated server answers side by side."""
 
 PROMPT_MILLISECONDS = 60
+
+AMID = 0.8
+"""So many kills come while lines are answered again; the others may come while things start."""
 
 VICTIMS = ("worker", "gateway", "server")
 
@@ -69,6 +71,13 @@ class _Case:
     draw: random.Random
     kills: Counter[str] = field(default_factory=Counter)
 
+    def asked(self) -> int:
+        """How much was asked of the simulator."""
+        return self.log.stat().st_size
+
+    def has_asked_more(self, than: int) -> bool:
+        return self.asked() > than
+
 
 def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: float = 1.0) -> Killed:
     """Run a batch of so many lines while so many kills come, each after a random part of twice the `pause`."""
@@ -87,13 +96,15 @@ def kill_through(folder: Path, *, kills: int, lines: int, seed: int = 0, pause: 
         storage = BatchStorage(folder / "om" / "batches", SystemClock())
         batches = BatchStore(store.facts, store.ledger(), store.clock)
         record = _post(storage, batches, lines)
-        until(lambda: batches.get(record.id).counts.ended, patience=WHOLE)
+        until(log.exists, patience=WHOLE)
         while case.kills.total() < kills:
+            if case.draw.random() < AMID:
+                until(partial(case.has_asked_more, case.asked()), "lines are answered", patience=WHOLE)
             time.sleep(case.draw.uniform(0, 2 * pause))
             assert not batches.get(record.id).has_ended, f"only {case.kills.total()} kills came before its end"
             at = _kill_one(case, at, ending)
         until(lambda: batches.get(record.id).has_ended, patience=WHOLE, shows=lambda: batches.get(record.id))
-        return _found(case, storage, batches.get(record.id), store, lines, time.monotonic() - began)
+        return _found(case, storage, batches.get(record.id), time.monotonic() - began)
 
 
 def _post(storage: BatchStorage, batches: BatchStore, lines: int) -> BatchRecord:
@@ -114,7 +125,7 @@ def _kill_one(case: _Case, at: Up, ending: ExitStack) -> Up:
         at.process.communicate()
         case.kills[victim] += 1
         return ending.enter_context(up(case.shell, "--simulate"))
-    found = _running(at, {"worker": "app.local.batches", "server": "jobs.testing.ollama"}[victim])
+    found = running(at, {"worker": "app.local.batches", "server": "jobs.testing.ollama"}[victim])
     for pid in found[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -122,7 +133,7 @@ def _kill_one(case: _Case, at: Up, ending: ExitStack) -> Up:
     return at
 
 
-def _running(at: Up, module: str) -> list[int]:
+def running(at: Up, module: str) -> list[int]:
     """The processes below `up` that run a module."""
     found = []
     for pid in family(at.process.pid):
@@ -133,7 +144,7 @@ def _running(at: Up, module: str) -> list[int]:
     return found
 
 
-def _found(case: _Case, storage: BatchStorage, batch: Batch, store: Store, lines: int, seconds: float) -> Killed:
+def _found(case: _Case, storage: BatchStorage, batch: Batch, seconds: float) -> Killed:
     assert batch.end is not None
     ids = [
         str(each["custom_id"])

@@ -23,6 +23,7 @@ from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
 from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
+from app.gateway.dashboard.batches import batch_list, estimates
 from app.gateway.inference.metrics import Metrics, Readings
 from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
@@ -32,6 +33,7 @@ from jobs.access.audit import Audit
 from jobs.access.keys.proofs import hash_of, new_key
 from jobs.archive.archived import JOBS, ArchivedJobs, archive_at
 from jobs.archive.audited import no_archive, page
+from jobs.batches.start_rules import TierNow
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -183,6 +185,20 @@ class OpsApi:
             keys.router(
                 keys.KeyActs(ops_context.keys, self.store().facts, ops_context.audit, self.clock, lambda: None),
                 object,
+            ),
+            estimates.router(
+                estimates.Estimates(
+                    clock=self.clock,
+                    fleet=fleet,
+                    rented=True,
+                    limits=fleet.batches.limits,
+                    where=lambda caller: lambda model: (route(model, None, caller.may_use)["model"], "a10g"),
+                    tiers=lambda names, _: [TierNow(name) for name in names],
+                ),
+                entries,
+            ),
+            batch_list.router(
+                batch_list.BatchList(self.store().facts, staff, self.clock, ops_context.audit, ops_context.send_worker)
             ),
             audit.router(
                 lambda query: page(self.store().facts, no_archive, query, self.clock.now()), self.clock, object

@@ -25,7 +25,7 @@ from app.scheduler.batch_starts import RentedStarts
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.lines.line_check import Checked
 from jobs.batches.records import BatchRecord, Estimate
-from jobs.batches.running.batch_context import BatchContext, ModelRoute, Pace
+from jobs.batches.running.batch_context import BatchContext, LinesAtOnce, ModelRoute, Pace
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound, ServerTrouble, StoreTrouble, StoreUnavailable
 from jobs.ledger.kinds import BATCHES_LANE
@@ -138,7 +138,7 @@ def batch_context(ledger: Ledger, fleet: Fleet, gateway: str, clock: Clock) -> B
         dollars_per_second=prices.dollars_per_second(),
         shared_times=lambda batch: lambda since: prices.shared_times(batch, since),
         keep=limits.keep,
-        at_once=limits.at_once,
+        at_once=LinesAtOnce(limits.at_once),
         most_lines=limits.most_lines,
         pace=PACE,
     )

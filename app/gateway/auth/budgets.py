@@ -173,7 +173,8 @@ class Budgets:
         if taken is not NOTHING:
             account.taken += taken
             account.is_unwritten = True
-            account.mean_seconds += (sum(taken.seconds.values()) - account.mean_seconds) / 4
+            took = sum(taken.seconds.values()) + sum(taken.lines.values())
+            account.mean_seconds += (took - account.mean_seconds) / 4
             account.mean_tokens += (taken.tokens - account.mean_tokens) / 4
 
     def left(self, caller: Caller, at: datetime) -> list[Left]:

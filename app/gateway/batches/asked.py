@@ -33,6 +33,7 @@ class Asked:
     """What both dialects may say.
 
     Args:
+        at: when it was asked.
         completion_window: as it was said.
         expires_at: the deadline.
         start: when it may begin; None where that was left open.
@@ -41,6 +42,7 @@ class Asked:
 
     """
 
+    at: datetime
     completion_window: str
     expires_at: datetime
     start: BatchStart | None
@@ -67,7 +69,7 @@ def members_of(body: bytes | bytearray) -> Mapping[str, Any]:
     return members
 
 
-def asked_of(members: Mapping[str, Any], now: datetime, zone: tzinfo) -> Asked:
+def asked_of(members: Mapping[str, Any], now: datetime, zone: tzinfo | None) -> Asked:
     """
     Raises:
         BadRequest: one of them is not what it may be; the message says which are right.
@@ -82,6 +84,7 @@ def asked_of(members: Mapping[str, Any], now: datetime, zone: tzinfo) -> Asked:
             raise BadRequest("by is no text", hint="say a time like 07:00, or a moment")
         expires_at = deadline_by(by, now, zone)
     return Asked(
+        at=now,
         completion_window=window.strip(),
         expires_at=expires_at,
         start=_start(members.get("start")),

@@ -1,7 +1,7 @@
 """OpenAI's files, as far as batches need them: `/v1/files`, one of them, and its content."""
 
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from app.gateway.batches import told
 from app.gateway.batches.asked import is_descending, kept_seconds, limit_of, parameters
@@ -13,6 +13,7 @@ from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import JSON, Exchange
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.file_writer import FileWriter
+from jobs.batches.files.files_due import expect
 from jobs.batches.records import FileRecord
 from jobs.core.errors import BadRequest, Trouble
 from jobs.core.json_text import json_bytes
@@ -104,7 +105,7 @@ class FileRoutes:
             form.need_end()
             kept, keep = _kept(form.fields), context.parts.limits.keep
             expires_at = context.clock.now() + min(kept or keep, keep)
-            return await context.files(lambda: begun[0].finish(expires_at=expires_at))
+            return await context.files(self._finished, begun[0], expires_at)
         except BaseException:
             if begun:
                 with suppress(Trouble):  # what is left is pruned, and why it is refused is what counts
@@ -112,6 +113,12 @@ class FileRoutes:
             raise
         finally:
             give_back()
+
+    def _finished(self, writer: FileWriter, expires_at: datetime) -> FileRecord:
+        """Have the file there; and the night know when it is over, should no batch be posted of it."""
+        record = writer.finish(expires_at=expires_at)
+        expect(self._context.facts, expires_at)
+        return record
 
     async def _delete(self, exchange: Exchange) -> None:
         context, id = self._context, exchange.below

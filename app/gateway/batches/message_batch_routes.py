@@ -1,8 +1,9 @@
 """Anthropic's batches of messages: `/v1/messages/batches`, one of them, its results, and its cancel."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from app.gateway.batches import told
 from app.gateway.batches.acts import cancel, post
@@ -17,8 +18,7 @@ from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.lines.custom_ids import CustomIds
 from jobs.batches.lines.line_check import MOST_CUSTOM_ID, MOST_LINE_BYTES
 from jobs.batches.records import BatchRecord, FileRecord
-from jobs.core.errors import BadRequest, Corrupt, NotFound, Trouble
-from jobs.core.foreign import document
+from jobs.core.errors import BadRequest, NotFound, Trouble
 from jobs.core.json_text import json_bytes
 
 USUAL_PAGE, MOST_PAGE = 20, 1000
@@ -90,7 +90,7 @@ class MessageBatchRoutes:
         await exchange.answer_bytes(await self._context.batches(page), 200, JSON)
 
     async def _post(self, exchange: Exchange) -> None:
-        context, caller, now = self._context, exchange.caller, self._context.clock.now()
+        context, caller = self._context, exchange.caller
         id = batch_id(exchange, "anthropic")
         file, lines, asked = await self._take(exchange, id)
         record = BatchRecord(
@@ -100,7 +100,7 @@ class MessageBatchRoutes:
             input_file_id=file.id,
             endpoint=ENDPOINT,
             completion_window=asked.completion_window,
-            created_at=now,
+            created_at=asked.at,
             expires_at=asked.expires_at,
             start=asked.start or context.parts.limits.start,
             max_dollars=asked.max_dollars,
@@ -115,20 +115,18 @@ class MessageBatchRoutes:
 
     async def _take(self, exchange: Exchange, id: str) -> tuple[FileRecord, int, Asked]:
         """Keep the requests as the lines of a file; how many there are, and what is asked beside them."""
-        context = self._context
+        context, limits = self._context, self._context.parts.limits
         give_back = context.uploads.take(exchange.caller.name)
         writer = context.storage.begin(
             owner_of(exchange.caller),
             f"{id}.jsonl",
-            expires_at=context.clock.now() + context.parts.limits.keep,
-            most_bytes=context.parts.limits.most_file_bytes,
+            expires_at=context.clock.now() + limits.keep,
+            most_bytes=limits.most_file_bytes,
         )
         try:
-            lines = _Lines(writer, context.parts.limits.most_lines)
+            lines = _Lines(writer, limits.most_lines)
             requests = RequestsList(lines.add, most_bytes=MOST_LINE_BYTES)
-            async for piece in pieces(
-                exchange, most=context.parts.limits.most_file_bytes, seconds=context.body_seconds
-            ):
+            async for piece in pieces(exchange, most=limits.most_file_bytes, seconds=context.body_seconds):
                 await context.files(requests.feed, piece)
             asked = asked_of(requests.members(), context.clock.now(), context.parts.zone)
             return await context.files(writer.finish), requests.count, asked
@@ -176,9 +174,9 @@ class _Lines:
         if self._count >= self._most:
             raise BadRequest(f"there are more than {self._most:,} requests", hint="make several batches of them")
         try:
-            found = document(request, at, is_strict=True)
-        except Corrupt as error:
-            raise BadRequest(str(error)) from error
+            found = _DECODER.decode(request.decode())
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"{at} is no JSON", hint="send it as clients of Anthropic do") from error
         same = self._ids.add(_custom_id(found, at))
         if same is not None:
             raise BadRequest(f"{at}.custom_id is that of requests[{same - 1}], too", hint="give each one of its own")
@@ -187,6 +185,13 @@ class _Lines:
         self._count += 1
         # Outside of texts a line break is a gap, and inside of one it would be no JSON.
         self._writer.write(request.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _custom_id(request: Mapping[str, Any], at: str) -> str:

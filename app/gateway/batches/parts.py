@@ -50,13 +50,13 @@ class BatchParts:
     Args:
         storage: where files lie.
         limits: what is declared of them.
-        zone: of times of day that name none.
+        zone: of times of day that name none; None for that of this machine.
 
     """
 
     storage: BatchStorage
     limits: BatchLimits = USUAL
-    zone: tzinfo = UTC
+    zone: tzinfo | None = UTC
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,12 @@ def is_own(caller: Caller, owner: str) -> bool:
     return caller.is_only or owner == caller.name
 
 
+def looks_after(caller: Caller, owner: str) -> bool:
+    """Whether a caller is told of it and may end it: always of his own; as an administrator of all models, of others'
+    as well."""
+    return is_own(caller, owner) or (caller.may(ADMIN) and not caller.models)
+
+
 def find_file(storage: BatchStorage, caller: Caller, id: str, *, for_content: bool = False) -> FileRecord:
     """The file of this id. An administrator may look at others', and remove them, but not read what stands in them.
 
@@ -153,7 +159,7 @@ def find_file(storage: BatchStorage, caller: Caller, id: str, *, for_content: bo
 
     """
     found = storage.file(id)
-    if found is None or not (is_own(caller, found.owner) or (caller.may(ADMIN) and not for_content)):
+    if found is None or not (is_own if for_content else looks_after)(caller, found.owner):
         raise NotFound(f"there is no file {id[:64]!r}", hint="GET /v1/files lists those of this key")
     return found
 
@@ -168,11 +174,8 @@ def find_batch(
 
     """
     found = store.find(id)
-    if (
-        found is None
-        or found.record.dialect != dialect
-        or not (is_own(caller, found.record.owner) or (caller.may(ADMIN) and not for_content))
-    ):
+    may = is_own if for_content else looks_after
+    if found is None or found.record.dialect != dialect or not may(caller, found.record.owner):
         path = "/v1/batches" if dialect == "openai" else "/v1/messages/batches"
         raise NotFound(f"there is no batch {id[:64]!r}", hint=f"GET {path} lists those of this key")
     return found

@@ -21,12 +21,12 @@ MOST_DEPTH = 200
 """Lists and objects inside each other."""
 
 _STEP = 64 * 1024
-"""Bytes that one search looks at: so long it keeps the interpreter."""
+"""Bytes that come under one search: so long it keeps the interpreter."""
 
-_MARK = re.compile(rb'["\[\]{}]')
-_INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-"""Of a text, up to its end or half an escape."""
+_UP_TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
+"""Whole texts, and what stands around them, up to a bracket or a text that has not ended."""
 
+_QUOTE, _LIST, _OBJECT, _END_OF_LIST = b'"[{]'
 _BEFORE_LIST = re.compile(rb'"requests"[ \t\r\n]*:[ \t\r\n]*\Z')
 _BLANKS = b" \t\r\n"
 
@@ -54,7 +54,6 @@ class RequestsList:
         self._at = 0
         """So far it was gone through."""
         self._depth = 0
-        self._is_in_text = False
         self._where: Literal["outside", "between", "request"] = "outside"
         self._has_list = False
 
@@ -80,7 +79,7 @@ class RequestsList:
 
         """
         try:
-            rest = fields(document(bytes(self._rest), "the body", is_strict=True))
+            rest = fields(document(bytes(self._rest + self._kept), "the body", is_strict=True))
         except Corrupt as error:
             raise BadRequest("the body is no JSON, or not whole", hint=_SEND) from error
         if not self._has_list or self._where != "outside":
@@ -90,57 +89,46 @@ class RequestsList:
         return {name: value for name, value in rest.items() if name != "requests"}
 
     def _goes_on(self) -> bool:
-        """Go on to the next bracket or text; false where there is none yet."""
-        if self._is_in_text:
-            inside = _INSIDE.match(self._kept, self._at)
-            assert inside is not None  # it also matches nothing
-            self._at = inside.end()
-            if self._kept[self._at : self._at + 1] != b'"':
-                return False
-            self._at += 1
-            self._is_in_text = False
-            return True
-        found = _MARK.search(self._kept, self._at)
-        if found is None:
-            self._at = len(self._kept)
+        """Go on to the next bracket; false where there is none yet."""
+        found = _UP_TO_BRACKET.match(self._kept, self._at)
+        assert found is not None  # it also matches nothing
+        self._at = at = found.end()
+        if at == len(self._kept) or self._kept[at] == _QUOTE:
             return False
-        self._at = found.end()
-        if found[0] == b'"':
-            self._is_in_text = True
-            if self._where == "between":
-                raise BadRequest(f"requests[{self.count}] is no object", hint=_SEND)
-        elif found[0] in (b"[", b"{"):
-            self._open(found[0])
+        bracket = self._kept[at]
+        self._at += 1
+        if bracket in {_LIST, _OBJECT}:
+            self._open(bracket)
         else:
-            self._close(found[0])
+            self._close(bracket)
         return True
 
-    def _open(self, bracket: bytes) -> None:
+    def _open(self, bracket: int) -> None:
         self._depth += 1
         if self._depth > MOST_DEPTH:
             raise BadRequest("the body is nested too deep", hint=f"{MOST_DEPTH} lists and objects are the most")
         if self._where == "between":
             self._need_gap(b"," if self.count else b"")
-            if bracket != b"{":
-                raise BadRequest(f"requests[{self.count}] is no object", hint=_SEND)
+            if bracket != _OBJECT:
+                raise self._no_object()
             self._where, self._begin = "request", self._at - 1
-        elif self._where == "outside" and bracket == b"[" and self._depth == 2:
+        elif self._where == "outside" and bracket == _LIST and self._depth == 2:
             self._keep_rest()
             if _BEFORE_LIST.search(self._rest[:-1]):
                 if self._has_list:
                     raise BadRequest("`requests` is there twice", hint=_SEND)
                 self._where, self._has_list = "between", True
 
-    def _close(self, bracket: bytes) -> None:
+    def _close(self, bracket: int) -> None:
         self._depth -= 1
         if self._where == "request" and self._depth == 2:
-            self._need_room()
+            self._need_room(self._at - self._begin)
             self._take(bytes(self._kept[self._begin : self._at]))
             self.count += 1
             self._where, self._begin = "between", self._at
         elif self._where == "between":
             self._need_gap(b"")
-            if bracket != b"]":
+            if bracket != _END_OF_LIST:
                 raise BadRequest("the list of `requests` does not end as a list", hint=_SEND)
             self._where, self._begin = "outside", self._at - 1
         elif self._depth < 0:
@@ -148,10 +136,13 @@ class RequestsList:
 
     def _need_gap(self, wanted: bytes) -> None:
         if bytes(self._kept[self._begin : self._at - 1]).strip(_BLANKS) != wanted:
-            raise BadRequest(f"behind requests[{self.count - 1}] stands something else than a comma", hint=_SEND)
+            raise self._no_object()
 
-    def _need_room(self) -> None:
-        if self._at - self._begin > self._most:
+    def _no_object(self) -> BadRequest:
+        return BadRequest(f"requests[{self.count}] is no object", hint=_SEND)
+
+    def _need_room(self, size: int) -> None:
+        if size > self._most:
             raise TooLarge(
                 f"requests[{self.count}] has more than {self._most:,} bytes", hint="send fewer or smaller images in it"
             )
@@ -160,17 +151,18 @@ class RequestsList:
         """What was gone through outside the list is kept for the end."""
         self._rest += self._kept[self._begin : self._at]
         self._begin = self._at
-        if len(self._rest) > MOST_REST:
-            raise BadRequest(f"the members beside `requests` have more than {MOST_REST:,} bytes", hint=_SEND)
 
     def _forget(self) -> None:
         """Give up what was handed on; what waits for its end is bounded."""
         if self._where == "outside":
             self._keep_rest()
-        elif self._where == "request":
-            self._need_room()
-        elif self._at - self._begin > MOST_REST:
-            raise BadRequest(f"behind requests[{self.count - 1}] stands something else than a comma", hint=_SEND)
+        waiting = len(self._kept) - self._begin
+        if self._where == "request":
+            self._need_room(waiting)
+        elif self._where == "between" and waiting > MOST_REST:
+            raise self._no_object()
+        elif len(self._rest) + waiting > MOST_REST:
+            raise BadRequest(f"the members beside `requests` have more than {MOST_REST:,} bytes", hint=_SEND)
         del self._kept[: self._begin]
         self._at -= self._begin
         self._begin = 0

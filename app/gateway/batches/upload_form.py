@@ -93,17 +93,13 @@ class UploadForm:
         self._is_ended = False
 
     def feed(self, piece: bytes) -> None:
-        """Read what comes next.
+        """Read what comes next. What comes behind the form's end is nobody's.
 
         Raises:
             BadRequest: it is no such form, or has more than one may have.
             TooLarge: the file has more bytes than it may have.
 
         """
-        if self._is_ended:
-            if piece.strip(b"\r\n"):
-                raise BadRequest("something comes behind the form", hint=_SEND)
-            return
         try:
             self._parser.write(piece)
         except FormParserError as error:

@@ -470,7 +470,7 @@ def taken_by(
     idle = {tier: idle_seconds.get(tier, 0.0)} if record.woke else {}
     cold = held if record.woke else {}
     if record.shared_seconds is not None:  # of a line; while it waited for a server it shared none
-        return Taken(int(is_asked), tokens, {tier: record.shared_seconds}, {}, cold, idle)
+        return Taken(int(is_asked), tokens, cold=cold, idle=idle, lines={tier: record.shared_seconds})
     return Taken(int(is_asked), tokens, {tier: record.seconds}, held, cold, idle)
 
 

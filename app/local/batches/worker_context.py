@@ -18,7 +18,7 @@ from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.line_check import Checked
 from jobs.batches.records import BatchRecord, Estimate
-from jobs.batches.running.batch_context import BatchContext, ModelRoute
+from jobs.batches.running.batch_context import BatchContext, LinesAtOnce, ModelRoute
 from jobs.core.clock import Clock
 from jobs.core.errors import NotFound, Refused, StoreTrouble, StoreUnavailable
 from jobs.home.home import Home, Stack
@@ -111,7 +111,7 @@ def batch_context(home: Home, stack: Stack, clock: Clock) -> BatchContext:
     prices = BatchPrices(lambda: dict(facts.items(*MEASURED)), plan.fleet, clock, rented=False)
     return BatchContext(
         clock=clock,
-        storage=BatchStorage(home.root / "batches", clock, quota_bytes=limits.quota_bytes),
+        storage=BatchStorage(home.batches, clock, quota_bytes=limits.quota_bytes),
         store=BatchStore(facts, ledger, clock),
         facts=facts,
         gateway=stack.gateway,
@@ -120,7 +120,7 @@ def batch_context(home: Home, stack: Stack, clock: Clock) -> BatchContext:
         estimate=partial(_estimated, prices, routes.route),
         starts=OwnStarts(plan.fleet, clock),
         keep=limits.keep,
-        at_once=limits.at_once,
+        at_once=LinesAtOnce(limits.at_once),
         most_lines=limits.most_lines,
     )
 

@@ -3,6 +3,7 @@
 Each imports what it needs when it is run: every command imports this file.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -162,7 +163,7 @@ def _commands_at(url: str | None, key: str | None) -> "BatchCommands":
     )
 
 
-def _need_none(given: dict[str, object], why: str, hint: str | None = None) -> None:
+def _need_none(given: Mapping[str, object], why: str, hint: str | None = None) -> None:
     """Insist that none of these options was given."""
     option = next((name for name, value in given.items() if value is not None), None)
     if option is not None:

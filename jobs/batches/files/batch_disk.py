@@ -70,6 +70,8 @@ class BatchDisk:
         self._measured = 0
         self._came = 0
         self._measured_at: float | None = None
+        #: What each whole file takes, as far as it was measured. Replaced as a whole, by any thread.
+        self._sizes: dict[str, int] = {}
 
     # -- what others wrote, and what they are to see -------------------------------------------------------------------
 
@@ -141,7 +143,14 @@ class BatchDisk:
     def used_bytes(self) -> int:
         """What everything here takes."""
         with self.using("measuring the files of batches"):
-            return _size(self.root)
+            whole = self._size_of_whole()
+            return whole + sum(_size(self.root / name) for name in _folders(self.root) if name != "files")
+
+    def _size_of_whole(self) -> int:
+        """What whole files take, of which none changes: each is measured once."""
+        known, folder = self._sizes, self.root / "files"
+        self._sizes = {name: known[name] if name in known else _size(folder / name) for name in _folders(folder)}
+        return sum(self._sizes.values())
 
     def need_room(self, more: int) -> None:
         """Insist on room for so many bytes, which then come.
@@ -186,6 +195,14 @@ def trouble_of(error: OSError, doing: str, root: Path) -> Trouble:
     elif type(trouble) is DiskFailed:
         trouble.hint = "see what the system's log says of that disk; what is done is kept"
     return trouble
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def _size(folder: Path) -> int:

@@ -6,7 +6,7 @@ written once, says which files are the batch's, and what another attempt made is
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from jobs.batches.files.file_writer import FileWriter
@@ -14,17 +14,18 @@ from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.line_index import Lines
 from jobs.batches.lines.result_lines import unanswered
 from jobs.batches.lines.segments import Results, Segments
-from jobs.batches.records import BatchRecord, FileRecord
+from jobs.batches.records import BatchRecord, FileRecord, LineCounts
 
 AT_ONCE = 256
 """Lines that are put together in one step, in which files are open."""
 
 
 class Assembled(NamedTuple):
-    """The files that were made; None where nothing would be in one."""
+    """The files that were made; None where nothing would be in one. Lines that have no result count as failed."""
 
     output: FileRecord | None
     errors: FileRecord | None
+    counts: LineCounts = LineCounts()
 
 
 class Undone(NamedTuple):
@@ -62,7 +63,7 @@ def assemble(
         results: those that count.
         sequence: of the attempt that does this.
         undone: what is said of lines that have no result.
-        expires_at: until when the files are kept.
+        expires_at: until when the files are kept; where it is not said, as long as the batch's poster said.
         progress: told how many lines were put together, from time to time; what it raises ends this.
 
     Raises:
@@ -71,6 +72,8 @@ def assemble(
     """
     segments = Segments(storage, record.id, results.lines)
     letters = record.id.rpartition("_")[2]
+    if expires_at is None and record.results_kept_seconds is not None:
+        expires_at = storage.clock.now() + timedelta(seconds=record.results_kept_seconds)
 
     def begin(what: str) -> FileWriter:
         return storage.begin(
@@ -100,7 +103,8 @@ def assemble(
                     into.write(document + b"\n")
             first = numbers.stop
             progress(first - 1)
-        return Assembled(output.finish() if output.size else None, errors.finish() if errors.size else None)
+        counts = LineCounts(results.lines, results.counts.completed, results.lines - results.counts.completed)
+        return Assembled(output.finish() if output.size else None, errors.finish() if errors.size else None, counts)
 
 
 def _custom_ids(lines: Lines, numbers: range) -> dict[int, str]:

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,18 +112,6 @@ class Lines:
     def custom_ids(self, first: int, count: int) -> list[tuple[int, str]]:
         """The numbers and ids of so many lines, as `read` has them."""
         return [(line.number, line.custom_id) for line in self.read(first, count)]
-
-    def without(self, is_done: Callable[[int], bool], *, at_once: int = 64) -> Iterator[InputLine]:
-        """All lines that are not done when they are come to, in their order; some are read ahead."""
-        number = 1
-        while number <= self.lines:
-            if is_done(number):
-                number += 1
-                continue
-            for line in self.read(number, at_once):
-                number = line.number + 1
-                if not is_done(line.number):
-                    yield line
 
     def _raw(self, first: int, count: int) -> list[tuple[int, bytes, str]]:
         entries = self._entries(first, count)

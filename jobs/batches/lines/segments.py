@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Self
 
+from loguru import logger
+
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.records import BatchUse, LineCounts
+from jobs.core import foreign
 from jobs.core.errors import Corrupt, Fenced
 from jobs.ledger.job import generation_of
 from jobs.store.files import flush_folder
@@ -170,12 +173,31 @@ class Segments:
             for each in _sequences(self._folder, ".jsonl"):
                 if sealed.sequence <= each < sequence:
                     counted[each] = _whole_bytes(self._segment(each))
+            for each, length in counted.items():
+                counted[each] = self._still_there(each, length)
             seal = {"v": 1, "holder": holder, "counted": {str(each): length for each, length in counted.items()}}
             _write_once(self._folder / f"{sequence}.seal", json.dumps(seal).encode())
         self._storage.persist()
         for each, length in sorted(counted.items()):
             self._fold(each, length, results)
         return SegmentWriter(self._storage, self._segment(sequence), sequence, results)
+
+    def open_next(self, holder: str) -> "SegmentWriter":
+        """The same, after all attempts that have begun, for whoever is none: no attempt of the batch's job goes on."""
+        self._storage.refresh()
+        with self._storage.using(f"sealing results of {self._batch_id}"):
+            sequence = _newest_seal(self._folder).sequence + 1
+        return self.open(sequence, holder)
+
+    def _still_there(self, sequence: int, length: int) -> int:
+        """How much of what counted of a segment is still there: a disk may lose what it was told to keep. Those lines
+        are run again."""
+        path = self._segment(sequence)
+        size = path.stat().st_size if path.exists() else 0
+        if size >= length:
+            return length
+        logger.error("{} has {} bytes, and had {}: lines of {} are run again", path, size, length, self._batch_id)
+        return _whole_bytes(path) if size else 0
 
     def _fold(self, sequence: int, length: int, results: Results) -> None:
         for offset, line in self._read(sequence, length):
@@ -185,18 +207,22 @@ class Segments:
 
     def _read(self, sequence: int, length: int) -> Iterator[tuple[int, bytes]]:
         """The lines of a segment up to its length, with their offsets, piece by piece."""
-        path, at, rest = self._segment(sequence), 0, b""
+        path, at, begin = self._segment(sequence), 0, 0
+        held: list[bytes] = []  # of a line whose end has not come
         while at < length:
             with self._storage.using(f"reading results of {self._batch_id}"), path.open("rb") as file:
                 file.seek(at)
                 piece = file.read(min(PIECE, length - at))
             if not piece:
                 raise Corrupt(f"segment {sequence} of {self._batch_id} is shorter than it was")
-            begin, at = at - len(rest), at + len(piece)
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                yield begin, line
-                begin += len(line) + 1
+            at += len(piece)
+            held.append(piece)
+            if b"\n" in piece:
+                *whole, rest = b"".join(held).split(b"\n")
+                held = [rest]
+                for line in whole:
+                    yield begin, line
+                    begin += len(line) + 1
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int, Place], Result]]:
@@ -297,8 +323,9 @@ def _newest_seal(folder: Path) -> _Seal:
     known = _sequences(folder, ".seal")
     if not known:
         return _Seal(0, {})
-    document = json.loads((folder / f"{known[-1]}.seal").read_bytes())
-    return _Seal(known[-1], {int(key): int(value) for key, value in document["counted"].items()})
+    path = folder / f"{known[-1]}.seal"
+    document = foreign.fields(foreign.document(path.read_bytes(), str(path)))
+    return _Seal(known[-1], {int(key): foreign.count(value) for key, value in document["counted"].items()})
 
 
 def _whole_bytes(path: Path) -> int:

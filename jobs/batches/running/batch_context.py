@@ -1,6 +1,8 @@
 """What an attempt at a batch works with. Whoever composes a worker hands it in."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -57,6 +59,38 @@ def _no_times(_: datetime) -> Mapping[tuple[str, str], SharedTime]:
     return {}
 
 
+class LinesAtOnce:
+    """How many lines may be under way, of all batches that one process works on. Threads share one.
+
+    Args:
+        most: of all; None for as many as their tiers take.
+
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        #: Batches whose lines are sent now; under `_lock`.
+        self._batches = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While the lines of one more batch are sent."""
+        with self._lock:
+            self._batches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._batches -= 1
+
+    def of_each(self) -> int:
+        """How many each batch may have under way now: at least one."""
+        with self._lock:
+            batches = self._batches
+        return 1_000_000 if self._most is None else max(1, self._most // max(1, batches))
+
+
 @dataclass(frozen=True)
 class BatchContext:
     """Threads may share one.
@@ -74,7 +108,7 @@ class BatchContext:
         dollars_per_second: of a server of each tier; empty where nothing is paid by the second.
         shared_times: what `cost` makes of a batch, by tier, since a moment.
         keep: how long files are kept; None for ever.
-        at_once: most lines on their way at once.
+        at_once: how many lines may be under way, of all batches.
         most_lines: of a file; None for as many as there may be.
         pace: how it keeps time.
 
@@ -92,6 +126,6 @@ class BatchContext:
     dollars_per_second: Mapping[str, float] = field(default_factory=dict)
     shared_times: Callable[[str], SharedTimes] = lambda _: _no_times
     keep: timedelta | None = None
-    at_once: int = 1000
+    at_once: LinesAtOnce = field(default_factory=LinesAtOnce)
     most_lines: int | None = None
     pace: Pace = Pace()

@@ -4,9 +4,9 @@ import json
 from types import TracebackType
 from typing import Self
 
+from jobs.batches.lines.line_answers import Answer, headers_of
 from jobs.batches.lines.line_index import InputLine
 from jobs.batches.records import BatchRecord
-from jobs.batches.running.line_answers import Answer, headers_of
 from jobs.core.errors import NetworkTrouble, Trouble, Unreachable
 from jobs.http.httpx_alone import import_httpx_alone
 

@@ -4,7 +4,8 @@ Four bytes a line, whatever a line is like.
 """
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -42,6 +43,14 @@ def by_model(lines: Lines, is_done: Callable[[int], bool]) -> dict[str, "array[i
                 numbers.append(number)
         first += len(models)
     return found
+
+
+def only(groups: Mapping[str, "array[int]"], lines: AbstractSet[int]) -> dict[str, "array[int]"]:
+    """These lines alone, by their models."""
+    if not lines:
+        return {}
+    found = {model: array("I", (line for line in numbers if line in lines)) for model, numbers in groups.items()}
+    return {model: numbers for model, numbers in found.items() if numbers}
 
 
 class LineOrder:

@@ -12,16 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
-from jobs.batches.lines.line_check import max_tokens_of, prompt_bytes_of
-from jobs.batches.lines.line_index import InputLine, Lines
-from jobs.batches.lines.result_lines import answered, unanswered
-from jobs.batches.lines.segments import Kind, Result
-from jobs.batches.measuring import LineMeter, SentLine
-from jobs.batches.records import BatchRecord, EndStatus
-from jobs.batches.running.batch_context import ModelRoute, Pace
-from jobs.batches.running.line_answers import (
+from jobs.batches.lines.line_answers import (
     Answer,
     Answered,
     BudgetIsSpent,
@@ -32,10 +23,18 @@ from jobs.batches.running.line_answers import (
     Used,
     outcome_of,
 )
+from jobs.batches.lines.line_check import max_tokens_of, prompt_bytes_of
+from jobs.batches.lines.line_index import InputLine, Lines
+from jobs.batches.lines.line_texts import READ_AHEAD, LineTexts
+from jobs.batches.lines.result_lines import answered, unanswered
+from jobs.batches.lines.segments import Kind, Result
+from jobs.batches.measuring import LineMeter, SentLine
+from jobs.batches.records import BatchRecord
+from jobs.batches.running.batch_context import Pace
 from jobs.batches.running.line_client import GatewayLost, LineClient
 from jobs.batches.running.line_order import LineOrder, Turn
-from jobs.batches.running.line_texts import READ_AHEAD, LineTexts
 from jobs.batches.running.result_keeper import ResultKeeper
+from jobs.batches.running.run_parts import EndedEarly, Routes
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 
@@ -48,17 +47,8 @@ BEYOND = 2
 UNKNOWN_ROOM = 1
 """Until the gateway has told."""
 
-LONGEST_PAUSE = 5.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries at a gateway that is not there."""
-
-
-@dataclass(frozen=True)
-class EndedEarly:
-    """The batch ends before all of its lines have a result: how, and why."""
-
-    status: EndStatus
-    code: str
-    message: str
 
 
 @dataclass
@@ -97,6 +87,22 @@ class _UnderWay:
         self.tier.order.again(self.turn, at)
 
 
+class _Gateway:
+    """Whether it is there. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self.there = asyncio.Event()
+        self.there.set()
+        self.pause = 0.0
+
+    def is_lost(self) -> None:
+        """Let lines wait for a while that grows until it answers."""
+        if self.there.is_set():
+            self.there.clear()
+            self.pause = min(LONGEST_PAUSE, 2 * self.pause or SHORTEST_PAUSE)
+            asyncio.get_running_loop().call_later(self.pause, self.there.set)
+
+
 class LinesAtWork:
     """Belongs to one event loop.
 
@@ -111,9 +117,10 @@ class LinesAtWork:
         shown_pass: what lines show the gateway now.
         renew_pass: makes another one, which may wait for the store. Raises `Interrupted` where the batch is not ours.
         model_is_gone: whether a model that the gateway does not know is not here any more. It may wait for the disk.
+        before: called before each line is sent, in a thread; None where nothing is to be done then.
         clock: the time.
         pace: how often a line is tried, and when again.
-        at_once: most lines under way.
+        at_once: how many lines may be under way now.
 
     """
 
@@ -123,16 +130,17 @@ class LinesAtWork:
         record: BatchRecord,
         lines: Lines,
         groups: Mapping[str, "array[int]"],
-        routes: Mapping[str, ModelRoute],
+        routes: Routes,
         client: LineClient,
         keeper: ResultKeeper,
         meter: LineMeter,
         shown_pass: Callable[[], str],
         renew_pass: Callable[[], None],
         model_is_gone: Callable[[str], bool],
+        before: Callable[[int], None] | None,
         clock: Clock,
         pace: Pace,
-        at_once: int,
+        at_once: Callable[[], int],
     ) -> None:
         self._record = record
         self._routes = routes
@@ -142,6 +150,7 @@ class LinesAtWork:
         self._shown_pass = shown_pass
         self._renew_pass = renew_pass
         self._model_is_gone = model_is_gone
+        self._before = before
         self._clock = clock
         self._pace = pace
         self._at_once = at_once
@@ -154,9 +163,7 @@ class LinesAtWork:
         self._bug: BaseException | None = None
         self._renewing: asyncio.Lock = asyncio.Lock()
         self._is_renewed = False
-        self._gateway_back = asyncio.Event()
-        self._gateway_back.set()
-        self._lost_pause = 0.0
+        self._gateway = _Gateway()
         self.ended: EndedEarly | None = None
         """Why no more lines are sent, where the batch ends for it."""
         self.note = ""
@@ -177,7 +184,7 @@ class LinesAtWork:
     def stop(self) -> None:
         """Send no more lines."""
         self._stopping = True
-        self._gateway_back.set()
+        self._gateway.there.set()
         for tier in self._tiers:
             tier.changed.set()
 
@@ -195,6 +202,10 @@ class LinesAtWork:
             task.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
 
     @property
     def left(self) -> int:
@@ -218,7 +229,7 @@ class LinesAtWork:
             tier.turned_away_since, tier.paused_until = None, 0.0
             tier.changed.set()
 
-    def kept(self) -> None:
+    def look(self) -> None:
         """Results were kept, so there is room for others."""
         for tier in self._tiers:
             tier.changed.set()
@@ -239,11 +250,13 @@ class LinesAtWork:
             tier.under_way += 1
             try:
                 line = await tier.texts.line(turn.line, order.following(turn.line, READ_AHEAD))
-                await self._gateway_back.wait()
+                await self._gateway.there.wait()
+                if self._before is not None:
+                    await asyncio.to_thread(self._before, turn.line)
             except BaseException:
                 tier.under_way -= 1
                 raise
-            if self._stopping:
+            if self.is_stopping:
                 tier.under_way -= 1
                 return
             task = asyncio.create_task(self._one(tier, turn, line))
@@ -251,7 +264,7 @@ class LinesAtWork:
             task.add_done_callback(self._left)
 
     def _has_room(self, tier: _Tier) -> bool:
-        if self._keeper.is_full or len(self._tasks) >= self._at_once:
+        if self._keeper.is_full or len(self._tasks) >= self._at_once():
             return False
         return tier.under_way < tier.room + BEYOND
 
@@ -291,14 +304,15 @@ class LinesAtWork:
         try:
             answer = await self._client.send(of.line, shown, n=of.turn.tries + 1)
         except GatewayLost as lost:
-            self._gateway_is_lost(lost)
+            self._gateway.is_lost()
+            self.note = f"the gateway is not there: {lost}"
             of.again(0.0)
             return
         except Trouble as trouble:
-            self._gateway_is_there()
+            self._gateway_answers()
             self._failed(of, TryAgain(str(trouble)), None)
             return
-        self._gateway_is_there()
+        self._gateway_answers()
         of.sent.waited = answer.waited
         if (room := answer.room) is not None:
             of.tier.room = room
@@ -321,6 +335,9 @@ class LinesAtWork:
                 self.end(EndedEarly("failed", "budget_spent", f"a budget is spent: {outcome.why}"))
             case ModelUnknown():
                 await self._unknown(of, answer, outcome)
+
+    def _gateway_answers(self) -> None:
+        self._gateway.pause, self.note = 0.0, ""
 
     def _answered(self, of: _UnderWay, answer: Answer, outcome: Answered) -> None:
         now, used = self._clock.monotonic(), outcome.used
@@ -395,19 +412,6 @@ class LinesAtWork:
             self.end(EndedEarly("failed", "model_not_found", why))
         else:
             self._answered(of, answer, Answered(is_good=False))
-
-    # -- the gateway ---------------------------------------------------------------------------------------------------
-
-    def _gateway_is_lost(self, lost: GatewayLost) -> None:
-        if self._gateway_back.is_set() and not self._stopping:
-            self._gateway_back.clear()
-            self._lost_pause = min(LONGEST_PAUSE, 2 * self._lost_pause or 0.1)
-            self.note = f"the gateway is not there: {lost}"
-            logger.warning("lines wait for the gateway: {}", lost)
-            asyncio.get_running_loop().call_later(self._lost_pause, self._gateway_back.set)
-
-    def _gateway_is_there(self) -> None:
-        self._lost_pause, self.note = 0.0, ""
 
 
 def _spread(line: int, tries: int) -> float:

@@ -22,14 +22,18 @@ AGAIN_SECONDS = 2.0
 """Between two tries at a disk that refuses results."""
 
 
+def _nothing() -> None:
+    return None
+
+
 class ResultKeeper:
     """Belongs to the event loop, but for the writer, which has one user at a time: under `_lock`."""
 
-    def __init__(self, writer: SegmentWriter, clock: Clock, unkept_seconds: float, kept: Callable[[], None]) -> None:
+    def __init__(self, writer: SegmentWriter, clock: Clock, unkept_seconds: float) -> None:
         self._writer = writer
         self._clock = clock
         self._unkept_seconds = unkept_seconds
-        self._kept = kept
+        self._kept: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._came = asyncio.Event()
         self._new: list[Result] = []
@@ -53,6 +57,10 @@ class ResultKeeper:
     def counts(self) -> LineCounts:
         """Of the lines whose results count."""
         return self._writer.results.counts
+
+    def on_kept(self, tell: Callable[[], None]) -> None:
+        """Whom to tell that results were kept."""
+        self._kept = tell
 
     def keep(self, result: Result) -> None:
         """Have a result kept, soon."""

@@ -262,9 +262,10 @@ class BatchCommands:
         except KeyboardInterrupt:
             say()
             say(f"batch {id} goes on without you")
-            then = f" --out {out.named}" if out else ""
-            on = f"follow it again: `ollama-modal batch {id} --follow{then}`; or end it: `ollama-modal cancel {id}`"
+            on = f"follow it again: `ollama-modal batch {id} --follow`; or end it: `ollama-modal cancel {id}`"
             say(f"hint: {self.worded(on)}")
+            if out is not None:
+                say(f"hint: {self.worded(f'its results, then: `ollama-modal batch {id} --results --out {out.named}`')}")
             return INTERRUPTED
         if json:
             put_json(batch)

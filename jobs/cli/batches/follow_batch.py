@@ -3,7 +3,7 @@ leaves the batch as it is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -35,6 +35,7 @@ def follow_batch(
     is_worked: Callable[[], bool],
     idle: Sequence[str],
     every: timedelta = POLL_EVERY,
+    view: BatchView | None = None,
 ) -> Document:
     """Show a batch until it has ended, and answer with it.
 
@@ -44,13 +45,14 @@ def follow_batch(
         is_worked: whether anybody works the queue; when not, that is said once.
         idle: in these lines.
         every: how often to read it.
+        view: shows it, instead of a bar or lines.
 
     Raises:
         StoreUnavailable: it could not be read for long.
 
     """
-    with _view() as view:
-        told = _Told(view, idle)
+    with _view() if view is None else nullcontext(view) as shown:
+        told = _Told(shown, idle)
         seen_at = clock.monotonic()
         while True:
             try:
@@ -62,7 +64,7 @@ def follow_batch(
             else:
                 seen_at = clock.monotonic()
                 told.here(batch, is_worked=has_ended(batch) or is_worked())
-                view.show(batch, clock.now())
+                shown.show(batch, clock.now())
                 if has_ended(batch):
                     return batch
             clock.wait(every.total_seconds())

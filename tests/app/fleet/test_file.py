@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.gpus import KINDS, parsed
 from app.fleet.schema import WindowConfig, declared, load, parse
+from jobs.batches.limits import USUAL
 from jobs.core.model_name import ModelName
+from tests.support.checkout import ROOT
 from tests.support.tiers import A10G, H100
 
 
@@ -78,7 +80,7 @@ def test_every_problem_is_told_at_once() -> None:
     assert refused(change) == [
         "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2",
         "tiers.h100.ollama.num_parallel: is missing; add it",
-        "tiers.h100.ollama.num_paralel = 4: there is no such key; remove it or mend its spelling",
+        "tiers.h100.ollama.num_paralel = 4: there is no such key; `num_parallel` is there, is that meant?",
         "schedule.timezone = 'Mars/Olympus': no such timezone; a name as in Europe/Berlin, America/New_York or UTC",
     ]
 
@@ -186,6 +188,13 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             "prices.gpu.H100:2 = 'H100:2': a price is that of one GPU; leave out its count",
         ),
         ("extras", {}, "extras = {}: there is no such key; remove it"),
+        ("batch", {}, "batch = {}: there is no such key; `batches` is there, is that meant?"),
+        ("batches", {"quota": 9}, "batches.quota = 9: there is no such key; `quota_gb` is there, is that meant?"),
+        ("batches", {"start": "soon"}, "batches.start = 'soon': not one of the choices; 'now', 'awake', 'window' or"),
+        ("batches", {"most_lines": 10**7}, "batches.most_lines = 10000000: too large; at most 1000000"),
+        ("batches", {"most_file_mb": 2000}, "batches.most_file_mb = 2000: too large; at most 1024"),
+        ("batches", {"keep_days": 0}, "batches.keep_days = 0: too small; at least 1"),
+        ("batches", {"at_once": 0}, "batches.at_once = 0: too small; at least 1"),
     ],
 )
 def test_wrong_value_is_told_with_key_and_remedy(path: str, value: Any, problem: str) -> None:
@@ -381,3 +390,15 @@ def test_a_window_in_an_hour_that_comes_twice_opens_once(zone: str, begin: str, 
     is_open = [window.is_open(at, ZoneInfo(zone)) for at in looks]
     assert [was for was, now in pairwise([False, *is_open]) if now and not was] == [False]
     assert is_open.count(True) == 12
+
+
+def test_what_is_shown_of_batches_is_what_counts() -> None:
+    """The table of batches in the documentation, and the one that the shipped file leaves out, say what counts where
+    nothing is said."""
+    shown = (ROOT / "app" / "README.md").read_text("utf-8").split("```toml\n[batches]")[1].split("```")[0]
+    lines = FLEET_FILE.read_text("utf-8").split("# [batches]\n")[1].split("\n\n")[0].splitlines()
+    for text in (shown, "\n".join(line.removeprefix("# ") for line in lines)):
+        fleet = parse({**read(), "batches": tomllib.loads(text)}, "test")
+        assert fleet.batches.limits == USUAL
+        assert fleet.batches.model_fields_set == set(type(fleet.batches).model_fields)
+    assert parse(read(), "test").batches.limits == USUAL

@@ -142,6 +142,18 @@ DONE: dict[str, tuple[Do, str]] = {
 }
 """How each route that changes something is asked, and how that ends."""
 
+OWN = {
+    "POST /ops/v1/batches/{id}/cancel",
+    "DELETE /v1/files/{id}",
+    "POST /v1/batches/{id}/cancel",
+    "POST /v1/messages/batches/{id}/cancel",
+    "DELETE /v1/messages/batches/{id}",
+}
+"""What any key may do to its own, and an administrator to others'. Only what he does is a line, as the tests of
+app/gateway/batches and app/gateway/dashboard/batches show."""
+
+CHANGE_NOTHING = {"POST /ops/v1/batches/estimate"}
+
 
 @contextmanager
 def served(folder: Path) -> Iterator[RunningGateway]:
@@ -170,7 +182,10 @@ def test_the_table_has_every_route_that_changes_something(tmp_path: Path) -> Non
         ]
     changing = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods if method != "get"}
     changing |= {f"{method} {entry.path}" for entry in TABLE if entry.scope == "admin" for method in entry.methods}
-    assert changing == {route for recorded in ACTS.values() for route in recorded.routes} == set(DONE)
+    told = {route for recorded in ACTS.values() for route in recorded.routes}
+    of_table = {f"{method} {entry.path}" for entry in TABLE for method in entry.methods}
+    assert changing | of_table >= OWN
+    assert changing - CHANGE_NOTHING | OWN == told == set(DONE) | OWN
 
 
 @pytest.mark.parametrize("route", DONE)

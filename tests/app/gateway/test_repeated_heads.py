@@ -16,7 +16,8 @@ from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
 KEYS = (
-    f"root {hash_of('omk_root')} admin\nkey {hash_of('omk_k')} chat\nfew {hash_of('omk_few')} chat rpm=3\n"
+    f"root {hash_of('omk_root')} admin\n"
+    f"key {hash_of('omk_k')} chat\nboss {hash_of('omk_boss')} admin\nfew {hash_of('omk_few')} chat rpm=3\n"
     f"short {hash_of('omk_short')} chat expires={CLOCK.now() + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
 )
 
@@ -95,6 +96,16 @@ def test_each_request_counts(line: socket.socket) -> None:
 def test_a_key_ends_when_it_expires(line: socket.socket) -> None:
     """That a head was let in once lets nothing in after its key has expired."""
     until(lambda: answer(line, request(key="omk_short")) == 401, "the end of the key")
+
+
+@pytest.mark.parametrize("path", ["/ops/v1/jobs", "/api/pull"])
+def test_whoever_reads_the_body_himself_gets_it(line: socket.socket, path: str) -> None:
+    """A body that comes with a head that came before is there for those parts, too, that ask for it as ASGI has it."""
+    body = b'{"kind": "verify", "model": null}'
+    head = f"POST {path} HTTP/1.1\r\nHost: gateway\r\nx-api-key: omk_boss\r\nContent-Length: {len(body)}\r\n"
+    asked = f"{head}content-type: application/json\r\n\r\n".encode() + body
+    wanted = [201, 200, 200] if path == "/ops/v1/jobs" else [400, 400, 400]
+    assert [answer(line, asked) for _ in range(3)] == wanted
 
 
 def test_requests_behind_each_other(line: socket.socket) -> None:

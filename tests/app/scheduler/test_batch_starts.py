@@ -14,7 +14,7 @@ from app.scheduler import runs
 from app.scheduler.batch_starts import OwnStarts, OwnTiers, RentedStarts, RentedTiers, put_early
 from app.scheduler.wake_budget import Wakes
 from jobs.batches.batch_store import BatchStore
-from jobs.batches.records import BatchRecord, BatchStart, BatchState, BatchUse, Estimate, new_batch_id
+from jobs.batches.records import BatchRecord, BatchStart, BatchState, BatchStatus, BatchUse, Estimate, new_batch_id
 from jobs.batches.start_rules import NotYet, StartNow
 from jobs.batches.woken_tiers import WokenTier
 from jobs.core.progress import Reading
@@ -37,7 +37,7 @@ def fleet_with(*, wakes: int = 2, windows: tuple[str, ...] = (), least: int = 0,
     return parse(document, "test")
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Case:
     """A deployment's ledger at noon, and batches of one tier in it."""
 
@@ -82,7 +82,7 @@ class Case:
         runs.tick(context, lambda: None, lambda *_: None, lambda: None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Posted:
     case: Case
     record: BatchRecord
@@ -95,8 +95,7 @@ class Posted:
     def runs(self) -> None:
         """Its attempt goes on, and has said on which tier."""
         assert self.case.store.ledger().claim(self.job, worker="w", lease=LEASE)
-        state = BatchState("in_progress", self.job, self.case.store.clock.now(), estimate=self.estimate, tiers=(TIER,))
-        self.case.store.facts.put(keys.batch_state(self.record.id), state.as_json())
+        self.says("in_progress")
 
     def waits(self) -> None:
         """It has asked, and its attempt has ended until it is time."""
@@ -105,12 +104,12 @@ class Posted:
         ledger = self.case.store.ledger()
         claim = ledger.claim(self.job, worker="w", lease=LEASE)
         assert claim is not None
-        self.runs_said()
+        self.says("validating")
         ledger.end(claim, Ending("retry", not_before=decision.not_before), Reading())
         self.case.queued()
 
-    def runs_said(self) -> None:
-        state = BatchState("validating", self.job, self.case.store.clock.now(), estimate=self.estimate, tiers=(TIER,))
+    def says(self, status: BatchStatus) -> None:
+        state = BatchState(status, self.job, self.case.store.clock.now(), estimate=self.estimate, tiers=(TIER,))
         self.case.store.facts.put(keys.batch_state(self.record.id), state.as_json())
 
     def over(self) -> None:
@@ -271,21 +270,22 @@ def test_a_batch_of_a_tier_that_is_gone_waits_for_its_time(store: Store) -> None
 # -- when it is over ---------------------------------------------------------------------------------------------------
 
 
-def test_servers_may_leave_when_the_last_batch_is_over(case: Case) -> None:
-    """Not while another one runs there; the one that began last tells them."""
+@pytest.mark.parametrize("where", ["in one worker", "in two"])
+def test_servers_may_leave_when_the_last_batch_is_over(case: Case, where: str) -> None:
+    """Not while another one sends lines there; the last one tells them, though the other's results are still put
+    together."""
+    one = case.starts
     first, second = case.batch("now"), case.batch("now")
+    starts = {first: one, second: one if where == "in one worker" else case.starts}
     for each in (first, second):
-        each.asks()
+        starts[each].may_start(each.record, each.estimate, [TIER])
         each.runs()
-    first.over()
+    starts[first].over(first.record, [TIER])
     assert case.woken() == WokenTier(case.store.clock.now())
 
-    store = case.store
-    entry = store.facts.get(keys.open(first.job))
-    store.facts.pop(keys.open(first.job))
-    assert entry
-    second.over()
-    assert case.woken() == WokenTier(store.clock.now(), store.clock.now())
+    first.says("finalizing")
+    starts[second].over(second.record, [TIER])
+    assert case.woken() == WokenTier(case.store.clock.now(), case.store.clock.now())
 
 
 @pytest.mark.parametrize("kept_by", ["people", "a window", "least"])

@@ -1,6 +1,7 @@
 """Promises of app.scheduler.night_plan: what a night is for, and why; on fleets and volumes of every shape."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -218,3 +219,14 @@ def test_a_plan_is_json_and_words() -> None:
     assert night(unwarmed(), actual(stocked(LLAMA), stocked(DEEPSEEK), tonight=(job("verify", "x"),)), NOW).summary == (
         "all is as it should be"
     )
+
+
+def test_files_of_batches_are_pruned_when_something_is_due() -> None:
+    """What the ledger says to be due of batches is a step with that reason, once a night; where nothing is, none."""
+    here = stocked(LLAMA)
+    found = replace(actual(here), batches_due="1 batch ended more than 30 days ago")
+    [step] = [step for step in night(FLEET, found, NOW).steps if step.kind == "prune_batches"]
+    assert (step.subject, step.request, step.why) == ("*", {}, "1 batch ended more than 30 days ago")
+    assert ("prune_batches", "*") not in steps(actual(here))
+    posted = Job("1", "prune_batches", "*", "batches", JobState.SUCCEEDED, {}, 3, NOW, BY_NIGHTLY)
+    assert ("prune_batches", "*") not in steps(replace(found, tonight=(posted,)))

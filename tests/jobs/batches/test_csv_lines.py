@@ -131,7 +131,7 @@ def test_the_columns_that_there_are_are_told() -> None:
 
 def test_a_column_that_is_there_twice_is_named_by_nobody() -> None:
     """It is not guessed which; columns that no template names may be alike."""
-    assert "2 columns are called 'text'" in str(refusal("text,text\na,b\n"))
+    assert "more than one column is called 'text'" in str(refusal("text,text\na,b\n"))
     assert asked("id,id,text\n1,2,one\n") == ["Summarise: one"]
 
 
@@ -248,13 +248,14 @@ def test_twice_as_many_rows_take_no_more_memory() -> None:
     def peak(rows: int) -> int:
         tracemalloc.start()
         try:
-            assert sum(1 for _ in batch().lines(Endless(rows))) == rows  # type: ignore[arg-type]
+            file: Any = Endless(rows)
+            assert sum(1 for _ in batch().lines(file)) == rows
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     peak(100)
-    assert peak(8_000) < peak(4_000) + 10_000
+    assert peak(8_000) < peak(4_000) + 100_000  # four thousand of them would be more
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)

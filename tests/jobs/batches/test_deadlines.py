@@ -55,6 +55,14 @@ def test_a_time_is_the_next_one_of_that_zone(text: str, moment: datetime) -> Non
     assert deadline_by(text, NOW, BERLIN) == moment
 
 
+def test_without_a_zone_it_is_the_machines() -> None:
+    """Where no zone is given, a time of day is one of this machine's clock."""
+    shown = deadline_by("07:00", NOW, None).astimezone()
+    assert (shown.hour, shown.minute) == (7, 0)
+    assert timedelta(0) < shown - NOW <= timedelta(hours=25)
+    assert deadline_by("2026-10-26T07:00", NOW, None).astimezone().hour == 7
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "7", "24:00", "07:60", "tomorrow", "2026-10-26", "2026-10-24T19:59:00Z", "2026-11-24T00:00:00Z", "9999"],

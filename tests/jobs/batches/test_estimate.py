@@ -189,6 +189,24 @@ def test_embeddings_make_no_tokens() -> None:
     assert estimate([lines], TIERS, {}, [], NOW).use.output_tokens == 0
 
 
+def test_answers_that_fill_their_limit_tell_little_of_others() -> None:
+    """Where all that was measured was cut by its limit, answers without one are taken to be as long as is usual, or as
+    the limit."""
+    server = Server()
+    for limit, longest in ((16, 400), (2000, 2000)):
+        speed = server.speed([server.took(400, 10**6, limit)] * 50)
+        assert speed.made_of(0, 0, 1) == pytest.approx(longest)
+
+
+def test_answers_that_are_alike_fill_their_limit_longer() -> None:
+    """Answers whose lengths hardly differ are cut by a limit below their length alone, and never by one above it."""
+    spread, alike = (made_within(100, 1, 100, each) for each in (1, 16))
+    assert spread == pytest.approx(63.2, abs=0.1)
+    assert alike == pytest.approx(90, abs=1)
+    assert made_within(100, 1, 50, 16) == pytest.approx(50, rel=0.01)
+    assert made_within(length(200, 0.45, 8), 10, 2000, 8) == pytest.approx(900)
+
+
 # -- when, and for how much --------------------------------------------------------------------------------------------
 
 
@@ -197,7 +215,8 @@ def test_wakes_and_idle_time_are_named_apart() -> None:
     tiers = {"a10g": replace(A10G, start_seconds=60, idle_seconds=300)}
     told = estimate([counted(lines_of(1, 100, 400, 200, None))], tiers, {}, [], NOW)
     assert told.use.dollars == pytest.approx(told.use.gpu_seconds * 0.0004)
-    assert (told.wake_dollars, told.idle_dollars) == (pytest.approx(0.024), pytest.approx(0.12))
+    assert told.wake_dollars == pytest.approx(0.024)
+    assert told.idle_dollars == pytest.approx(0.12)
     assert told.extra_dollars == pytest.approx(0.144)
     assert told.dollars == pytest.approx((told.use.dollars or 0) + 0.144)
     assert told.done_at == NOW + timedelta(seconds=told.seconds + 60)
@@ -330,6 +349,7 @@ def test_a_speed_reads_the_same_after_it_was_stored(speed: Speed) -> None:
     again = Speed.from_json(speed.as_json(NOW))
     assert again.lines == speed.lines
     assert again.gpu_seconds == pytest.approx(speed.gpu_seconds, abs=1e-6)
+    nonsense: Any
     for nonsense in (None, {}, {"lines": "many"}, {"lines": -3}, {"lines": float("nan")}, []):
         assert Speed.from_json(nonsense) == Speed()
 

@@ -45,6 +45,9 @@ class CountedModel(BaseModel):
     unlimited: Annotated[int, Field(ge=0, le=MOST_LINES, description="Lines that set their answers no limit")] = 0
 
 
+Dollars = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class EstimateBody(BaseModel):
     """Counts of a batch's lines. Contents have no place in it."""
 
@@ -56,7 +59,7 @@ class EstimateBody(BaseModel):
         None
     )
     by: Annotated[AwareDatetime | Left, Field(description="The deadline; 24 hours from now when left out")] = None
-    max_dollars: Annotated[float | Left, Field(gt=0, description="What it may cost")] = None
+    max_dollars: Annotated[Dollars | Left, Field(description="What it may cost")] = None
 
 
 class UseEntry(BaseModel):

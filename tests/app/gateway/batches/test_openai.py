@@ -12,8 +12,8 @@ import pytest
 
 from jobs.access.keys.proofs import hash_of
 from jobs.batches.records import LineError
-from jobs.core.clock import isoformat
 from tests.support.batch_gateways import BatchGateway, batch_gateway, uploads
+from tests.support.gateways import gateway
 from tests.support.waiting import PATIENCE
 
 ALICE, BOB, ROOT = "omk_alice", "omk_bob", "omk_root"
@@ -34,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[BatchGateway]:
 
 
 def client(served: BatchGateway, key: str = ALICE) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key=key, timeout=PATIENCE, max_retries=0)
+    return served.openai(key)
 
 
 def lines(*more: dict[str, Any]) -> bytes:
@@ -69,7 +69,7 @@ def test_a_file_is_brought_and_read_again(served: BatchGateway) -> None:
 
 
 def test_a_file_is_kept_as_long_as_it_is_wanted(served: BatchGateway) -> None:
-    """`expires_after` says when a file may be removed, wherever in the form it stands; what means nothing is refused."""
+    """`expires_after` says when a file may be removed, wherever in the form it stands; nonsense is refused."""
     asking = client(served)
     file = asking.files.create(file=b"{}", purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
     assert file.expires_at is not None
@@ -109,7 +109,7 @@ def test_files_are_listed_in_pages(served: BatchGateway) -> None:
     assert page.has_more
     for wrong in ({"limit": 0}, {"limit": 10_001}, {"after": "file-nowhere"}, {"order": "up"}):
         with pytest.raises(openai.BadRequestError):
-            asking.files.list(**wrong)  # type: ignore[arg-type]
+            asking.files.list(**wrong)
 
 
 def test_a_file_is_removed(served: BatchGateway) -> None:
@@ -135,7 +135,7 @@ def test_a_file_that_is_read_stays(served: BatchGateway) -> None:
     assert asking.files.delete(file.id).deleted
 
 
-@pytest.mark.parametrize("id", ["file-x", "..", "file-../../x", "%2e%2e", "file-" + "a" * 5000, "batch_x", "ä", "a/b"])
+@pytest.mark.parametrize("id", ["file-x", "file-..%2f..%2fx", "%2e%2e", "file-" + "a" * 5000, "batch_x", "ä", "a/b"])
 def test_a_wrong_id_is_not_found(served: BatchGateway, id: str) -> None:
     """Whatever stands where an id should be, there is no such file, and no such batch."""
     headers = {"authorization": f"Bearer {ALICE}"}
@@ -220,7 +220,7 @@ def test_a_batch_from_its_post_to_its_results(served: BatchGateway) -> None:
     assert json.loads(asking.files.content(done.output_file_id).text) == result
     assert json.loads(asking.files.content(done.error_file_id).text) == failed
     assert asking.files.retrieve(done.output_file_id).purpose == "batch_output"
-    if hasattr(done, "usage"):
+    if done.usage is not None:  # the oldest clients do not know it
         assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (5, 7, 12)
     assert done.model_extra is not None
     assert done.model_extra["use"]["gpu_seconds"] == 1.0
@@ -266,7 +266,7 @@ def test_batches_are_listed_in_pages(served: BatchGateway) -> None:
     assert {each.id: each.status for each in asking.batches.list()}[made[0]] == "completed"
     for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "x"}):
         with pytest.raises(openai.BadRequestError, match="say 1 to 100"):
-            asking.batches.list(**wrong)  # type: ignore[arg-type]
+            asking.batches.list(**wrong)
     with pytest.raises(openai.NotFoundError):
         asking.batches.list(after="batch_nowhere")
 
@@ -297,7 +297,7 @@ def test_what_means_nothing_is_refused(served: BatchGateway, more: dict[str, Any
     asking = client(served)
     asked = {"input_file_id": upload(asking).id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     with pytest.raises((openai.BadRequestError, openai.NotFoundError), match=said.replace("'", "['\"]")):
-        asking.batches.create(**{**asked, **more})  # type: ignore[arg-type]
+        asking.batches.create(**{**asked, **more})
     assert list(asking.batches.list()) == []
     assert served.sent == []
 
@@ -359,7 +359,8 @@ def test_a_key_sees_its_own_alone(served: BatchGateway) -> None:
             ask_batch(batch.id)
     with pytest.raises(openai.NotFoundError):
         post(other, file.id)
-    assert list(other.files.list()) == list(other.batches.list()) == []
+    assert not list(other.files.list())
+    assert not list(other.batches.list())
     assert len(list(asking.files.list())) == 2
 
 
@@ -374,7 +375,8 @@ def test_an_administrator_may_end_but_not_read(served: BatchGateway) -> None:
         admin.files.content(file.id)
     with pytest.raises(openai.NotFoundError):
         post(admin, file.id)
-    assert list(admin.batches.list()) == list(admin.files.list()) == []
+    assert not list(admin.batches.list())
+    assert not list(admin.files.list())
     admin.batches.cancel(batch.id)
     served.end(batch.id, "cancelled")
     admin.files.delete(file.id)
@@ -399,20 +401,8 @@ def test_without_keys_all_is_everybodys(tmp_path: Path) -> None:
 
 def test_a_gateway_without_a_place_says_so(tmp_path: Path) -> None:
     """Where there is no place for files, each route says why it is not served, and the client does not try again."""
-    from tests.support.gateways import gateway  # noqa: PLC0415
-
-    with gateway(tmp_path, {}) as running:
-        asking = openai.OpenAI(base_url=f"{running.url}/v1", api_key="x", timeout=PATIENCE)
+    with gateway(tmp_path, {}) as running, openai.OpenAI(base_url=f"{running.url}/v1", api_key="x") as asking:
         for ask in (asking.files.list, asking.batches.list, lambda: upload(asking)):
             with pytest.raises(openai.APIStatusError, match="has no place for files") as refusal:
                 ask()
             assert refusal.value.status_code == 501
-
-
-def test_times_are_whole_seconds(served: BatchGateway) -> None:
-    """Times are told as OpenAI tells them: seconds since 1970."""
-    asking = client(served)
-    batch = post(asking, upload(asking).id)
-    record = served.store.get(batch.id).record
-    assert batch.created_at == int(record.created_at.timestamp())
-    assert isoformat(record.created_at) == isoformat(served.store.get(batch.id).record.created_at)

@@ -17,7 +17,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-requests = st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), max_size=4)
+requests = st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), min_size=1, max_size=4)
 
 
 def read(body: bytes, step: int) -> tuple[list[bytes], Any]:

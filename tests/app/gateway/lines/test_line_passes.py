@@ -424,7 +424,8 @@ def test_a_pass_that_makes_no_sense_lets_nobody_in() -> None:
     """Whatever has come into the ledger there."""
 
     async def trial(of: Shown) -> None:
-        for entry in ("", [], {"proof": 3}, {"batch": "x", "proof": "é", "until": "soon"}, 7):
+        entries: list[Any] = ["", [], {"proof": 3}, {"batch": "x", "proof": "é", "until": "soon"}, 7]
+        for entry in entries:
             of.facts.entries[keys.batch_pass(of.batch)] = entry
             of.clock.tick(TRUSTED.total_seconds() + 1)
             assert await of.refused()

@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jobs.batches.lines.result_lines import answered, unanswered
 from jobs.batches.lines.segments import Result, Segments
 from jobs.batches.records import BatchRecord
 from tests.support.batch_files import batch_of, documents, line, lines_of, packed, posted, result, storage_at
+from tests.support.crash_points import dies_at
 
 MESSAGE = {
     "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [{"type": "text", "text": "hi"}],
@@ -180,6 +182,28 @@ def test_whoever_may_go_on_no_more_leaves_nothing(storage: BatchStorage) -> None
 
     assert [each.purpose for each in storage.files()] == ["batch"]
     assert storage.names("uploads") == []
+
+
+def test_killed_at_any_step_no_file_is_torn(tmp_path: Path) -> None:
+    """Whoever puts results together is killed at each change to the disk: what is there is whole, and the next attempt
+    makes all of it."""
+    step, lived = 0, False
+    while not lived:
+        step += 1
+        storage = storage_at(tmp_path / str(step))
+        record = batch_of(storage, 4)
+        lines = lines_of(storage, record)
+        writer = Segments(storage, record.id, 4).open(1, "a")
+        for number, size in ((1, 700_000), (2, 1), (3, 700_000)):
+            writer.append(result(record, number, "x" * size))
+        writer.flush()
+        lived = not dies_at(step, partial(assemble, storage, record, lines, writer.results, 1))
+        for each in storage.files():
+            if each.purpose == "batch_output":
+                assert len(documents(storage, each)) == (1 if "error" in each.id else 3)
+        made = assemble(storage, record, lines, Segments(storage, record.id, 4).open(2, "b").results, 2)
+        assert [len(documents(storage, each)) for each in made[:2]] == [3, 1]
+    assert step > 10
 
 
 def test_many_lines_in_flat_memory(tmp_path: Path) -> None:

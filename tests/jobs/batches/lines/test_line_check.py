@@ -3,6 +3,8 @@
 import json
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.custom_ids import CustomIds
 from jobs.batches.lines.line_check import (
+    PIECE,
     Checked,
     LineRefusal,
     LineRules,
@@ -21,9 +24,11 @@ from jobs.batches.lines.line_check import (
     read_through,
 )
 from jobs.batches.records import MOST_ERRORS, BatchDialect, LineError
-from jobs.core.errors import Corrupt, NotFound
+from jobs.core.errors import Corrupt, DiskFull, NotFound
 from jobs.core.units import human_bytes
-from tests.support.batch_files import CHAT, batch_of, checked, line, lines_of, packed, posted
+from tests.support.batch_files import CHAT, batch_of, checked, every_line, line, lines_of, packed, posted, storage_at
+from tests.support.crash_points import dies_at
+from tests.support.disks import NEEDS_MOUNT, fill, small_disk
 
 RULES = LineRules(CHAT)
 ANTHROPIC = LineRules("/v1/messages", "anthropic")
@@ -300,6 +305,48 @@ def test_who_is_told_of_progress_may_end_it(storage: BatchStorage) -> None:
     assert storage.names("work") in ([], [record.id])
 
 
+def test_killed_at_any_step_it_is_read_again(tmp_path: Path) -> None:
+    """Whoever reads a file through is killed at each change to the disk: the next one finds the same, and the lines are
+    where they are."""
+    step, lived = 0, False
+    while not lived:
+        step += 1
+        storage = storage_at(tmp_path / str(step))
+        record = batch_of(storage, 3)
+        lived = not dies_at(step, partial(checked, storage, record))
+        found = lines_of(storage, record)
+        assert [each.custom_id for each in found.read(1, 3)] == ["id-1", "id-2", "id-3"]
+    assert step > 4
+
+
+@NEEDS_MOUNT
+def test_a_disk_that_is_full_when_a_file_is_read(tmp_path: Path) -> None:
+    """It is told, nothing is left of it, and it goes on once there is room."""
+    with small_disk(tmp_path / "disk", 2) as disk:
+        storage = storage_at(disk)
+        record = batch_of(storage, 5)
+        ballast = fill(disk)
+        with pytest.raises(DiskFull):
+            checked(storage, record)
+        assert checked_before(storage, record.id) is None
+        ballast.unlink()
+
+        assert checked(storage, record).is_good
+
+
+def test_two_attempts_may_read_at_once(storage: BatchStorage) -> None:
+    """One that lost its lease goes on reading: neither hinders the other, and lines are where they are."""
+    record = batch_of(storage, 3)
+
+    def other(_: int) -> None:
+        if checked_before(storage, record.id) is None:
+            checked(storage, record)
+
+    assert read_through(storage, record, RULES, progress=other) == checked_before(storage, record.id)
+    assert len(lines_of(storage, record).read(1, 3)) == 3
+    assert sorted(path.name for path in storage.work(record.id).iterdir()) == ["checked.json", "lines.idx"]
+
+
 # -- lines by their number ---------------------------------------------------------------------------------------------
 
 
@@ -325,18 +372,20 @@ def test_lines_are_read_by_their_number(dialect: BatchDialect, storage: BatchSto
         read.read(3, 1)
 
 
-def test_lines_without_their_results(storage: BatchStorage) -> None:
-    """In their order, without those that are done when they are come to."""
+@pytest.mark.parametrize("at_once", [1, 7, 64, 1000])
+def test_many_lines_are_read_at_once(at_once: int, storage: BatchStorage) -> None:
+    """However many are asked for in one step: each once, in their order."""
     record = batch_of(storage, 200)
-    done = set(range(1, 200, 3))
-    seen = []
-    for each in lines_of(storage, record).without(done.__contains__, at_once=16):
-        seen.append(each.number)
-        done.add(each.number + 1)
 
-    assert seen == sorted(seen)
-    assert len(seen) < 140
-    assert set(seen) | done == set(range(1, 202)) & (set(seen) | done) >= set(range(1, 201))
+    assert [each.number for each in every_line(lines_of(storage, record), at_once)] == list(range(1, 201))
+
+
+def test_long_lines_are_read_few_at_once(storage: BatchStorage) -> None:
+    """One at least; so that what is held of them has a bound."""
+    long = [line(n, body={"model": "m", "messages": ["x" * 1_900_000]}) for n in range(1, 5)]
+    record = posted(storage, storage.save("ann", "f", packed(long)))
+
+    assert [each.number for each in lines_of(storage, record).read(1, 4)] == [1, 2]
 
 
 def test_a_model_takes_the_place_of_a_lines_own(storage: BatchStorage) -> None:
@@ -367,6 +416,20 @@ def generated(count: int, text: str = "") -> Iterator[bytes]:
     rest = b'","method":"POST","url":"%b","body":{"model":"m","messages":[{"content":"%b"}]}}\n'
     end = rest % (CHAT.encode(), text.encode())
     return (b'{"custom_id":"%d' % number + end for number in range(count))
+
+
+def test_a_gigabyte_without_a_line() -> None:
+    """It is one error, and no more than a line of it is held."""
+    piece = b"x" * PIECE
+    tracemalloc.start()
+    try:
+        found = check((piece for _ in range(1024)), RULES)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+    assert one_error(found).code == "line_too_long"
+    assert found.bytes == 1 << 30
 
 
 def test_memory_grows_by_ids_alone() -> None:

@@ -20,7 +20,7 @@ from jobs.core.errors import Corrupt, DiskFull, Fenced, StoreUnavailable
 from tests.support.batch_files import SharedVolume, batch_of, documents, lines_of, result, storage_at
 from tests.support.crash_points import dies_at
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
-from tests.support.killed_appender import killed_after
+from tests.support.killed_appender import Appender, killed_after
 
 LINES = 8
 
@@ -40,10 +40,14 @@ class SegmentsMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="segments-")
         self.is_away = False
-        self.storage = storage_at(Path(self.folder.name), persist=self.persist)
-        self.record = batch_of(self.storage, LINES)
-        self.lines = lines_of(self.storage, self.record)
+        self.volume = SharedVolume(Path(self.folder.name))
+        self.alone = storage_at(Path(self.folder.name), persist=self.persist)
+        #: Where each attempt keeps its results.
+        self.disks: dict[int, BatchStorage] = {}
         self.last = 0
+        first = self.mount()
+        self.record = batch_of(first, LINES)
+        lines_of(first, self.record)
         #: The attempt that holds the batch, and those that held it.
         self.holder: SegmentWriter | None = None
         self.zombies: list[SegmentWriter] = []
@@ -56,12 +60,13 @@ class SegmentsMachine(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
+    def mount(self) -> BatchStorage:
+        """Where the next attempt keeps its results: on the disk of all."""
+        return self.alone
+
     def persist(self) -> None:
         if self.is_away:
             raise StoreUnavailable("not now")
-
-    def segments(self) -> Segments:
-        return Segments(self.storage, self.record.id, LINES)
 
     @rule(dies=st.integers(0, 8))
     def claim(self, dies: int) -> None:
@@ -71,9 +76,10 @@ class SegmentsMachine(RuleBasedStateMachine):
             self.holder = None
         self.last += 1
         opened: list[SegmentWriter] = []
+        disk = self.disks[self.last] = self.mount()
 
         def begin() -> None:
-            opened.append(self.segments().open(self.last, f"holder {self.last}"))
+            opened.append(Segments(disk, self.record.id, LINES).open(self.last, f"holder {self.last}"))
 
         if not dies:
             begin()
@@ -140,7 +146,8 @@ class SegmentsMachine(RuleBasedStateMachine):
     def write_torn(self, writer: SegmentWriter, cut: int) -> None:
         data = b"".join(each.as_bytes() for each in writer._waiting.values())[:cut]
         if data:
-            path = self.storage.work(self.record.id) / f"{writer.sequence}.jsonl"
+            path = self.disks[writer.sequence].work(self.record.id) / f"{writer.sequence}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(data)
 
@@ -166,11 +173,11 @@ class SegmentsMachine(RuleBasedStateMachine):
     def check(self, *, is_new: bool = True) -> None:
         """What counted counts, as it was; nothing else does but what may; each line is in one file, once."""
         assert self.holder is not None
-        made = assemble(
-            self.storage, self.record, self.lines, self.holder.results, self.holder.sequence, undone=EXPIRED
-        )
+        disk, sequence = self.disks[self.holder.sequence], self.holder.sequence
+        lines = lines_of(disk, self.record)
+        made = assemble(disk, self.record, lines, self.holder.results, sequence, undone=EXPIRED)
         found: dict[int, str | None] = {}
-        for document in [*documents(self.storage, made.output), *documents(self.storage, made.errors)]:
+        for document in [*documents(disk, made.output), *documents(disk, made.errors)]:
             line = int(document["custom_id"].removeprefix("id-"))
             assert line not in found
             found[line] = said(document) if document["response"] else None
@@ -186,6 +193,16 @@ class SegmentsMachine(RuleBasedStateMachine):
             self.maybe.clear()  # what did not count when a later attempt began never will
 
 
+class VolumeMachine(SegmentsMachine):
+    """Each attempt in a container of its own, which sees what others have committed when it began."""
+
+    def mount(self) -> BatchStorage:
+        return self.volume.mount(f"container-{self.last}", before_commit=self.persist)
+
+
+VolumeMachine.TestCase.settings = settings(max_examples=4, stateful_step_count=25)
+VolumeMachine.TestCase.__doc__ = "The same on a volume, where what was not committed is lost with its container."
+TestSegmentsOnAVolume = VolumeMachine.TestCase
 SegmentsMachine.TestCase.__doc__ = "Whatever is killed or goes on, each line has one result, and what counted counts."
 TestSegments = SegmentsMachine.TestCase
 
@@ -284,6 +301,26 @@ def test_damage_is_told(storage: BatchStorage) -> None:
     assert not Segments(storage, record.id, 1).open(2, "b").is_done(1)
 
 
+def test_what_a_disk_lost_is_run_again(storage: BatchStorage) -> None:
+    """A segment that is shorter than what counted of it, or gone: the lines in it have no result, and what somebody
+    appends to it later counts no more than before."""
+    record = batch_of(storage, 4)
+    segments = Segments(storage, record.id, 4)
+    for sequence, line in ((1, 1), (2, 2), (3, 3)):
+        writer = segments.open(sequence, "a")
+        writer.append(result(record, line))
+        writer.flush()
+    segments.open(4, "b")
+    first, second, _ = (storage.work(record.id) / f"{n}.jsonl" for n in (1, 2, 3))
+    first.write_bytes(first.read_bytes()[:-5])
+    second.unlink()
+
+    later = segments.open(5, "c")
+    assert [later.is_done(n) for n in (1, 2, 3)] == [False, False, True]
+    second.write_bytes(result(record, 4).as_bytes())
+    assert not segments.open(6, "d").is_done(4)
+
+
 @pytest.mark.parametrize("odd", [b'{"a":\n1}', b'{"a":\r\n "b c"}', b"{}", '{"ä":"\u2028 %b %%"}'.encode()])
 def test_any_document_comes_back(odd: bytes) -> None:
     """Line breaks between the parts of a document become blanks; all else is as it was."""
@@ -329,6 +366,36 @@ def test_killed_attempts_lose_nothing(seed: int, tmp_path: Path) -> None:
     assert {int(each["custom_id"].removeprefix("id-")): int(said(each)) for each in answers}.items() >= told.items()
     ids = [each["custom_id"] for each in (*answers, *documents(storage, made.errors))]
     assert sorted(ids) == sorted(f"id-{n}" for n in range(1, count + 1))
+
+
+def test_one_that_lost_its_lease_appends_beside_the_next(tmp_path: Path) -> None:
+    """In a process of its own, to its end: what it told of before the next one began stays as it was, all else is the
+    next one's, and each line has one result."""
+    count = 300
+    storage = storage_at(tmp_path, SystemClock())
+    record = batch_of(storage, count)
+    lines = lines_of(storage, record)
+    with Appender(tmp_path, record, 1) as lost:
+        lost.hear(10)
+        before = set(lost.told)
+        writer = Segments(storage, record.id, count).open(2, "b")
+        for number in range(1, count + 1):
+            writer.append(result(record, number, "2"))
+            if writer.waiting == 10:
+                writer.flush()
+        lost.hear()
+        assert len(lost.told) == count
+    writer.flush()
+
+    last = Segments(storage, record.id, count).open(3, "c")
+    for results in (writer.results, last.results):
+        made = assemble(storage, record, lines, results, 3)
+        answers = documents(storage, made.output)
+        assert [each["custom_id"] for each in answers] == [f"id-{n}" for n in range(1, count + 1)]
+        assert {n for n, each in enumerate(answers, 1) if said(each) == "1"} >= before
+    assert [last.results.place(n) for n in range(1, count + 1)] == [
+        writer.results.place(n) for n in range(1, count + 1)
+    ]
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.support.batch_hands import CLOCK, BatchHand, batch_hand
 from tests.support.command_server import Piped
 from tests.support.gateways import gateway
 from tests.support.local_stack import Shell
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ROOT = new_key()
 
@@ -115,8 +115,8 @@ def test_a_batch_from_its_posting_to_its_results(person: Person) -> None:
     assert [each["custom_id"] for each in lines] == ["line-1", "line-2", "line-3", "line-4"]
     assert lines[0]["response"]["body"]["choices"][0]["message"]["content"] == "You said: hello 1"
     assert lines[1]["error"]["code"] == "timeout"
-    (listed,) = person.shell.ask("batches")
-    assert listed["lines"] == {"total": 4, "completed": 3, "failed": 1}
+    counts = {"total": 4, "completed": 3, "failed": 1}
+    until(lambda: person.shell.ask("batches")[0]["lines"] == counts, "the counts in the list")
 
 
 def test_a_followed_batch_is_written_when_it_is_done(person: Person) -> None:
@@ -128,7 +128,7 @@ def test_a_followed_batch_is_written_when_it_is_done(person: Person) -> None:
     assert not out.exists()
     person.hand.end(id)
 
-    said, talk = process.communicate(timeout=60)
+    said, talk = process.communicate(timeout=PATIENCE)
 
     assert process.wait() == 0, talk
     assert said == ""
@@ -146,7 +146,7 @@ def test_a_batch_that_is_not_whole_exits_1(here: Person, status: Any, failed: li
     process, id = here.follow(here.file(), "--out", str(out))
     here.hand.end(id, status, failed=failed, errors=[LineError("budget_spent", "it has cost enough")])
 
-    _, talk = process.communicate(timeout=60)
+    _, talk = process.communicate(timeout=PATIENCE)
 
     assert process.wait() == code
     assert "it has cost enough" in talk
@@ -296,7 +296,7 @@ def test_who_follows_may_leave(here: Person) -> None:
     assert process.stderr is not None
     until(lambda: "1 of 3 lines" in process.stderr.readline(), "that it follows")
     process.send_signal(2)
-    _, talk = process.communicate(timeout=60)
+    _, talk = process.communicate(timeout=PATIENCE)
     assert process.wait() == 130
     assert f"batch {id} goes on without you" in talk
     assert f"`ollama-modal batch {id} --follow`" in talk
