@@ -1,6 +1,7 @@
 """Lines of batches through a gateway, beside people, over real sockets."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,27 @@ def test_with_one_slot_a_line_begins_only_while_nobody_is_there(
         held.await_open("second")
         held.answer("second")
         assert second.result(PATIENCE).status_code == 200
+
+
+def test_a_person_on_a_connection_that_is_kept_is_one(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """However little is done for a request whose head came before, lines wait for it, and begin when it ends."""
+    with (
+        running(tmp_path, held, tier=ONE) as found,
+        httpx.Client(base_url=found.url, headers={"authorization": f"Bearer {ANN}"}, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(1) as person,
+    ):
+        for number in range(4):
+            text = f"person {number}"
+            asking = person.submit(lambda text=text: client.post(CHAT, json=body(text)))  # type: ignore[misc]
+            held.await_open(text)
+            line = senders.line(Batch(found.facts, "ann"), found.url, f"line {number}")
+            until(lambda: figures(found) == (0, 1))
+            held.answer(text)
+            assert asking.result(PATIENCE).status_code == 200
+            held.await_open(f"line {number}")
+            held.answer(f"line {number}")
+            assert told(line.result(PATIENCE)) == (200, None)
+            until(lambda: figures(found) == (0, 0))
 
 
 def test_a_tier_that_sleeps_is_left_asleep(tmp_path: Path, held: HeldAnswers) -> None:
