@@ -24,6 +24,7 @@ from app.deploy_refusals import refusals_told
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
 from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
+from jobs.batches.batch_document import is_batch_id
 from jobs.cli.signature import parameter, with_signature
 from jobs.ledger.kinds import KINDS, Kind, Kinds, with_commands
 
@@ -227,8 +228,57 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
 
 @app.local_entrypoint()
 def cancel(id: str, json: bool = False) -> None:
-    """Ask a job to stop."""
-    _commands().run(lambda commands: commands.cancel(id, json=json))
+    """Ask a job to stop; or a batch, and what is done of it stays."""
+    at = _commands()
+    if is_batch_id(id):
+        from app.deployment.batches import commands as of_batches  # noqa: PLC0415
+
+        at.run(lambda commands: of_batches.cancel(at, commands, id, json=json))
+    else:
+        at.run(lambda commands: commands.cancel(id, json=json))
+
+
+@app.local_entrypoint()
+def batch(
+    *,
+    file: str = "",
+    id: str = "",
+    endpoint: str = "",
+    model: str = "",
+    prompt: str = "",
+    system: str = "",
+    by: str = "",
+    start: str = "",
+    max_dollars: float = 0.0,
+    out: str = "",
+    dry_run: bool = False,
+    pull: bool = False,
+    results: bool = False,
+    follow: bool = False,
+    wait: bool = True,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Post a file of prompts as one batch (`--file`), and follow it; or tell of one, or write its results (`--id`).
+
+    Each line is checked, and it is told what it takes, before one runs. Ctrl-C leaves it running.
+    """
+    from app.deployment.batches import commands as of_batches  # noqa: PLC0415
+
+    typed: dict[str, Any] = {"endpoint": endpoint, "model": model, "prompt": prompt, "system": system, "by": by}
+    typed |= {"start": start, "max_dollars": max_dollars, "out": out, "dry_run": dry_run, "pull": pull}
+    typed |= {"results": results, "follow": follow, "wait": wait, "yes": yes, "json": json}
+    at = _commands()
+    at.run(lambda commands: of_batches.batch(at, commands, file=file, id=id, **typed), follows=wait)
+
+
+@app.local_entrypoint()
+def batches(limit: int = 20, json: bool = False) -> None:
+    """List the batches, newest first: how far each is, what it took, and what it waits for."""
+    from app.deployment.batches import commands as of_batches  # noqa: PLC0415
+
+    at = _commands()
+    at.run(lambda commands: of_batches.batches(at, commands, limit=limit, json=json))
 
 
 @app.local_entrypoint()

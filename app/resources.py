@@ -19,7 +19,7 @@ from app.model_server.starting import engine
 from app.platform.deployment import Deployment
 from app.platform.limits import limits_of
 from app.platform.store import LimitedDict, LimitedQueue
-from app.platform.volume import LimitedVolume
+from app.platform.volume import LimitedVolume, RemoteVolume
 from jobs.core.clock import SystemClock
 from jobs.registry.mirror import VARIABLE as MIRROR
 from jobs.store.by_sort import DictBySort
@@ -78,6 +78,7 @@ batches = modal.Volume.from_name("ollama-batches", create_if_missing=True, versi
 """What is mounted, by whoever writes files of batches; `batches_volume` commits and reloads it."""
 
 batches_volume = LimitedVolume(batches, _LIMITS)
+remote_batches_volume = RemoteVolume(batches, _LIMITS)
 queue = LimitedQueue(modal.Queue.from_name("ollama-jobs", create_if_missing=True), _LIMITS)
 
 

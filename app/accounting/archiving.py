@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from jobs.access.audit import PostedAct, record_posted
 from jobs.access.keys.key_copy import NAME, keep_keys
 from jobs.archive.archive import Commit, archive_facts, archiving_jobs
 from jobs.archive.archive_files import Archive
 from jobs.archive.archived import AFTER, archive_at
+from jobs.batches.files.files_due import LISTED, due
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import Trouble
 from jobs.core.units import counted
 from jobs.home.home import Home
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import CHANGES_KEPT
 from jobs.listing.dead_memory import look_and_remember
@@ -37,6 +40,9 @@ EVERY = timedelta(hours=1)
 
 AGAIN = timedelta(minutes=1)
 """After one that failed."""
+
+BY_UP = "up"
+"""Who posts what becomes due while no schedule looks."""
 
 PAUSE = timedelta(milliseconds=250)
 """Between two steps: five hundred jobs take some 100 ms, and whoever is served meanwhile comes first."""
@@ -137,12 +143,23 @@ class ArchiveThread:
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):
                     return count
             self._archived_until = now - AFTER
+            self._prune_batches(ledger, facts, now)
             ledger.index_missing()  # what an older version has posted meanwhile; so a start need not look far back
             while given := facts.give_back():
                 logger.debug("gave {} of the ledger's file back", counted(given, "page"))
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):
                     break
         return count
+
+    def _prune_batches(self, ledger: Ledger, facts: "SqliteDict", now: datetime) -> None:
+        """Have files of batches looked through when something of them is due: without a fleet no night does."""
+        stack = self._home.read_stack()
+        if stack is not None and (why := due(dict(facts.items(*LISTED)), (), now, stack.batches.keep)):
+            posted = ledger.post(*KINDS["prune_batches"].request(), by=BY_UP)
+            if not posted.attached:
+                act = PostedAct(posted.job.kind, posted.job.subject, posted.job.id, attached=False)
+                record_posted(facts, now, who=BY_UP, request="archive", posted=[act])
+                logger.info("posted prune_batches, job {}: {}", posted.job.id, why)
 
     def try_once(self) -> timedelta:
         """The same, but what fails is said and told as a problem; how long to wait before the next round."""

@@ -74,7 +74,7 @@ def worded(text: str) -> str:
         verb, argument, options = command.groups()
         if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
             return command[0]
-        option = "--model" if verb in with_commands(KINDS) else "--id"
+        option = "--model" if verb in with_commands(KINDS) else "--file" if argument == "FILE" else "--id"
         named = f" {option} {argument}" if argument else ""
         return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 

@@ -72,7 +72,8 @@ MEANINGS: dict[type[BaseException], tuple[type[Trouble], type[Trouble]]] = {
     modal_exception.ExecutionError: (Bug, Bug),  # used where it cannot be, as outside of a container
     modal_exception.SerializationError: (Bug, Bug),
     modal_exception.DeserializationError: (Bug, Bug),
-    # Of what is not called here: sandboxes, uploads, logs, images, workspaces.
+    modal_exception.VolumeUploadTimeoutError: (StoreUnavailable, ServerTrouble),
+    # Of what is not called here: sandboxes, logs, images, workspaces.
     modal_exception.SandboxTimeoutError: (Bug, Bug),
     modal_exception.SandboxTerminatedError: (Bug, Bug),
     modal_exception.SandboxFilesystemError: (Bug, Bug),
@@ -86,7 +87,6 @@ MEANINGS: dict[type[BaseException], tuple[type[Trouble], type[Trouble]]] = {
     modal_exception.SnapshotCreationError: (Bug, Bug),
     modal_exception.ExecTimeoutError: (Bug, Bug),
     modal_exception.MountUploadTimeoutError: (Bug, Bug),
-    modal_exception.VolumeUploadTimeoutError: (Bug, Bug),
     modal_exception.InteractiveTimeoutError: (Bug, Bug),
     modal_exception.LogsFetchError: (Bug, Bug),
     modal_exception.WorkspaceManagementError: (Bug, Bug),

@@ -22,6 +22,8 @@ class CallLimits:
     commit: timedelta = timedelta(minutes=10)
     """A hundred gigabytes at half the pace that the platform speaks of; the client itself tries for 90 s of it."""
     reload: timedelta = timedelta(minutes=2)
+    transfer: timedelta = timedelta(hours=1)
+    """For files that are put on a volume, a gigabyte of them over a line that is not fast."""
     answer: timedelta = timedelta(minutes=20)
     """For the whole answer of a Function: its own limit, and a container that has to start."""
     retry: Policy = field(

@@ -29,14 +29,14 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import OpenJob, OpenJobs
 from jobs.models.placement import LOCAL
 from jobs.store import keys
-from jobs.store.protocols import ReadableDict, ShrinkingDict
+from jobs.store.protocols import DictLike, ReadableDict, ShrinkingDict
 
 
 @dataclass(frozen=True)
 class RentedTiers:
     """The tiers of a deployment, as their servers report, as windows keep them, and as batches have woken them."""
 
-    facts: ReadableDict
+    facts: DictLike
     fleet: Fleet
 
     def now(self, names: Collection[str], now: datetime) -> list[TierNow]:

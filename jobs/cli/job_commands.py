@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.access.audit_line import Act, not_written
+from jobs.batches.batch_document import OVER
 from jobs.cli.follow import POLL_EVERY, follow
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
@@ -527,6 +528,28 @@ class JobCommands:
         for line in models.complaints:
             say(self.worded(line))
         return 0
+
+
+class Cancelling(Protocol):
+    """Batches that can be asked to end."""
+
+    def get(self, id: str) -> Mapping[str, Any]: ...
+    def cancel(self, id: str) -> Mapping[str, Any]: ...
+
+
+def cancel_batch(batches: Cancelling, id: str, *, json: bool) -> int:
+    """Ask a batch to end."""
+    before = batches.get(id)
+    has_ended = before["status"] in OVER
+    batch = before if has_ended else batches.cancel(id)
+    if json:
+        put_json(batch)
+    if has_ended and before["status"] != "cancelled":
+        say(f"error: batch {id} has already {before['status']}; there is nothing left to cancel")
+        return 1
+    is_over = batch["status"] == "cancelled"
+    say(f"batch {id} is cancelled" if is_over else f"batch {id} is asked to end; what is done of it stays")
+    return 0
 
 
 def subject_of(job: Job) -> str:

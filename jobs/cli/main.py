@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from jobs.batches.batch_document import OVER, is_batch_id
+from jobs.batches.batch_document import is_batch_id
 from jobs.cli.completion import job_ids, model_names
 from jobs.cli.help import CommandGroup
-from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code, who
-from jobs.cli.output import put, put_json, put_lines, say, settle_streams, show
+from jobs.cli.job_commands import LISTED, JobCommands, Preview, cancel_batch, exit_code, who
+from jobs.cli.output import put, put_lines, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
 from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock
@@ -335,21 +335,6 @@ def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = 
     if is_batch_id(id):
         done(cancel_batch(batches_at(url, key), id, json=json))
     done(commands_at(url, key).cancel(id, json=json))
-
-
-def cancel_batch(batches: "LocalBatches | RemoteBatches", id: str, *, json: bool) -> int:
-    """Ask a batch to end."""
-    before = batches.get(id)
-    has_ended = before["status"] in OVER
-    batch = before if has_ended else batches.cancel(id)
-    if json:
-        put_json(batch)
-    if has_ended and before["status"] != "cancelled":
-        say(f"error: batch {id} has already {before['status']}; there is nothing left to cancel")
-        return 1
-    is_over = batch["status"] == "cancelled"
-    say(f"batch {id} is cancelled" if is_over else f"batch {id} is asked to end; what is done of it stays")
-    return 0
 
 
 @app.command()

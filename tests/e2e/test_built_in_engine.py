@@ -129,6 +129,46 @@ def test_clients_of_anthropic_work_unmodified(stack: Stack) -> None:
     assert client.messages.count_tokens(model="toy", messages=HELLO).input_tokens > 5
 
 
+def test_batches_of_openais_client_are_answered_for_real(stack: Stack) -> None:
+    """Three hundred lines, by OpenAI's own client: each is answered once, in the order of the file, with its tokens."""
+    client = openai.OpenAI(base_url=f"{stack.up.url}/v1", api_key="none", timeout=PATIENCE)
+    lines = [batch_line(str(n), {"model": "toy", "messages": HELLO, "max_tokens": 30}) for n in range(300)]
+    file = client.files.create(file=("lines.jsonl", b"".join(lines)), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", extra_body={"start": "now"}
+    )
+    until(lambda: client.batches.retrieve(batch.id).status not in {"validating", "in_progress", "finalizing"})
+    batch = client.batches.retrieve(batch.id)
+    assert (batch.status, batch.errors) == ("completed", None)
+    assert batch.request_counts is not None
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (300, 300, 0)
+    assert batch.output_file_id is not None
+    assert batch.error_file_id is None
+    answers = [json.loads(each) for each in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [each["custom_id"] for each in answers] == [str(n) for n in range(300)]
+    bodies = [each["response"]["body"] for each in answers]
+    assert {each["choices"][0]["message"]["content"] for each in bodies} == {PHRASE}
+    assert {each["usage"]["completion_tokens"] for each in bodies} == {9}
+
+
+def test_batches_of_anthropics_client_are_answered_for_real(stack: Stack) -> None:
+    """Messages of a batch, by Anthropic's own client, and its results as that reads them."""
+    client = anthropic.Anthropic(base_url=stack.up.url, api_key="none", timeout=PATIENCE)
+    params: Any = {"model": "toy", "max_tokens": 50, "messages": HELLO}
+    batch = client.messages.batches.create(requests=[{"custom_id": str(n), "params": params} for n in range(20)])
+    until(lambda: client.messages.batches.retrieve(batch.id).processing_status == "ended")
+    results = list(client.messages.batches.results(batch.id))
+    assert [each.custom_id for each in results] == [str(n) for n in range(20)]
+    assert {each.result.type for each in results} == {"succeeded"}
+    assert {each.result.message.content[0].text for each in results} == {PHRASE}  # type: ignore[union-attr]
+
+
+def batch_line(custom_id: str, body: Any) -> bytes:
+    """A line of a batch of chats."""
+    line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(line).encode() + b"\n"
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl is on PATH; with one this runs")
 def test_documents_are_ranked_with_curl(stack: Stack) -> None:
     """`/v1/rerank`, which Ollama has not: the documents that share the query's words come first."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx
 import pytest
 
 from app.gateway.event_loop.callbacks import Callback, WrappingLoop
@@ -24,7 +25,7 @@ from app.gateway.event_loop.watch import name_of
 from tests.support.call_counts import uncollected
 from tests.support.dialects import DIALECTS, OLLAMA
 from tests.support.gateways import RunningGateway
-from tests.support.large_gateway import ADMIN_KEY, CHAT_KEY, NARROW_KEY, Size, large_gateway, models_of, name
+from tests.support.large_gateway import ADMIN_KEY, BATCH, CHAT_KEY, NARROW_KEY, Size, large_gateway, models_of, name
 from tests.support.waiting import PATIENCE
 
 LARGE = Size(models=500, keys=50, containers=50)
@@ -73,6 +74,8 @@ def kinds() -> Iterator[Asked]:
             yield Asked(f"{path} with {key}", f"/ops/v1/{path}", key)
     for path in ("/metrics", "/readyz", "/healthz"):
         yield Asked(path, path, ADMIN_KEY)
+    for path in ("/v1/files", "/v1/batches", "/v1/batches?limit=100", f"/v1/batches/{BATCH}", "/v1/messages/batches"):
+        yield Asked(path, path, CHAT_KEY)
     yield Asked("a job", "/ops/v1/jobs", ADMIN_KEY, {"kind": "verify", "model": name(11)})
 
 
@@ -176,10 +179,20 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
                     ask(running, chat(name(number)))
             count(asked.label, partial(ask, running, asked), asked.times)
         count("after other models came", change_models, 3)
+        content = b"x" * (size.models << 13)
+        count("an upload and a download", lambda: send_and_get(running, content), 3)
         id = json.loads(ask(running, Asked("", "/ops/v1/jobs?limit=1", ADMIN_KEY)))["jobs"][0]["id"]
         with ThreadPoolExecutor(FOLLOWERS) as crowd:
             count("followers of one job", lambda: list(crowd.map(lambda _: follow(running, id), range(FOLLOWERS))), 2)
     return found
+
+
+def send_and_get(running: RunningGateway, content: bytes) -> None:
+    """A file of megabytes, there and back."""
+    with httpx.Client(base_url=running.url, headers={"x-api-key": CHAT_KEY}, timeout=PATIENCE) as client:
+        file = client.post("/v1/files", files={"file": content}, data={"purpose": "batch"}).json()
+        assert client.get(f"/v1/files/{file['id']}/content").content == content
+        assert client.delete(f"/v1/files/{file['id']}").status_code == 200
 
 
 @pytest.fixture(scope="module")

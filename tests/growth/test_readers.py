@@ -18,6 +18,7 @@ from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_cycle import CALLER
 from app.gateway.inference.routing import Router
+from jobs.batches.records import BatchEnd, BatchRecord, BatchState
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, JobState
@@ -39,6 +40,7 @@ PAGE = (
     "tiers",
     "jobs/summary",
     "jobs?limit=20&folded=true",
+    "batches?limit=10",
     "models",
     "health",
     "days",
@@ -60,7 +62,7 @@ class SameMoment(SystemClock):
 class Past:
     """A deployment with so many jobs behind it, the last of which ended hours ago, some of them failed for good."""
 
-    def __init__(self, ended: int) -> None:
+    def __init__(self, ended: int, *, batches: int = 5) -> None:
         self.clock = HandClock()
         self.store = CountingStore(self.clock)
         self.number = 0
@@ -68,12 +70,22 @@ class Past:
         ledger.sweep()
         for number in range(ended):
             self.ended(ledger, "failed" if number % 10 == 0 else "succeeded")
+        self.batches(batches)
         usage_recorder = UsageRecorder(self.store.facts, self.clock, "gateway-1")
         usage_recorder.add(Use(self.clock.now(), "m1:latest", "key", "a10g", "success"))
         usage_recorder.flush()
         self.clock.tick(3 * 3600)
         for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
             self.store.facts.pop(key)
+
+    def batches(self, ended: int) -> None:
+        """So many batches that have ended."""
+        now = self.clock.now()
+        end = BatchEnd("completed", now, BatchState("completed", "w", now))
+        for number in range(ended):
+            id = f"batch_{number:024x}"
+            record = BatchRecord(id, "openai", "", "file-1", "/v1/chat/completions", "24h", now, now)
+            self.store.facts.update({keys.batch(id): record.as_json(), keys.batch_end(id): end.as_json()})
 
     def ledger(self) -> Ledger:
         return Ledger(self.store.queue, self.store.facts, self.clock)
@@ -218,7 +230,7 @@ def asking(path: str) -> Work:
 LISTS = ("jobs/summary", "jobs?limit=20", "jobs?limit=20&q=m1&state=failed", "jobs?dead=true&folded=true")
 
 READERS: dict[str, tuple[Work, int]] = {
-    "the page": (look, 7),
+    "the page": (look, 9),
     **{path: (asking(path), 2) for path in LISTS},
     **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
     **{
@@ -231,7 +243,8 @@ READERS: dict[str, tuple[Work, int]] = {
 """What somebody looks at, and the most round trips of it."""
 
 ELSEWHERE = {
-    "GET /batches/{id}": "at most five entries of one batch: below",
+    "GET /batches/{id}": "its record, its end, how it stands, and its job: test_one_batch_costs_the_same",
+    "POST /batches/estimate": "what `cost` reads, and how fast batches were: one listing more",
     "POST /batches/{id}/cancel": "the same, and the cancel of its job: `cancel_queued` in test_round_trips.py",
     "GET /jobs/{id}": "one job by its keys: `job ID` in test_commands.py",
     "GET /jobs/{id}/events": "`look` in test_round_trips.py, shared by all who follow it",
@@ -273,10 +286,25 @@ def test_a_look_keeps_to_its_budget(reader: str) -> None:
     assert (len(few), few.listed) == (len(many), many.listed)
 
 
+@pytest.mark.parametrize("number", [0, N - 1])
+def test_one_batch_costs_the_same(number: int) -> None:
+    """However many there are: a read of its record, and one of its end."""
+    path = f"batches/batch_{number:024x}"
+    few, many = (counted(Past(1, batches=size), asking(path)) for size in (N, 2 * N))
+    assert (len(few), few.listed) == (len(many), many.listed) == (2, 0)
+
+
+def test_a_list_of_batches_reads_each_record_and_end_once() -> None:
+    """As many round trips however many there are: they stay for as long as files are kept, and no longer."""
+    few, many = (counted(Past(1, batches=size), asking("batches?limit=20")) for size in (N, 2 * N))
+    assert len(few) == len(many) == 2
+    assert many.listed - few.listed == 2 * N
+
+
 LONG = 2 * RECENT
 RUNNING, QUEUED = 3, 2
 FIRST: dict[str, tuple[Work, int]] = {
-    "the page": (look, 7 + RUNNING),
+    "the page": (look, 9 + RUNNING),
     **{path: (asking(path), 2 + RUNNING) for path in (*LISTS[:2], LISTS[3], "jobs?state=open", "../../metrics")},
     **{path: (asking(path), most + RUNNING) for path, most in (("health", 3), ("night", 4))},
 }

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -31,12 +31,16 @@ from tests.support.deployments import (
     deployed_facts,
     deployed_ledger,
     let_lease_run_out,
+    modal_command,
     publish,
     tick,
     with_secrets,
 )
 from tests.support.processes import free_port, gpu_programs
 from tests.support.waiting import PATIENCE, until
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -100,6 +104,16 @@ class Deployed:
         assert len(ids) == len(set(ids))
         assert {each["response"]["status_code"] for each in lines} == {200}
         return {each["custom_id"]: each["response"]["body"]["choices"][0]["message"]["content"] for each in lines}
+
+    def cost(self, id: str) -> list[dict[str, Any]]:
+        """What `cost` says of a batch."""
+        return [use for use in self._answer("GET", "/ops/v1/cost")["uses"] if use["batch"] == id]
+
+    def estimated(self, model: str, lines: int) -> dict[str, Any]:
+        """What is told of a batch of so many lines."""
+        counted = {"model": model, "lines": lines, "prompt_bytes": 6 * lines, "max_tokens": 8 * lines}
+        found: dict[str, Any] = self._answer("POST", "/ops/v1/batches/estimate", json={"models": [counted]})
+        return found
 
     def _answer(self, method: str, path: str, **more: Any) -> Any:
         answer = self.asking.request(method, path, **more)
@@ -176,7 +190,8 @@ def test_two_batches_share_the_wake_that_a_deadline_asks_for(deployed: Deployed)
     assert not deployed.servers(SMALL, alive=False)
     assert deployed.used(SMALL) == 0
 
-    until(lambda: tick(deployed.platform) or deployed.batch(urgent)["status"] != "validating")
+    while deployed.batch(urgent)["status"] == "validating":
+        tick(deployed.platform)
     for id in (urgent, patient):
         assert deployed.done(id)["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
         assert len(deployed.answers(id)) == 3
@@ -194,7 +209,8 @@ def test_two_batches_share_the_wake_that_a_deadline_asks_for(deployed: Deployed)
 @pytest.mark.timeout(600)
 def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     """SIGKILLed in the midst of a batch: another one goes on with what has no result, and each line has one. What a
-    person downloads through the gateway is what the workers committed."""
+    person downloads through the gateway is what the workers committed. What all of it took is in `cost`, and the next
+    batch is told by it."""
     deployed.serving(SMALL)
     id = deployed.post(SMALL, 300, start="now")
     job = deployed_ledger(deployed.client).reader.latest("batch", id)
@@ -212,6 +228,48 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     assert all(f"say {name.removeprefix('line-')}" in answer for name, answer in answers.items())
     [lost, *_] = deployed_ledger(deployed.client).reader.get(job.id).attempts
     assert lost.outcome == "lost"
+    assert deployed.batch(id)["use"]["dollars"] > 0
+    until(lambda: sum(use["requests"] for use in deployed.cost(id)) >= 40)
+    until(lambda: sum(use["dollars"] for use in deployed.cost(id)) > 0)  # once the server has counted it
+    assert {(use["tier"], use["key"]) for use in deployed.cost(id)} == {("a10g", "root")}
+    assert deployed.estimated(SMALL, 40)["basis"] == "measured"
+
+
+@pytest.mark.timeout(600)
+def test_a_file_is_posted_by_modal_run(deployed: Deployed, tmp_path: Path) -> None:
+    """It is checked and priced before it goes up to the volume; the command follows it, and writes its results. A file
+    that cannot run, and a dry run, put nothing there."""
+    deployed.serving(SMALL)
+    lines, out = tmp_path / "lines.jsonl", tmp_path / "out.jsonl"
+
+    def run(*words: str) -> "CompletedProcess[str]":
+        return modal_command(deployed.platform, "run", "-q", "-m", *words)
+
+    lines.write_text("".join(f"{json.dumps(line(SMALL, number))}\n" for number in (1, 2, 2)), "utf-8")
+    before = deployed.platform.volume("ollama-batches").files()
+    wrong = run("app.jobs::batch", "--file", str(lines))
+    assert wrong.returncode == 2, wrong.stderr
+    assert "line 3" in wrong.stderr
+    lines.write_text("".join(f"{json.dumps(line(SMALL, number))}\n" for number in (1, 2, 3)), "utf-8")
+    dry = run("app.jobs::batch", "--file", str(lines), "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "nothing is posted" in dry.stderr
+    assert deployed.platform.volume("ollama-batches").files().keys() == before.keys()
+
+    done = run("app.jobs::batch", "--file", str(lines), "--start", "now", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(each)["custom_id"] for each in out.read_text("utf-8").splitlines()] == [
+        "line-1",
+        "line-2",
+        "line-3",
+    ]
+    [newest, *_] = json.loads(run("app.jobs::batches", "--json").stdout)
+    assert (newest["status"], newest["lines"]["completed"]) == ("completed", 3)
+    again = run("app.jobs::batch", "--id", newest["id"], "--results")
+    assert again.stdout == out.read_text("utf-8")
+    ended = run("app.jobs::cancel", "--id", newest["id"])
+    assert ended.returncode == 1
+    assert "there is nothing left to cancel" in ended.stderr
 
 
 @pytest.mark.timeout(600)

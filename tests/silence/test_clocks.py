@@ -1,7 +1,7 @@
 """A clock that is set under a running worker: it sweeps on, and nothing that lives is given up for it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,7 +35,7 @@ class CountedSweeps(Ledger):
         self,
         before_lost: Callable[[Job], None] = lambda _: None,
         *,
-        no_worker_lives: bool = False,
+        no_worker_lives: bool | Collection[str] = False,
         now: datetime | None = None,
     ) -> Swept:
         self.sweeps += 1

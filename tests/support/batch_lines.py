@@ -27,7 +27,7 @@ ANSWER = {
 
 
 def body(text: str = "hello", **more: Any) -> dict[str, Any]:
-    return {"model": "llama3.2", "messages": [{**TALK[0], "content": text}], **more}
+    return {"model": "llama3.2", "messages": [{**TALK[0], "content": text}]} | more
 
 
 class Batch:

@@ -51,7 +51,7 @@ class Killed:
         batch: as it ended.
         ids: of the results, in the order of the files.
         again: how often a line was asked for beyond once, over all lines.
-        most_under_way: lines that may have been on their way at any one kill.
+        most_under_way: lines that may be on their way at a kill; one of the slots stays free for people.
         seconds: it took.
 
     """
@@ -154,7 +154,7 @@ def _found(case: _Case, storage: BatchStorage, batch: Batch, seconds: float) -> 
     ]
     asked = Counter(case.log.read_text("utf-8").splitlines())
     again = sum(count - 1 for said, count in asked.items() if said.startswith("line "))
-    return Killed(case.kills, batch, ids, again, (PARALLEL - 1 + BEYOND) * 2, seconds)
+    return Killed(case.kills, batch, ids, again, PARALLEL - 1 + BEYOND, seconds)
 
 
 def is_kept(found: Killed, lines: int) -> list[str]:

@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from app.fleet.schema import load
+from app.gateway.batches.parts import BatchParts
 from app.model_server.report import Loaded, Report
 from jobs.access.keys.proofs import hash_of
+from jobs.batches.files.storage import BatchStorage
+from jobs.batches.records import BatchDialect, BatchEnd, BatchRecord, BatchState, LineCounts
 from jobs.core.clock import SystemClock, isoformat
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import as_made
@@ -132,6 +135,24 @@ def _recorded(past: JobHistory, size: Size, now: datetime) -> None:
         past.failed("pull", f"lost-{number}", "network", "the registry did not answer within 30 s")
 
 
+BATCH = f"batch_{0:024x}"
+"""One of the batches that there are."""
+
+
+def _batches(past: JobHistory, storage: BatchStorage, size: Size, now: datetime) -> None:
+    """A batch of either dialect for every fifth model, all of them over, and some files."""
+    for number in range(size.models // 5):
+        dialect: BatchDialect = "anthropic" if number % 2 else "openai"
+        id = f"{'msgbatch' if number % 2 else 'batch'}_{number:024x}"
+        at = now - timedelta(minutes=number)
+        record = BatchRecord(id, dialect, "chat", "file-x", "/v1/messages", "24h", at, at + timedelta(days=1))
+        state = BatchState("completed", "test", at, LineCounts(9, 9, 0))
+        past.facts.put(keys.batch(id), record.as_json())
+        past.facts.put(keys.batch_end(id), BatchEnd("completed", at, state).as_json())
+    for number in range(size.keys):
+        storage.save("chat", f"lines-{number}.jsonl", [b"{}"])
+
+
 def models_of(size: Size) -> ModelList:
     now = datetime.now(UTC)
     return ModelList([_model(number, now) for number in range(size.models)])
@@ -149,6 +170,8 @@ def large_gateway(
     now = datetime.now(UTC)
     with history(folder / "gateway.sqlite", now - timedelta(hours=5)) as past:
         _recorded(past, size, now)
+        storage = BatchStorage(folder / "batches", SystemClock())
+        _batches(past, storage, size, now)
     declared = {f"other-{number}": name(number) for number in range(size.models // 5)}
     with ScriptedServer(whole_answer) as server:
         tiers = [replace(tier, cache_type="q8_0") for tier in load().catalog_tiers()]
@@ -158,6 +181,7 @@ def large_gateway(
             keys=key_lines(size.keys),
             source=source or models_of(size),
             tiers=tiers,
+            batches=BatchParts(storage),
             fleet=load(),
             most_containers=size.containers,
             aliases={**declared, "gpt-*": name(0)},

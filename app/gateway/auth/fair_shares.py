@@ -1,10 +1,12 @@
 """Fair shares: of what the gateway has a limited number of, one key never has all.
 
-A slot is taken at once or not at all, and given back once, however often that is called.
+A slot is taken at once or not at all, and given back once, however often that is called; a turn is waited for.
 """
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -89,3 +91,26 @@ class Shares:
 
     def _none(self, why: str) -> TooManyRequests:
         return TooManyRequests(why, hint=self._hint, retry_after=self._retry_after)
+
+
+class Turns:
+    """So many of each key at once; whoever comes beyond waits for his turn, and takes nothing meanwhile. Belongs to one
+    event loop."""
+
+    def __init__(self, of_each: int) -> None:
+        self._of_each = of_each
+        #: Of each key that has or waits for one: what lets in, and how many these are.
+        self._doors: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, key: str) -> AsyncIterator[None]:
+        """Wait for a turn of this key, and have it."""
+        door, count = self._doors.get(key) or (asyncio.Semaphore(self._of_each), 0)
+        self._doors[key] = door, count + 1
+        try:
+            async with door:
+                yield
+        finally:
+            door, count = self._doors.pop(key)
+            if count > 1:
+                self._doors[key] = door, count - 1

@@ -1,12 +1,13 @@
 """What both dialects do with batches: post one, cancel one."""
 
+from app.gateway.auth.keys import Caller
 from app.gateway.batches.parts import BatchContext, find_batch
 from app.gateway.protocol.exchange import Exchange
 from jobs.batches.batch_store import Batch, BatchStore
 from jobs.batches.records import BatchDialect, BatchRecord
 
 
-async def post(context: BatchContext, record: BatchRecord) -> Batch:
+async def post(context: BatchContext, caller: Caller, record: BatchRecord) -> Batch:
     """Post a batch, and have a worker sent. Where its id was posted before, the answer is the batch that is there."""
 
     def posting(store: BatchStore) -> Batch:
@@ -17,7 +18,7 @@ async def post(context: BatchContext, record: BatchRecord) -> Batch:
         context.send()
         return batch
 
-    return await context.batches(posting)
+    return await context.batches(caller, posting)
 
 
 async def cancel(context: BatchContext, exchange: Exchange, dialect: BatchDialect) -> Batch:
@@ -38,4 +39,4 @@ async def cancel(context: BatchContext, exchange: Exchange, dialect: BatchDialec
         context.send()
         return batch
 
-    return await context.batches(cancelling)
+    return await context.batches(caller, cancelling)

@@ -12,6 +12,7 @@ from jobs.batches.deadlines import deadline_by, deadline_within
 from jobs.batches.records import ENDPOINTS, BatchStart
 from jobs.core.errors import BadRequest, Corrupt
 from jobs.core.foreign import document
+from jobs.core.units import counted
 
 MOST_BODY = 64 * 1024
 """Bytes of what a batch is posted with, beside its file; the largest metadata takes a third of it."""
@@ -160,7 +161,7 @@ def _metadata(said: object) -> Mapping[str, str]:
     if not isinstance(said, dict):
         raise BadRequest("metadata is no object", hint=limits)
     if len(said) > MOST_PAIRS:
-        raise BadRequest(f"metadata has {len(said):,} entries", hint=limits)
+        raise BadRequest(f"metadata has {counted(len(said), 'entry', 'entries')}", hint=limits)
     for name, value in said.items():
         if len(name) > LONGEST_KEY:
             raise BadRequest(f"a name in metadata has {len(name):,} characters", hint=limits)

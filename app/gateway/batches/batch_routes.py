@@ -13,6 +13,7 @@ from app.gateway.batches.asked import (
 )
 from app.gateway.batches.parts import BatchContext, batch_id, find_batch, find_file, lists_of, owner_of
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.records import BatchRecord, FileRecord
 from jobs.core.errors import BadRequest
@@ -38,7 +39,8 @@ class BatchRoutes:
     async def one(self, exchange: Exchange) -> None:
         """`/v1/batches/{id}`."""
         found = await self._context.batches(
-            lambda store: told.openai_batch(find_batch(store, exchange.caller, exchange.below, "openai"))
+            exchange.caller,
+            lambda store: told.openai_batch(find_batch(store, exchange.caller, exchange.below, "openai")),
         )
         await exchange.answer(found)
 
@@ -56,14 +58,16 @@ class BatchRoutes:
             documents = [told.openai_batch(each) for each in found.batches]
             return json_bytes(told.openai_page(documents, has_more=found.has_more))
 
-        await exchange.answer_bytes(await self._context.batches(page), 200, JSON)
+        await exchange.answer_bytes(await self._context.batches(exchange.caller, page), 200, JSON)
 
     async def _post(self, exchange: Exchange) -> None:
         context, caller = self._context, exchange.caller
+        caller.need(CHAT)
         members, now = members_of(exchange.body), context.clock.now()
         asked, endpoint = asked_of(members, now, context.parts.zone), endpoint_of(members)
         kept = fields(members.get("output_expires_after"))
-        file = await context.files(lambda: find_file(context.storage, caller, input_file_of(members), for_content=True))
+        id = input_file_of(members)
+        file = await context.files(caller, lambda storage: find_file(storage, caller, id, for_content=True))
         _need_input(file)
         record = BatchRecord(
             id=batch_id(exchange, "openai"),
@@ -80,7 +84,7 @@ class BatchRoutes:
             posted_by=caller.name,
             results_kept_seconds=kept_seconds(kept.get("anchor"), kept.get("seconds"), "output_expires_after"),
         )
-        batch = await post(context, record)
+        batch = await post(context, caller, record)
         await exchange.answer(told.openai_batch(batch))
 
 

@@ -11,6 +11,7 @@ from app.gateway.batches.received import pieces
 from app.gateway.batches.upload_form import UploadForm, too_large
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.files.files_due import expect
@@ -38,7 +39,9 @@ class FileRoutes:
             file = await self._upload(exchange)
             await exchange.answer(told.openai_file(file))
         else:
-            await exchange.answer_bytes(await self._context.files(self._page, exchange), 200, JSON)
+            await exchange.answer_bytes(
+                await self._context.files(exchange.caller, lambda _: self._page(exchange)), 200, JSON
+            )
 
     async def one(self, exchange: Exchange) -> None:
         """`/v1/files/{id}`."""
@@ -46,19 +49,25 @@ class FileRoutes:
             await self._delete(exchange)
             await exchange.answer({"id": exchange.below, "object": "file", "deleted": True})
         else:
-            file = await self._context.files(find_file, self._context.storage, exchange.caller, exchange.below)
+            file = await self._find(exchange)
             await exchange.answer(told.openai_file(file))
 
     async def content(self, exchange: Exchange) -> None:
         """`/v1/files/{id}/content`."""
         context, id = self._context, exchange.below
-        file = await context.files(lambda: find_file(context.storage, exchange.caller, id, for_content=True))
+        file = await self._find(exchange, for_content=True)
         await send_file(
             exchange,
             context.threads,
             lambda offset, size: context.storage.read(id, offset, size),
             size=file.bytes,
             content_type=OCTETS,
+        )
+
+    async def _find(self, exchange: Exchange, *, for_content: bool = False) -> FileRecord:
+        caller, id = exchange.caller, exchange.below
+        return await self._context.files(
+            caller, lambda storage: find_file(storage, caller, id, for_content=for_content)
         )
 
     def _page(self, exchange: Exchange) -> bytes:
@@ -86,6 +95,7 @@ class FileRoutes:
 
     async def _upload(self, exchange: Exchange) -> FileRecord:
         context = self._context
+        exchange.caller.need(CHAT)  # who may only look after the service infers nothing, at night either
         most = context.parts.limits.most_file_bytes
         give_back = context.uploads.take(exchange.caller.name)
         #: Made by the thread that finds the file in the form, which nobody runs beside the others.
@@ -99,17 +109,17 @@ class FileRoutes:
             form = UploadForm(_content_type(exchange), begin, most_bytes=most)
             try:
                 async for piece in pieces(exchange, most=most + MOST_FORM, seconds=context.body_seconds):
-                    await context.files(form.feed, piece)
+                    await context.pieces(form.feed, piece)
             except TooLarge as error:
                 raise too_large(most) from error
             form.need_end()
             kept, keep = _kept(form.fields), context.parts.limits.keep
             expires_at = context.clock.now() + min(kept or keep, keep)
-            return await context.files(self._finished, begun[0], expires_at)
+            return await context.pieces(self._finished, begun[0], expires_at)
         except BaseException:
             if begun:
                 with suppress(Trouble):  # what is left is pruned, and why it is refused is what counts
-                    await context.files(begun[0].abandon)
+                    await context.pieces(begun[0].abandon)
             raise
         finally:
             give_back()
@@ -122,7 +132,7 @@ class FileRoutes:
 
     async def _delete(self, exchange: Exchange) -> None:
         context, id = self._context, exchange.below
-        file = await context.files(find_file, context.storage, exchange.caller, id)
+        file = await self._find(exchange)
 
         def delete(store: BatchStore) -> None:
             reading = store.needs_file(id) if file.purpose == "batch" else None
@@ -133,7 +143,7 @@ class FileRoutes:
             with context.act(exchange, "file-delete", id):
                 context.storage.delete(id)
 
-        await context.batches(delete)
+        await context.batches(exchange.caller, delete)
 
 
 def _content_type(exchange: Exchange) -> bytes:

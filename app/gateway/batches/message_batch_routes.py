@@ -13,6 +13,7 @@ from app.gateway.batches.parts import BatchContext, batch_id, find_batch, lists_
 from app.gateway.batches.received import pieces
 from app.gateway.batches.requests_list import RequestsList
 from app.gateway.protocol.exchange import JSON, Exchange
+from jobs.access.keys.key_words import CHAT
 from jobs.batches.batch_store import Batch, BatchStore
 from jobs.batches.files.file_writer import FileWriter
 from jobs.batches.lines.custom_ids import CustomIds
@@ -54,7 +55,7 @@ class MessageBatchRoutes:
         if not batch.has_ended:
             raise BadRequest(f"batch {batch.id!r} has not ended yet", hint="ask for it until `results_url` is there")
         id = batch.end.output_file_id if batch.end is not None else None
-        file = await context.files(context.storage.file, id) if id is not None else None
+        file = await context.files(exchange.caller, lambda storage: storage.file(id)) if id is not None else None
         if id is not None and file is None:
             raise NotFound(f"the results of batch {batch.id!r} are kept no more")
         await send_file(
@@ -71,7 +72,8 @@ class MessageBatchRoutes:
 
     async def _find(self, exchange: Exchange, *, for_content: bool = False) -> Batch:
         return await self._context.batches(
-            lambda store: find_batch(store, exchange.caller, exchange.below, "anthropic", for_content=for_content)
+            exchange.caller,
+            lambda store: find_batch(store, exchange.caller, exchange.below, "anthropic", for_content=for_content),
         )
 
     async def _list(self, exchange: Exchange) -> None:
@@ -87,10 +89,11 @@ class MessageBatchRoutes:
             documents = [told.message_batch(each) for each in found.batches]
             return json_bytes(told.message_page(documents, has_more=found.has_more))
 
-        await exchange.answer_bytes(await self._context.batches(page), 200, JSON)
+        await exchange.answer_bytes(await self._context.batches(exchange.caller, page), 200, JSON)
 
     async def _post(self, exchange: Exchange) -> None:
         context, caller = self._context, exchange.caller
+        caller.need(CHAT)
         id = batch_id(exchange, "anthropic")
         file, lines, asked = await self._take(exchange, id)
         record = BatchRecord(
@@ -108,9 +111,9 @@ class MessageBatchRoutes:
             posted_by=caller.name,
             lines=lines,
         )
-        batch = await post(context, record)
+        batch = await post(context, caller, record)
         if batch.record.input_file_id != file.id:  # this request was here before, with another file of the same lines
-            await context.files(context.storage.delete, file.id)
+            await context.files(caller, lambda storage: storage.delete(file.id))
         await exchange.answer(told.message_batch(batch))
 
     async def _take(self, exchange: Exchange, id: str) -> tuple[FileRecord, int, Asked]:
@@ -127,12 +130,12 @@ class MessageBatchRoutes:
             lines = _Lines(writer, limits.most_lines)
             requests = RequestsList(lines.add, most_bytes=MOST_LINE_BYTES)
             async for piece in pieces(exchange, most=limits.most_file_bytes, seconds=context.body_seconds):
-                await context.files(requests.feed, piece)
+                await context.pieces(requests.feed, piece)
             asked = asked_of(requests.members(), context.clock.now(), context.parts.zone)
-            return await context.files(writer.finish), requests.count, asked
+            return await context.pieces(writer.finish), requests.count, asked
         except BaseException:
             with suppress(Trouble):  # what is left is pruned, and why it is refused is what counts
-                await context.files(writer.abandon)
+                await context.pieces(writer.abandon)
             raise
         finally:
             give_back()
@@ -153,7 +156,7 @@ class MessageBatchRoutes:
                 context.storage.drop_work(id)
                 store.remove(id)
 
-        await context.batches(delete)
+        await context.batches(exchange.caller, delete)
 
 
 class _Lines:

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from loguru import logger
 
-from app.gateway.auth.fair_shares import KeyCount, Shares
-from app.gateway.auth.keys import Caller
+from app.gateway.auth.fair_shares import KeyCount, Shares, Turns
+from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.batches.received import in_thread
 from app.gateway.protocol import body as bodies
 from app.gateway.protocol.exchange import Exchange
@@ -28,7 +28,11 @@ from jobs.ledger.ledger import Ledger
 from jobs.store.protocols import ShrinkingDict
 
 THREADS = 4
-"""That read and write files, apart from those that wait for the store: a disk that hangs keeps nobody else waiting."""
+"""That read and write pieces of files; and as many others that look for files. Neither waits for the store, nor for one
+another: a disk that hangs holds up nobody else, and who looks for what is not there holds up no upload."""
+
+TURNS = 2
+"""Questions about files and batches that one key has at once: on a platform each may list a Dict or reload a volume."""
 
 UPLOADS = 8
 """At once: each takes some megabytes while it comes."""
@@ -83,7 +87,11 @@ class BatchContext:
     send_worker: Callable[[str], object]
     keys: KeyCount
     body_seconds: float = bodies.SECONDS
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="files"))
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="pieces")
+    )
+    lookers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="files"))
+    turns: Turns = field(default_factory=lambda: Turns(TURNS))
     uploads: Shares = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,14 +111,21 @@ class BatchContext:
     def close(self) -> None:
         """Let what was begun end, and take nothing more."""
         self.threads.shutdown()
+        self.lookers.shutdown()
 
-    async def files(self, work: Callable[..., _T], *args: Any) -> _T:
-        """What this answers, in a thread that may wait for files."""
+    async def pieces(self, work: Callable[..., _T], *args: Any) -> _T:
+        """What this answers, in a thread that reads or writes a piece of a file."""
         return await in_thread(self.threads, work, *args)
 
-    async def batches(self, work: Callable[[BatchStore], _T]) -> _T:
-        """What this answers, in a thread that may wait for the ledger."""
-        return await self.ledger_pool.do(lambda ledger: work(BatchStore(self.facts, ledger, self.clock)))
+    async def files(self, caller: Caller, work: Callable[[BatchStorage], _T]) -> _T:
+        """What this answers for a caller whose turn it is, in a thread that may wait for files."""
+        async with self.turns.of(caller.name):
+            return await in_thread(self.lookers, work, self.storage)
+
+    async def batches(self, caller: Caller, work: Callable[[BatchStore], _T]) -> _T:
+        """What this answers for a caller whose turn it is, in a thread that may wait for the ledger."""
+        async with self.turns.of(caller.name):
+            return await self.ledger_pool.do(lambda ledger: work(BatchStore(self.facts, ledger, self.clock)))
 
     def send(self) -> None:
         """Start a worker. One that cannot be sent now loses nothing: the next sweep sends again."""
@@ -131,18 +146,18 @@ class BatchContext:
 
 
 def owner_of(caller: Caller) -> str:
-    """Whom it belongs to, what this caller brings."""
-    return "" if caller.is_only else caller.name
+    """Whom it belongs to, what this caller brings: nobody, where there are no keys."""
+    return "" if caller is ANYONE else caller.name
 
 
 def lists_of(caller: Caller) -> str | None:
     """Whose a list has: a caller's own; all where there are no keys."""
-    return None if caller.is_only else caller.name
+    return None if caller is ANYONE else caller.name
 
 
 def is_own(caller: Caller, owner: str) -> bool:
     """Whether a caller may read what stands in it."""
-    return caller.is_only or owner == caller.name
+    return caller is ANYONE or owner == caller.name
 
 
 def looks_after(caller: Caller, owner: str) -> bool:

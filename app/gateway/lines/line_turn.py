@@ -10,9 +10,19 @@ from app.gateway.auth.line_troubles import LineCut, LineNotNow, LineRefused, Lin
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.lines.line_gate import LineGate, LineOutcome, Turn, cut_for_a_person
 from app.gateway.protocol.exchange import Exchange
+from app.model_server.start_failures import CannotStart
 from jobs.access.budgets import BudgetSpent
 from jobs.core.clock import Clock
-from jobs.core.errors import BadRequest, NetworkTrouble, StoreTrouble, TooManyRequests, Trouble
+from jobs.core.errors import (
+    BadRequest,
+    CutShort,
+    NetworkTrouble,
+    ServerTrouble,
+    Stalled,
+    StoreTrouble,
+    TooManyRequests,
+    Trouble,
+)
 from jobs.models.placement import Weighed
 
 
@@ -124,12 +134,19 @@ class LineTurn:
 
 
 def _for_a_batch(trouble: Trouble, *, is_asked: bool) -> Trouble:
-    if isinstance(trouble, LineNotNow | LineRefused):
-        return trouble
-    if isinstance(trouble, BudgetSpent):
-        return LineSpent(str(trouble), hint=trouble.hint, retry_after=trouble.retry_after)
-    is_of_wait = isinstance(trouble, NetworkTrouble) and not isinstance(trouble, TooManyRequests) and not is_asked
-    return not_now(trouble) if isinstance(trouble, StoreTrouble) or is_of_wait else trouble
+    match trouble:
+        case LineNotNow() | LineRefused():
+            return trouble
+        case BudgetSpent():
+            return LineSpent(str(trouble), hint=trouble.hint, retry_after=trouble.retry_after)
+        case StoreTrouble() | CannotStart():
+            return not_now(trouble)
+        case TooManyRequests() | ServerTrouble() | CutShort() | Stalled():
+            return trouble  # a limit of the minute; and what the line itself may have caused, as a load that fails
+        case NetworkTrouble() if not is_asked:
+            return not_now(trouble)
+        case _:
+            return trouble
 
 
 def _outcome(trouble: Trouble | None, ending: str) -> LineOutcome:

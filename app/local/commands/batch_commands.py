@@ -4,7 +4,6 @@ Each imports what it needs when it is run: every command imports this file.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -110,12 +109,13 @@ def batch(
             hint="leave --out out, and fetch results by `ollama-modal batch ID --results --out FILE`",
         )
     from jobs.cli.batches.batch_commands import Wanted  # noqa: PLC0415 - as above
+    from jobs.cli.batches.batch_options import deadline_of, dollars_of, start_of  # noqa: PLC0415
     from jobs.cli.batches.batch_source import source_of  # noqa: PLC0415
 
     wanted = Wanted(
-        expires_at=_deadline(by, at.now),
-        start=_start(start),
-        max_dollars=_dollars(max_dollars),
+        expires_at=deadline_of(by, at.now),
+        start=start_of(start),
+        max_dollars=dollars_of(max_dollars),
         out=file,
         dry_run=dry_run,
         wait=wait,
@@ -168,30 +168,3 @@ def _need_none(given: Mapping[str, object], why: str, hint: str | None = None) -
     option = next((name for name, value in given.items() if value is not None), None)
     if option is not None:
         raise BadRequest(f"{option} {why}", hint=hint)
-
-
-def _deadline(by: str | None, now: datetime) -> datetime | None:
-    """The moment that `07:00`, `8h` or a date with its time mean, on the reader's clock."""
-    if by is None:
-        return None
-    from jobs.batches.deadlines import deadline_by, deadline_within  # noqa: PLC0415 - as above
-
-    said = by.strip()
-    if said[:1].isdigit() and said[-1:].isalpha() and ":" not in said:
-        return deadline_within(said, now, what="--by")
-    moment = deadline_by(said, now, now.tzinfo or UTC, what="--by")
-    then = moment.astimezone().tzinfo  # another one where the clocks are changed until then
-    return deadline_by(said, now, then or UTC, what="--by")
-
-
-def _start(start: str | None) -> BatchStart | None:
-    found: BatchStart | None = next((each for each in STARTS if each == start), None)
-    if start is not None and found is None:
-        raise BadRequest(f"there is no start {start!r}", hint=f"starts are {', '.join(STARTS)}")
-    return found
-
-
-def _dollars(dollars: float | None) -> float | None:
-    if dollars is not None and not 0 < dollars < 1e9:  # neither is what is no number
-        raise BadRequest(f"--max-dollars {dollars:g} makes no sense", hint="a number above 0, like 3 or 0.5")
-    return dollars

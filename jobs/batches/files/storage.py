@@ -140,7 +140,7 @@ class BatchStorage(BatchDisk):
 
     def delete(self, id: str) -> bool:
         """Remove a file; false where there is none."""
-        return self._remove(self._folder(id))
+        return self._persisted(self._remove(self._folder(id)))
 
     # -- the folder of a batch -----------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class BatchStorage(BatchDisk):
 
     def drop_work(self, batch_id: str) -> bool:
         """Remove the folder of a batch; false where there is none."""
-        return self._remove(self.work(batch_id))
+        return self._persisted(self._remove(self.work(batch_id)))
 
     def names(self, folder: Literal["files", "uploads", "removed", "work"]) -> list[str]:
         """What lies in one of the folders, in no order."""
@@ -170,7 +170,6 @@ class BatchStorage(BatchDisk):
 
     def stored(self) -> StoredFiles:
         """What lies here."""
-        self.refresh()
         files = self.files()
         with self.using("listing what lies here"):
             return StoredFiles(
@@ -187,10 +186,10 @@ class BatchStorage(BatchDisk):
         """
         for file in plan.files:
             still_ours()
-            self.delete(file.id)
+            self._remove(self._folder(file.id))
         for id in plan.work:
             still_ours()
-            self.drop_work(id)
+            self._remove(self.work(id))
         for folder, names in (("uploads", plan.uploads), ("removed", plan.removed)):
             for name in names:
                 still_ours()
@@ -225,8 +224,12 @@ class BatchStorage(BatchDisk):
                 removed = folder  # there is no room for another name: what is removed makes some
             shutil.rmtree(removed, ignore_errors=removed != folder)  # what is left of it is pruned
             flush_folder(folder.parent)
-        self.persist()
         return True
+
+    def _persisted(self, has_changed: bool) -> bool:
+        if has_changed:
+            self.persist()
+        return has_changed
 
     def _folder(self, id: str) -> Path:
         if not _FILE_ID.fullmatch(id):

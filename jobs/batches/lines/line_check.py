@@ -317,13 +317,12 @@ class _Check:
         known = self._models.get(name)
         if known is not None:
             return known
-        if len(self._models) >= MOST_MODELS:
+        if len(self._models) + len(self._refused) >= MOST_MODELS:
             raise _Wrong("too_many_models", f"the lines ask for more than {MOST_MODELS:,} models", param)
         refusal = self._rules.knows(name)
         if refusal is not None:
-            if len(self._refused) < MOST_MODELS:
-                self._refused[name] = refusal._replace(param=refusal.param or param)
-            raise _Wrong(refusal.code, refusal.message, refusal.param or param)
+            self._refused[name] = refusal._replace(param=refusal.param or param)
+            raise _Wrong(*self._refused[name])
         self._models[name] = len(self._sums)
         self._sums.append(ModelLines(name))
         return self._models[name]

@@ -4,12 +4,25 @@ OpenAI: developers.openai.com, Batch, "request output object". Anthropic: the re
 """
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs.batches.records import BatchDialect
+from jobs.core import foreign
+from jobs.core.errors import Corrupt
 
 _ANTHROPIC_STATES = {"batch_expired": "expired", "batch_cancelled": "canceled"}
 """What a line that was never answered is called there, by our code; any other is an error."""
+
+
+_ENDS_OF_LINES = (
+    (b"\r", b" "),
+    (b"\n", b" "),
+    ("\x85".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
+"""What Python's `str.splitlines` and others take for the end of a line, and how JSON says the same in one line. The
+first two stand between its parts alone, the others in texts alone."""
 
 
 def line_id(batch_id: str, line: int) -> str:
@@ -62,10 +75,25 @@ def _text(text: str) -> bytes:
 
 
 def _json_of(body: bytes) -> bytes:
-    """The body, in one line; as an error's message where it is no JSON."""
+    """The body, in one line whoever reads it. What is no JSON by the letter is made such: NaN becomes null, halves of
+    characters whole ones; what is none at all is the message of an error."""
     try:
-        json.loads(body)
+        json.loads(body.decode(), parse_constant=_refused)
     except (ValueError, RecursionError):
+        return _mended(body)
+    line = body.strip()
+    for ends, instead in _ENDS_OF_LINES:
+        line = line.replace(ends, instead)
+    return line
+
+
+def _mended(body: bytes) -> bytes:
+    try:
+        return json.dumps(foreign.document(body, "the answer"), separators=(",", ":")).encode()
+    except Corrupt:
         text = body[:1000].decode("utf-8", "replace")
         return json.dumps({"error": {"message": text, "type": "server_error", "param": None, "code": None}}).encode()
-    return body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

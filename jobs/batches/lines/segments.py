@@ -167,7 +167,7 @@ class Segments:
             sealed = _newest_seal(self._folder)
             if sealed.sequence >= sequence:
                 raise Fenced(
-                    f"attempt {sequence} of {self._batch_id} is not the first to begin after {sealed.sequence}"
+                    f"attempt {sealed.sequence} of {self._batch_id} has begun, so that {sequence} comes too late"
                 )
             counted = dict(sealed.counted)
             for each in _sequences(self._folder, ".jsonl"):
@@ -263,7 +263,8 @@ class SegmentWriter:
         self.sequence = sequence
         self.results = results
         self._waiting: dict[int, Result] = {}
-        self._length = 0
+        #: Whether the folder is known to keep our file; whether its end may be torn.
+        self._is_listed = False
         self._is_torn = False
 
     def is_done(self, line: int) -> bool:
@@ -292,20 +293,20 @@ class SegmentWriter:
         if not self._waiting:
             return []
         written = [(result, result.as_bytes()) for result in self._waiting.values()]
-        is_first = not self._length and not self._is_torn
         with self._storage.using("keeping results"):
             was_torn, self._is_torn = self._is_torn, True
             # The end of what may be torn: a line of its own, which counts only if it was whole.
             data = b"".join([b"\n" if was_torn else b"", *(line for _, line in written)])
             end = _append(self._path, data)
-            if is_first:
+            if not self._is_listed:
                 flush_folder(self._path.parent)
+                self._is_listed = True
         self._storage.persist()
         offset = end - len(data) + was_torn
         for result, line in written:
             self.results.add(result, self.sequence, offset)
             offset += len(line)
-        self._length, self._is_torn = end, False
+        self._is_torn = False
         self._waiting.clear()
         return [result.line for result, _ in written]
 

@@ -18,6 +18,9 @@ from jobs.http.errors import translated  # noqa: E402
 
 CONNECT_SECONDS = 10.0
 
+KEPT_SECONDS = 30.0
+"""For so long an idle connection stays."""
+
 
 class GatewayLost(NetworkTrouble):
     """The gateway is not there: what was under way is cut, and nothing is wrong with it."""
@@ -35,20 +38,23 @@ class LineClient:
 
     def __init__(self, gateway: str, record: BatchRecord, answer_seconds: float) -> None:
         self._record = record
-        self._path = record.endpoint
-        is_tls = gateway.startswith("https:")  # whom to trust takes long to read
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30)
-        timeout = httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS, pool=None)
-        self._http = httpx.AsyncClient(base_url=gateway, limits=limits, timeout=timeout, trust_env=False, verify=is_tls)
+        self._line_url = httpx.URL(f"{gateway.rstrip('/')}{record.endpoint}")
+        self._health_url = httpx.URL(f"{gateway.rstrip('/')}/healthz")
+        self._limits = _timeouts(answer_seconds)
+        self._tls = httpx.create_ssl_context() if gateway.startswith("https:") else None
+        #: Connections that no line uses. Each is a pool of its own: one pool looks through all of its connections for
+        #: each request.
+        self._idle: list[httpx.AsyncHTTPTransport] = []
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        await self._http.__aexit__(kind, error, where)
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.aclose()
 
     async def send(self, line: InputLine, shown_pass: str, *, n: int) -> Answer:
         """Send a line for the `n`th time, and wait for its answer.
@@ -64,7 +70,10 @@ class LineClient:
         doing = f"sending line {line.number} of {self._record.id}"
         try:
             with translated(doing):
-                response = await self._http.post(self._path, content=content, headers=headers)
+                request = httpx.Request(
+                    "POST", self._line_url, content=content, headers=headers, extensions=self._limits
+                )
+                response = await self._answered(request)
         except Unreachable as unreachable:
             raise GatewayLost(str(unreachable)) from unreachable
         except Trouble as trouble:
@@ -73,10 +82,32 @@ class LineClient:
             raise
         return Answer(response.status_code, response.headers, response.content)
 
+    async def _answered(self, request: httpx.Request) -> httpx.Response:
+        connection = self._idle.pop() if self._idle else self._new()
+        try:
+            response = await connection.handle_async_request(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+        except BaseException:
+            await connection.aclose()
+            raise
+        self._idle.append(connection)
+        return response
+
+    def _new(self) -> httpx.AsyncHTTPTransport:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS)
+        return httpx.AsyncHTTPTransport(verify=self._tls or False, trust_env=False, limits=limits)
+
     async def _is_there(self) -> bool:
         """Whether the gateway takes connections: who cut a line without an answer may be gone."""
         try:
-            await self._http.get("/healthz", timeout=CONNECT_SECONDS)
+            await self._answered(httpx.Request("GET", self._health_url, extensions=_timeouts(CONNECT_SECONDS)))
         except httpx.HTTPError:
             return False
         return True
+
+
+def _timeouts(seconds: float) -> dict[str, dict[str, float]]:
+    return {"timeout": {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS, "read": seconds, "write": seconds}}

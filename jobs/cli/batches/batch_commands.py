@@ -6,6 +6,7 @@ each line has a result, 1 it failed or some lines did, 2 the call was wrong, 130
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from jobs.batches.records import BatchStart, Estimate, LineError
 from jobs.cli.batches import batch_words as words
 from jobs.cli.batches.batch_source import BatchSource
 from jobs.cli.batches.batch_words import Document
-from jobs.cli.batches.follow_batch import POLL_EVERY, follow_batch
+from jobs.cli.batches.follow_batch import POLL_EVERY, follow_batch, shown
 from jobs.cli.batches.merged_results import BatchLines, csv_rows, results
 from jobs.cli.batches.results_file import ResultsFile
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
@@ -146,14 +147,15 @@ class BatchCommands:
                 put_json(_plan(checked, told, missing, source))
             say("nothing is posted")
             return 0
-        batch = self.batches.post(
-            source.pieces(),
-            filename=source.name,
-            endpoint=source.endpoint,
-            expires_at=wanted.expires_at,
-            start=wanted.start,
-            max_dollars=wanted.max_dollars,
-        )
+        with closing(shown(source.pieces(), "posting", source.size)) as pieces:
+            batch = self.batches.post(
+                pieces,
+                filename=source.name,
+                endpoint=source.endpoint,
+                expires_at=wanted.expires_at,
+                start=wanted.start,
+                max_dollars=wanted.max_dollars,
+            )
         say(f"posted {batch['id']}")
         if wanted.wait:
             return self.see_through(batch["id"], wanted.out, json=wanted.json)
@@ -170,7 +172,8 @@ class BatchCommands:
             BadRequest: some cannot run; each is named by its line of the file.
 
         """
-        checked = check(source.pieces(), LineRules(source.endpoint))
+        with closing(shown(source.pieces(), "reading", source.size)) as pieces:
+            checked = check(pieces, LineRules(source.endpoint))
         if checked.is_good:
             return checked
         errors = [_placed(each, source) for each in checked.errors]
@@ -233,9 +236,10 @@ class BatchCommands:
             said = self.confirmed(f"{names} {'is' if len(missing) == 1 else 'are'} not here: pull first?")
             if said is None:
                 first, trouble = next(iter(missing.items()))
+                near = f"{plain(trouble.hint)}; or " if trouble.hint and "pull" not in trouble.hint else ""
                 raise NotFound(
                     f"{names} {'is' if len(missing) == 1 else 'are'} not here",
-                    hint=f"post with --pull, or pull before: `ollama-modal pull {plain(first)}`",
+                    hint=f"{near}post with --pull, or pull before: `ollama-modal pull {plain(first)}`",
                 ) from trouble
             if not said:
                 say("nothing was posted")

@@ -36,6 +36,10 @@ class BatchSource(Protocol):
     def endpoint(self) -> str:
         """What each line asks for."""
 
+    @property
+    def size(self) -> int | None:
+        """Of all lines, in bytes, about; None where that is not known before."""
+
     def pieces(self) -> Iterator[bytes]:
         """All lines from the first on, in pieces of any size; each call begins anew.
 
@@ -126,6 +130,10 @@ class LineSource:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def size(self) -> int | None:
+        return self.path.stat().st_size
+
     def place(self, line: int) -> int:
         return line
 
@@ -168,6 +176,10 @@ class CsvSource:
     @property
     def endpoint(self) -> str:
         return self.batch.endpoint
+
+    @property
+    def size(self) -> int | None:
+        return None
 
     def place(self, line: int) -> int:
         with translated(f"reading {str(self.path)!r}"), self.path.open("rb") as file:

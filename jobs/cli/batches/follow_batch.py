@@ -2,7 +2,7 @@
 leaves the batch as it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -13,6 +13,13 @@ from jobs.cli.output import is_terminal, say
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, StoreUnavailable
 from jobs.core.sanitize import plain
+from jobs.core.units import human_bytes
+
+MANY_BYTES = 16 << 20
+"""To read so many takes longer than anybody likes to see nothing."""
+
+DRAWN_BYTES = 1 << 20
+"""Between two looks of a bar."""
 
 POLL_EVERY = timedelta(seconds=1)
 """Whoever works on a batch tells every few seconds how it stands."""
@@ -51,8 +58,8 @@ def follow_batch(
         StoreUnavailable: it could not be read for long.
 
     """
-    with _view() if view is None else nullcontext(view) as shown:
-        told = _Told(shown, idle)
+    with _view() if view is None else nullcontext(view) as seen:
+        told = _Told(seen, idle)
         seen_at = clock.monotonic()
         while True:
             try:
@@ -64,10 +71,34 @@ def follow_batch(
             else:
                 seen_at = clock.monotonic()
                 told.here(batch, is_worked=has_ended(batch) or is_worked())
-                shown.show(batch, clock.now())
+                seen.show(batch, clock.now())
                 if has_ended(batch):
                     return batch
             clock.wait(every.total_seconds())
+
+
+def shown(pieces: Iterable[bytes], name: str, total: int | None) -> Generator[bytes, None, None]:
+    """The same pieces, with a bar on a terminal where there are so many that whoever waits wonders."""
+    done = 0
+    waiting = iter(pieces)
+    for piece in waiting:
+        done += len(piece)
+        yield piece
+        if done >= MANY_BYTES:
+            break
+    if done < MANY_BYTES or not is_terminal():
+        yield from waiting
+        return
+    from jobs.cli.progress_bar import bars  # noqa: PLC0415 - rich takes longer to import than most commands to run
+
+    with bars() as drawn:
+        drawn_to = 0
+        for piece in waiting:
+            done += len(piece)
+            if done - drawn_to >= DRAWN_BYTES:
+                drawn_to = done
+                drawn.draw(name, name, min(done, total or done), total, [human_bytes(done)])
+            yield piece
 
 
 class _Told:

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from loguru import logger
 
 from app.accounting.archiving import ArchiveThread, archiving, nothing_to_commit
 from jobs.archive.archived import AFTER, CASES, USAGE, ArchivedJobs, archive_at, archived_facts
+from jobs.batches.files.files_due import expect
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.errors import DiskFull
 from jobs.core.progress import Reading
-from jobs.home.home import Home
+from jobs.home.home import Home, Stack
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
@@ -322,3 +324,21 @@ def test_who_archives_leaves_how_the_jobs_stand(tmp_path: Path, hours: int) -> N
         known = known_jobs(reader, clock.now())
         assert len(known.dead) == 2
         assert sum(known.ended.counts.values()) == 20
+
+
+def test_files_of_batches_are_looked_through_without_a_night(home: Home) -> None:
+    """Where no fleet has nights, what is due of batches is posted while `up` runs: once, and only when it is."""
+    clock = HandClock(datetime.now(UTC))
+    stack = Stack(1, clock.now(), simulated=True, servers=(), models=None)
+    home.write_stack(stack)
+    archive = ArchiveThread(home, clock)
+    archive.run_once()
+    assert home.reader(clock).jobs() == []
+
+    with closing(home.facts()) as facts:
+        expect(facts, clock.now() - timedelta(days=1))
+    archive.run_once()
+    archive.run_once()
+
+    [job] = home.reader(clock).jobs()
+    assert (job.kind, job.subject, job.posted_by) == ("prune_batches", "*", "up")

@@ -243,7 +243,7 @@ def test_a_tick_asks_nothing_where_no_batch_waits(case: Case) -> None:
     tiers = Refusing(case.store.facts, case.fleet)
 
     ledger, entries, now = case.store.ledger(), [each.said for each in going_on], case.store.clock.now()
-    assert put_early(ledger, NoneMayAsk(), tiers, entries, now) == []  # type: ignore[arg-type]
+    assert put_early(ledger, NoneMayAsk(), tiers, entries, now) == []
 
 
 class NoneMayAsk:

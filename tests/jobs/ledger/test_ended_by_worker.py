@@ -80,7 +80,7 @@ def test_a_cancelled_one_whose_worker_died_goes_to_the_next(ledger: Ledger, cloc
     ledger.cancel(id, by="test")
     clock.tick(LEASE.total_seconds() + 1)
     swept = ledger.sweep()
-    assert (swept.lost, swept.due_lanes) == ((id,), {LANE})
+    assert (swept.lost, swept.due_lanes) == ((id,), frozenset({LANE}))
     assert claimed(ledger, id).job.cancel_asked
 
 
@@ -99,9 +99,9 @@ def test_a_sweep_tells_who_waits_from_who_is_due_and_who_runs(ledger: Ledger, cl
     """A job that waits keeps no worker of its lane: it is neither due nor run."""
     id = post(ledger)
     swept = ledger.sweep()
-    assert (swept.due_lanes, swept.running_lanes) == ({LANE}, frozenset())
+    assert (swept.due_lanes, swept.running_lanes) == (frozenset({LANE}), frozenset())
     put_off(ledger, clock, id)
     swept = ledger.sweep()
-    assert (swept.due_lanes, swept.running_lanes, swept.open_lanes) == (frozenset(), frozenset(), {LANE})
+    assert (swept.due_lanes, swept.running_lanes, swept.open_lanes) == (frozenset(), frozenset(), frozenset({LANE}))
     claimed(ledger, id, early=True)
     assert ledger.sweep().running_lanes == {LANE}

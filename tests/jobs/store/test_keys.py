@@ -19,6 +19,12 @@ from tests.support.stores import Store
 STORED = {
     "aliases": "overwritten",
     "audit/<day>/<id>": "overwritten",
+    "batch/<id>": "once",
+    "batch_end/<id>": "once",
+    "batch_files": "overwritten",
+    "batch_pass/<id>": "overwritten",
+    "batch_speed/<tier>/<model>": "overwritten",
+    "batch_state/<id>": "overwritten",
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "changed/<id>": "overwritten",

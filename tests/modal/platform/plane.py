@@ -17,6 +17,7 @@ from modal_proto import api_pb2
 
 from jobs.core.clock import Clock, SystemClock
 from tests.modal.platform.apps import GONE, App, Apps, Function
+from tests.modal.platform.blocks import Blocks
 from tests.modal.platform.build import Image, Images, Mounts, Secrets
 from tests.modal.platform.calls import Calls
 from tests.modal.platform.containers import Container, Containers, Settings
@@ -49,6 +50,7 @@ class Platform:
         self.environments, self.workspace = Environments(), Workspace()
         self.queues, self.dicts = Queues(self.environments, clock), Dicts(self.environments, clock)
         self.volumes = Volumes(self.environments, self.home)
+        self.blocks = Blocks(self.volumes, self.home)
         self.secrets, self.mounts, self.images = Secrets(self.environments), Mounts(self.home), Images()
         self.apps = Apps(self.environments, lambda app: asyncio.ensure_future(self._containers.stop_app(app)))
         self._containers = Containers(
@@ -70,6 +72,7 @@ class Platform:
                 self.queues,
                 self.dicts,
                 self.volumes,
+                self.blocks,
                 self.secrets,
                 self.mounts,
                 self.images,
@@ -99,6 +102,7 @@ class Platform:
         await self._containers.close()
         for proxy in self._proxies:
             proxy.close()
+        self.blocks.close()
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:

@@ -16,8 +16,11 @@ from tests.support.batch_gateways import BatchGateway, batch_gateway, uploads
 from tests.support.gateways import gateway
 from tests.support.waiting import PATIENCE
 
-ALICE, BOB, ROOT = "omk_alice", "omk_bob", "omk_root"
-KEYS = f"alice {hash_of(ALICE)} chat\nbob {hash_of(BOB)} chat\nroot {hash_of(ROOT)} chat admin"
+ALICE, BOB, ROOT, KEEPER = "omk_alice", "omk_bob", "omk_root", "omk_keeper"
+KEYS = (
+    f"alice {hash_of(ALICE)} chat\nbob {hash_of(BOB)} chat\nroot {hash_of(ROOT)} chat admin\n"
+    f"keeper {hash_of(KEEPER)} admin models=llama*"
+)
 
 LINE = {
     "custom_id": "a",
@@ -169,8 +172,8 @@ def test_ranges_of_a_file(served: BatchGateway) -> None:
         assert (answer.status_code, answer.content) == (206, part), wanted
         first = len(content) - len(part) if wanted.startswith("bytes=-") else int(wanted[6:].partition("-")[0])
         assert answer.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{len(content)}"
-    for wanted in (None, "bytes=0-1,5-6", "lines=0-1", "bytes=9-1", "bytes=-", "nonsense"):
-        assert (asked(wanted).status_code, asked(wanted).content) == (200, content), wanted
+    for other in (None, "bytes=0-1,5-6", "lines=0-1", "bytes=9-1", "bytes=-", "nonsense"):
+        assert (asked(other).status_code, asked(other).content) == (200, content), other
     beyond = asked("bytes=512000-")
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */512000")
     head = asked(None, "HEAD")
@@ -386,6 +389,22 @@ def test_an_administrator_may_end_but_not_read(served: BatchGateway) -> None:
         ("root", "cancel", batch.id, "done"),
         ("root", "file-delete", file.id, "done"),
     ]
+
+
+def test_who_may_not_infer_posts_nothing(served: BatchGateway) -> None:
+    """A key without the scope `chat` uploads and posts nothing; one for some models does not look after others'."""
+    keeper = client(served, KEEPER)
+    batch = post(client(served), upload(client(served)).id)
+    messages = httpx.post(
+        f"{served.url}/v1/messages/batches", json={"requests": []}, headers={"x-api-key": KEEPER}, timeout=PATIENCE
+    )
+    assert messages.status_code == 403
+    for ask in (lambda: upload(keeper), lambda: post(keeper, "file-x")):
+        with pytest.raises(openai.PermissionDeniedError, match="this needs chat"):
+            ask()
+    with pytest.raises(openai.NotFoundError):
+        keeper.batches.cancel(batch.id)
+    assert not list(keeper.batches.list())
 
 
 def test_without_keys_all_is_everybodys(tmp_path: Path) -> None:

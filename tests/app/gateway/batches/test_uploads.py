@@ -11,6 +11,8 @@ import httpx
 import pytest
 from loguru import logger
 
+from jobs.access.keys.key_records import KeySettings
+from jobs.access.keys.key_store import KeyStore
 from jobs.access.keys.proofs import hash_of
 from jobs.batches.limits import BatchLimits
 from tests.support.batch_gateways import BatchGateway, batch_gateway, uploads
@@ -146,6 +148,33 @@ def test_a_key_has_its_share_of_uploads(served: BatchGateway) -> None:
         for each in lines:
             each.__exit__(None, None, None)
     until(lambda: post(served, b"{}").status_code == 200, "the share that was given back")
+
+
+def test_a_file_that_goes_away_ends_its_download(served: BatchGateway) -> None:
+    """What is removed while somebody reads it ends his answer without its end, so that he knows; no file was open."""
+    file = post(served, b"x" * 30_000_000).json()["id"]
+    headers, url = {"authorization": f"Bearer {KEY}"}, f"{served.url}/v1/files/{file}"
+    with httpx.stream("GET", f"{url}/content", headers=headers, timeout=PATIENCE) as answer:
+        pieces = answer.iter_raw()
+        next(pieces)
+        assert httpx.delete(url, headers=headers, timeout=PATIENCE).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(pieces)
+    assert post(served, b"{}").status_code == 200
+
+
+def test_a_key_that_is_revoked_ends_its_upload(tmp_path: Path) -> None:
+    """An upload goes no further than its key: it is answered 401, and nothing of it stays."""
+    with batch_gateway(tmp_path, live_keys=True) as served:
+        keys = KeyStore(served.running.facts, served.clock)
+        keys.make("key", hash_of(KEY), KeySettings(), by="test")
+        until(lambda: post(served, b"{}").status_code == 200, "the key")
+        with caller(served, 50_000_000) as line:
+            line.sendall(HEAD + b"x" * 3_000_000)
+            until(lambda: uploads(served.storage), "the beginning of the upload")
+            keys.revoke("key", by="test")
+            assert status(line) == 401
+        until(lambda: not uploads(served.storage), "the end of the upload")
 
 
 def test_nothing_of_a_file_is_logged(served: BatchGateway) -> None:

@@ -11,8 +11,11 @@ import httpx
 import pytest
 
 from jobs.access.keys.proofs import hash_of, new_key
+from jobs.testing.models import LIBRARY
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.support.batch_lines import CHAT, Batch, HeldAnswers, Senders, answers, body, room, told
-from tests.support.gateways import A10G_TIER, RunningGateway, gateway
+from tests.support.gateways import A10G_TIER, ModelList, RunningGateway, gateway, model
 from tests.support.moved_clock import StandingClock
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import PATIENCE, until
@@ -27,13 +30,21 @@ ONE = replace(A10G_TIER, parallel=1)
 def running(
     folder: Path, script: Any, *, keys: str = KEYS, tier: Any = A10G_TIER, **more: Any
 ) -> Iterator[RunningGateway]:
+    given = {"clock": StandingClock(), **more}
     with (
         ScriptedServer(script) as server,
-        gateway(
-            folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], clock=StandingClock(), **more
-        ) as found,
+        gateway(folder, {"a10g": server.url}, keys=keys, live_keys=True, tiers=[tier], **given) as found,
     ):
         yield found
+
+
+class PushedClock(StandingClock):
+    """One on which only that lasts what a test says."""
+
+    pushed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.pushed
 
 
 @pytest.fixture
@@ -88,6 +99,22 @@ def test_one_slot_is_left_for_a_person(tmp_path: Path, held: HeldAnswers, sender
         assert person.result(PATIENCE).status_code == 200
         held.free()
         assert [told(each) for each in answers(lines)] == [(200, None)] * 5
+
+
+def test_what_lines_used_is_written_down(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """Three lines that are answered beside one another for nine seconds have used their server for nine, and not for
+    twenty-seven: so it is in the usage."""
+    clock = PushedClock()
+    with running(tmp_path, held, clock=clock) as found:
+        batch = Batch(found.facts, "ann")
+        lines = [senders.line(batch, found.url, f"line {number}") for number in range(3)]
+        until(lambda: len(held.open) == 3)
+        clock.pushed = 9.0
+        held.free()
+        assert {told(each) for each in answers(lines)} == {(200, None)}
+        [row] = found.rows(3)
+        assert (row.about.batch, row.about.key) == (batch.id, "ann")
+        assert row.sums.seconds == pytest.approx(9.0)
 
 
 def test_the_line_that_began_last_gives_way(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
@@ -167,6 +194,34 @@ def test_a_tier_that_sleeps_is_left_asleep(tmp_path: Path, held: HeldAnswers) ->
         assert told(Batch(found.facts, "ann").send(found.url)) == (200, None)
         page = httpx.get(f"{found.url}/metrics", headers={"x-api-key": ANN}, timeout=PATIENCE).text
         assert 'ollama_modal_wakes_total{cause="batch",tier="a10g"} 1.0' in page
+
+
+def test_a_person_is_answered_though_a_line_would_go_on_for_long(tmp_path: Path, senders: Senders) -> None:
+    """On a simulator that answers one at a time: the line that a person finds there ends, in the server as well, and
+    her answer is whole; then the line goes again, from its beginning."""
+    with RegistryDouble(LIBRARY) as registry, OllamaDouble(tmp_path, registry=registry.url) as double:
+        pulled = httpx.post(f"{double.url}/api/pull", json={"model": "tiny", "stream": False}, timeout=PATIENCE)
+        assert pulled.json() == {"status": "success"}
+    with (
+        OllamaDouble(tmp_path, tokens_per_second=10.0) as slow,
+        gateway(
+            tmp_path,
+            {"a10g": slow.url},
+            source=ModelList([model("tiny")]),
+            keys=KEYS,
+            live_keys=True,
+            tiers=[ONE],
+            clock=StandingClock(),
+        ) as found,
+    ):
+        batch = Batch(found.facts, "ann")
+        endless = senders.line(batch, found.url, "word " * 3500, model="tiny")
+        until(lambda: figures(found) == (1, 0))
+        person = senders.person(found.url, "hi", ANN, model="tiny").result(PATIENCE)
+        assert person.status_code == 200
+        assert "simulator" in person.text
+        assert told(endless.result(PATIENCE)) == (503, "not-now")
+        assert told(batch.send(found.url, text="hi", model="tiny")) == (200, None)
 
 
 def test_a_pass_opens_nothing_else(tmp_path: Path, held: HeldAnswers) -> None:

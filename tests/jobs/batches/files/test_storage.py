@@ -432,6 +432,22 @@ def test_those_who_ask_at_once_share_a_refresh(tmp_path: Path) -> None:
 # -- what is pruned ----------------------------------------------------------------------------------------------------
 
 
+def test_a_plan_is_one_commit(tmp_path: Path) -> None:
+    """However much goes: each commit of a volume takes as long as a whole upload may."""
+    commits = [0]
+
+    def persist() -> None:
+        commits[0] += 1
+
+    storage = storage_at(tmp_path, persist=persist)
+    files = tuple(storage.save("ann", "f", [b"x"]) for _ in range(5))
+    commits[0] = 0
+    storage.follow(BatchPrunePlan(files=files))
+
+    assert storage.files() == []
+    assert commits[0] == 1
+
+
 def test_a_plan_is_followed(storage: BatchStorage) -> None:
     """What it names goes, and nothing else; who may not go on stops."""
     record = batch_of(storage, 3)

@@ -1,6 +1,7 @@
 """Results come together in the order of their lines, as OpenAI's and Anthropic's clients read them."""
 
 import json
+import sys
 import tracemalloc
 from datetime import timedelta
 from functools import partial
@@ -12,9 +13,10 @@ from anthropic.types.messages import MessageBatchIndividualResponse
 
 from jobs.batches.files.storage import BatchStorage
 from jobs.batches.lines.assembly import CANCELLED, EXPIRED, Assembled, Undone, assemble
+from jobs.batches.lines.line_check import LineRules, read_through
 from jobs.batches.lines.result_lines import answered, unanswered
 from jobs.batches.lines.segments import Result, Segments
-from jobs.batches.records import BatchRecord
+from jobs.batches.records import BatchDialect, BatchRecord
 from tests.support.batch_files import batch_of, documents, line, lines_of, packed, posted, result, storage_at
 from tests.support.crash_points import dies_at
 
@@ -140,6 +142,22 @@ def test_an_answer_that_is_no_json(body: bytes) -> None:
     assert document["response"]["body"]["error"]["message"] == body[:1000].decode("utf-8", "replace")
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+        ('{"a":"\u00e4"}'.encode("utf-16"), {"a": "\u00e4"}),
+        (b'{"a":NaN,"b":-Infinity}', {"a": None, "b": None}),
+        (b'{"a":"\xed\xa0\x80"}', {"a": "\ufffd"}),
+    ],
+)
+def test_what_is_nearly_json_becomes_such(body: bytes, found: Any) -> None:
+    """A byte order mark, another encoding, what is no number, half a character: any client can read the result."""
+    document = answered("openai", "batch_1", 1, "a", status=200, request_id="r", body=body).decode()
+
+    assert json.loads(document, parse_constant=pytest.fail)["response"]["body"] == found
+
+
 def test_a_body_stays_as_it_came() -> None:
     """Numbers and the order of fields too; only line breaks between them go."""
     body = b'{"b": 1.10,\n "a": 12345678901234567890,\r\n "t": "x\\ny"}'
@@ -148,6 +166,20 @@ def test_a_body_stays_as_it_came() -> None:
     assert b'{"b": 1.10,  "a": 12345678901234567890,   "t": "x\\ny"}' in document
     assert json.loads(document)["custom_id"] == 'q"uote'
     assert b"\n" not in document
+
+
+def test_a_result_is_one_line_whoever_reads_it() -> None:
+    """Texts may have characters that Python's `splitlines` and others take for the end of a line."""
+    said = "a\u2028b\u2029c\x85d\x1ce\x0bf\x0cg\nh\ri"
+    body = json.dumps({"said": said}, ensure_ascii=False, indent=1).replace("\n", "\r\n").encode()
+    dialects: tuple[BatchDialect, ...] = ("openai", "anthropic")
+    for dialect in dialects:
+        document = answered(dialect, "batch_1", 1, said, status=200, request_id=said, body=body)
+        (line,) = document.decode().splitlines()
+        found = json.loads(line)
+        answer = found["response"]["body"] if dialect == "openai" else found["result"]["message"]
+        assert answer == {"said": said}
+        assert found["custom_id"] == said
 
 
 # -- done twice, or broken off -----------------------------------------------------------------------------------------
@@ -230,3 +262,33 @@ def test_many_lines_in_flat_memory(tmp_path: Path) -> None:
 
     assert max(few, many) < 4_000_000  # of five and ten million bytes of results
     assert many - few < 1_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process has open")
+def test_no_file_is_open_between_two_calls(storage: BatchStorage) -> None:
+    """Neither of an upload on its way, nor while a file is read through, nor between flushes: a volume is refreshed
+    only while none is."""
+    seen: list[str] = []
+
+    def look(_: object = None) -> None:
+        links = list(Path("/proc/self/fd").iterdir())
+        seen.extend(str(link.readlink()) for link in links if link.exists() and storage.root in link.readlink().parents)
+
+    with (storage.root.parent / "batches-not").open("wb"):
+        with storage.begin("ann", "f") as upload:
+            upload.write(bytes(2_000_000))
+            look()
+        record = batch_of(storage, 3)
+        read_through(storage, record, LineRules.of(record), progress=look)
+        writer = Segments(storage, record.id, 3).open(1, "a")
+        look()
+        for number in (1, 2):
+            writer.append(result(record, number))
+            writer.flush()
+            look()
+        assemble(storage, record, lines_of(storage, record), writer.results, 1, progress=look)
+
+    assert seen == []
+    with (storage.root / "files" / record.input_file_id / "content").open("rb"):
+        look()
+    assert len(seen) == 1

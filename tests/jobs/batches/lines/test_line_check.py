@@ -23,6 +23,7 @@ from jobs.batches.lines.line_check import (
     checked_before,
     read_through,
 )
+from jobs.batches.lines.line_index import MOST_MODELS
 from jobs.batches.records import MOST_ERRORS, BatchDialect, LineError
 from jobs.core.errors import Corrupt, DiskFull, NotFound
 from jobs.core.units import human_bytes
@@ -202,6 +203,23 @@ def test_models_are_asked_for_once() -> None:
         (2, "model_not_found", "body.model"),
         (3, "model_not_found", "body.model"),
     ]
+
+
+@pytest.mark.parametrize("are_here", [True, False])
+def test_too_many_models(are_here: bool) -> None:
+    """Whoever knows models is asked for so many; a line that asks for one more is an error."""
+    asked: list[str] = []
+
+    def knows(model: str) -> LineRefusal | None:
+        asked.append(model)
+        return None if are_here else LineRefusal("model_not_found", "it is not here")
+
+    lines = (line(n, body={"model": f"m{n}", "messages": []}) for n in range(MOST_MODELS + 5))
+    found = check(packed(lines), LineRules(CHAT, knows=knows))
+
+    assert len(asked) == MOST_MODELS
+    assert found.error_count == (5 if are_here else MOST_MODELS + 5)
+    assert len(found.models) == (MOST_MODELS if are_here else 0)
 
 
 def test_the_shape_of_a_body_is_checked_where_it_can_be() -> None:

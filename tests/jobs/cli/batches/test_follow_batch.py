@@ -8,7 +8,7 @@ import pytest
 
 from jobs.batches.records import BatchUse, Estimate
 from jobs.cli.batches import batch_words as words
-from jobs.cli.batches.follow_batch import BatchTenths, follow_batch
+from jobs.cli.batches.follow_batch import MANY_BYTES, BatchTenths, follow_batch, shown
 from jobs.core.errors import StoreUnavailable, Unreachable
 from jobs.testing.clock import HandClock
 
@@ -127,6 +127,12 @@ def test_what_is_told_of_a_batch_is_all_there_is_to_know() -> None:
         "  error    it has cost about $3",
         "  results  `ollama-modal batch batch_5f0c1a2b3c4d5e6f708192a3 --results --out FILE`",
     ]
+
+
+@pytest.mark.parametrize("pieces", [[], [b"one", b"two"], [b"x" * MANY_BYTES, b"y", b"z"]])
+def test_a_file_that_is_shown_stays_the_same(pieces: list[bytes]) -> None:
+    """However large it is."""
+    assert list(shown(pieces, "reading", None)) == pieces
 
 
 @pytest.mark.parametrize(
