@@ -219,7 +219,7 @@ class Composed:
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
         self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
-        records = Records(self.usage_recorder, self.metrics)
+        self._records = Records(self.usage_recorder, self.metrics)
         proxy = Proxy(
             upstreams=parts.upstreams,
             upstream_clients=self.upstream_clients,
@@ -228,7 +228,7 @@ class Composed:
             loaded=self._loaded,
             route_cache=route_cache,
             refresh=refresh,
-            recorder=records,
+            recorder=self._records,
             clock=parts.clock,
             detached=self.detached,
             admission=self.admission,
@@ -257,7 +257,7 @@ class Composed:
             },
             ops=self._ops,
             page=Page(),
-            recorder=records,
+            recorder=self._records,
             audit=self._audit_thread.audit,
             clock=parts.clock,
             begin=self._begin,
@@ -304,6 +304,7 @@ class Composed:
             self._batches.close()
         self._ledger_pool.close()
         self._audit_thread.stop()
+        self._records.pass_on()
         self.usage_recorder.stop()
 
     def _loaded_models(self) -> LoadedModels:

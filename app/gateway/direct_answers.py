@@ -95,6 +95,8 @@ class DirectAnswers:
         #: What has come in this turn of the loop: what servers answered, and what callers ask.
         self._answered: deque[_DirectAnswer] = deque()
         self._asked: deque[tuple[_Head, HttpCycle]] = deque()
+        #: Whether the loop will go through them.
+        self._goes_on = False
         #: The models that servers answered with in this turn.
         self.used: dict[_Way, None] = {}
         self._heads: dict[tuple[str, str, bytes], _Head] = {}
@@ -131,30 +133,37 @@ class DirectAnswers:
 
     def _ask(self, head: "_Head", cycle: HttpCycle) -> None:
         """Begin with it at the end of this turn."""
-        if not self._asked and not self._answered:
-            asyncio.get_running_loop().call_soon(self._go_on)
         self._asked.append((head, cycle))
+        if not self._goes_on:
+            self._soon()
 
     def answer(self, answered: "_DirectAnswer") -> None:
         """Have it answered at the end of this turn."""
-        if not self._asked and not self._answered:
-            asyncio.get_running_loop().call_soon(self._go_on)
         self._answered.append(answered)
+        if not self._goes_on:
+            self._soon()
+
+    def _soon(self) -> None:
+        self._goes_on = True
+        asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Go on with what has come; for no longer than a callback may take, and then once more."""
         answered, asked = self._answered, self._asked
-        for _ in range(min(len(answered), _AT_ONCE)):  # before the others, who then find their connections
-            answered.popleft().answer()
-        for way in self.used:
-            way.note_use()
-        self.used.clear()
-        for _ in range(min(len(asked), _AT_ONCE)):
-            head, cycle = asked.popleft()
-            if not head.is_begun(cycle):
-                cycle.start_task()
-        if answered or asked:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        try:
+            for _ in range(min(len(answered), _AT_ONCE)):  # before the others, who then find their connections
+                answered.popleft().answer()
+            used, self.used = self.used, {}
+            for way in used:
+                way.note_use()
+            for _ in range(min(len(asked), _AT_ONCE)):
+                head, cycle = asked.popleft()
+                if not head.is_begun(cycle):
+                    cycle.start_task()
+        finally:  # whatever befell one of them, the others have their turn
+            self._goes_on = False
+            if answered or asked:
+                self._soon()
 
 
 class _Way:

@@ -12,12 +12,12 @@ from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
     STATUS_LINE,
+    HttpToolsProtocol,
     RequestResponseCycle,
 )
 
 if TYPE_CHECKING:
     from app.gateway.http_head import ReadHead
-    from app.gateway.http_protocol import StrictHttpProtocol
     from app.gateway.protocol.headers import Header
 
 CALLER = "ollama_modal.caller"
@@ -36,10 +36,18 @@ class DirectAnswer(Protocol):
         """Have a task answer it from here."""
 
 
+class CallersProtocol(HttpToolsProtocol):
+    """A connection of callers, as its cycles know it: uvicorn's, that begins a task where one asks for it."""
+
+    def begin_task(self, cycle: "HttpCycle") -> None:
+        """Have a task answer a request."""
+        raise NotImplementedError
+
+
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: "StrictHttpProtocol", scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
+    def __init__(self, protocol: "CallersProtocol", scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.
@@ -80,7 +88,7 @@ class HttpCycle(RequestResponseCycle):
     """What was done for it before its task."""
     direct: DirectAnswer | None = None
     """What answers it while it has no task."""
-    _protocol: "StrictHttpProtocol | None" = None
+    _protocol: "CallersProtocol | None" = None
     _message_event: asyncio.Event | None = None
     _is_body_here = False
     """All of it came with its head, and nobody has taken it."""

@@ -12,9 +12,8 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.gateway.http_cycle import CALLER, HttpCycle
+from app.gateway.http_cycle import CALLER, CallersProtocol, HttpCycle
 from app.gateway.http_head import ReadHead
 
 MOST_HEAD = 64 * 1024
@@ -81,7 +80,7 @@ class _Parser(httptools.HttpRequestParser):
             raise
 
 
-class StrictHttpProtocol(HttpToolsProtocol):
+class StrictHttpProtocol(CallersProtocol):
     """One connection; belongs to its event loop. A head that does not end is refused as any other that makes no sense.
 
     A request cannot be read in two ways, of which a proxy might take the other. One request is answered at a time: what
