@@ -66,6 +66,8 @@ def test_every_key_is_in_the_table(month: Month) -> None:
         "key/<name>/<n>",  # all keys are the secret's
         *("grant/<key>/<span>/<n>", "took/<key>/<span>/<account>"),  # no key has a budget
         "seen/<key>",  # of an older version
+        *("batch/<id>", "batch_state/<id>", "batch_end/<id>", "batch_pass/<id>"),  # nobody posts a batch
+        *("batch_speed/<tier>/<model>", "batch_files", "leave/<tier>"),
     }
     is_over = {"open/<id>", "worker/<lane>"}
     assert {entry.pattern for entry in TABLE} - met == did_not_happen | is_over
