@@ -140,7 +140,7 @@ class BatchRun:
             undone=_undone(ended),
             progress=lambda _: self._go_on(),
         )
-        if status in {"failed", "expired"}:
+        if status == "failed":  # of one that expired, those that were not run are counted apart, as of a cancelled one
             counts = LineCounts(counts.total, counts.completed, counts.total - counts.completed)
         self._look_at_cost(meter)
         parts.state.note(counts=counts, use=meter.use())

@@ -177,7 +177,7 @@ class Sending:
                 at_work.end(EndedEarly("failed", spent.code, spent.message))
             elif clock.monotonic() >= say_at:
                 say_at = clock.monotonic() + pace.say.total_seconds()
-                note = str(keeper.trouble) if keeper.trouble is not None else at_work.note
+                note = str(keeper.trouble) if keeper.trouble is not None else at_work.note or self._beginning.note
                 parts.state.note(counts=keeper.counts, use=use, note=note)
                 await asyncio.to_thread(self._say)
                 if at_work.turned_away():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.batches.records import LineCounts
 from jobs.ledger.job import JobState
 from tests.support.batch_files import line
 from tests.support.batch_runs import GOOD, Gateway, Said, failed, ids, not_now, runs
@@ -176,7 +177,7 @@ def test_a_batch_is_over_at_its_deadline(live_store: Store, tmp_path: Path) -> N
     """What is not done by then is not done, and says so."""
     with runs(live_store, tmp_path, Gateway(lambda n, _: not_now(60) if n > 10 else GOOD, room=1)) as (at, _):
         batch = at.run(at.post(12, expires_in=timedelta(seconds=2)))
-        assert batch.status == "expired"
+        assert (batch.status, batch.counts) == ("expired", LineCounts(12, 10, 0))
         assert ids(at.output(batch)) == [f"id-{n}" for n in range(1, 11)]
         assert [(each["custom_id"], each["error"]["code"]) for each in at.errors(batch)] == [
             ("id-11", "batch_expired"),
