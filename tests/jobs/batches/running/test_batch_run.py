@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,6 +184,37 @@ def test_a_batch_is_over_at_its_deadline(live_store: Store, tmp_path: Path) -> N
             ("id-11", "batch_expired"),
             ("id-12", "batch_expired"),
         ]
+
+
+def message(number: int, model: str = "m") -> dict[str, Any]:
+    return {"custom_id": f"id-{number}", "params": {"model": model, "max_tokens": 5, "messages": []}}
+
+
+def test_each_message_has_a_result_though_none_was_sent(live_store: Store, tmp_path: Path) -> None:
+    """Anthropic's clients look for the result of each request: what is wrong with one stands in its own, and others
+    say why they were not run."""
+    asks = {"dialect": "anthropic", "endpoint": "/v1/messages"}
+    with runs(live_store, tmp_path) as (at, gateway):
+        batch = at.run(at.post([message(1), message(2, "gone"), message(3)], **asks))
+        assert (batch.status, batch.counts, gateway.came) == ("failed", LineCounts(3), [])
+        assert [each.line for each in batch.errors] == [2]
+        found = at.output(batch)
+        assert ids(found) == ["id-1", "id-2", "id-3"]
+        said = [each["result"]["error"]["error"] for each in found]
+        assert {each["type"] for each in said} == {"invalid_request_error"}
+        assert said[1]["message"].startswith("there is no model 'gone'")
+        assert [said[n]["message"].partition(":")[0] for n in (0, 2)] == ["it was not run"] * 2
+        assert all("of line 2: there is no model 'gone'" in said[n]["message"] for n in (0, 2))
+
+        late = at.run(at.post([message(1), message(2)], **asks, expires_in=timedelta(0)))
+        cancelled = at.post([message(1), message(2)], **asks)
+        at.batches.cancel(cancelled.id, by="test")
+        for ended, status, told in ((late, "expired", "expired"), (at.run(cancelled), "cancelled", "canceled")):
+            assert (ended.status, ended.counts, at.output(ended)) == (
+                status,
+                LineCounts(2),
+                [{"custom_id": f"id-{n}", "result": {"type": told}} for n in (1, 2)],
+            )
 
 
 def test_a_worker_that_stops_hands_it_back(live_store: Store, tmp_path: Path) -> None:
