@@ -232,7 +232,7 @@ def test_lines_that_were_not_run_in_time_count_as_failed(served: BatchGateway) -
     served.end(batch.id, "expired", results=[{}, {}], failed=[{}], total=5)
     done = asking.batches.retrieve(batch.id)
     assert done.request_counts is not None
-    assert (done.status, done.request_counts.to_dict()) == ("expired", {"completed": 2, "failed": 3, "total": 5})
+    assert (done.status, done.request_counts.model_dump()) == ("expired", {"completed": 2, "failed": 3, "total": 5})
     if done.usage is not None:  # the oldest clients do not know it
         assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (5, 7, 12)
     assert done.model_extra is not None
