@@ -33,7 +33,7 @@ from jobs.batches.running.run_state import RunState
 from jobs.batches.running.sending import Sending
 from jobs.batches.running.shown_pass import ShownPass
 from jobs.batches.speed import learn
-from jobs.core.errors import Cancelled, Fenced, HandedBack, NotFound, StoreTrouble
+from jobs.core.errors import Cancelled, Fenced, HandedBack, NotFound, StoreTrouble, Trouble
 from jobs.core.units import counted
 from jobs.worker.attempt import RunningAttempt
 
@@ -58,9 +58,18 @@ class BatchRun:
 
         Raises:
             Interrupted: it was fenced, handed back or put off.
-            Trouble: something failed that another attempt may not meet.
+            Trouble: something failed that another attempt may not meet. It is told until that begins.
 
         """
+        try:
+            return self._run()
+        except Trouble as trouble:
+            if not isinstance(self._parts.why_stopped(), Fenced):
+                self._parts.state.note(note=str(trouble))
+                self._parts.state.say()
+            raise
+
+    def _run(self) -> BatchEnd:
         try:
             checked = self._read_through()
         except Cancelled:
