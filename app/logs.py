@@ -81,14 +81,17 @@ class Line:
         values: what it is made of; they must not change.
         words: the message that they come to, and what it belongs to. Called in a thread.
         where: the module and line that says it.
+        request: that it belongs to.
 
     """
 
     __slots__ = ("_told", "_values", "_words", "at", "request", "where")
 
-    def __init__(self, values: T, words: "Callable[[T], tuple[str, About]]", where: str) -> None:
+    def __init__(
+        self, values: T, words: "Callable[[T], tuple[str, About]]", where: str, request: str | None = None
+    ) -> None:
         self.at = time.time()
-        self.request = request_of_lines.get()
+        self.request = request_of_lines.get() if request is None else request
         self.where = where
         self._values = values
         self._words = words

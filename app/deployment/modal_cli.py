@@ -58,7 +58,7 @@ IDLE = ("nothing is deployed that could work the queue; the job waits until it i
 ENTRY_POINTS = frozenset(
     {
         *(*with_commands(KINDS), "retry", "jobs", "job", "cancel", "dismiss", "models"),
-        *("night", "cost", "audit", "windows", "plan", "status"),
+        *("night", "cost", "audit", "windows", "plan", "status", "batch", "batches"),
     }
 )
 """What `app.jobs` has for `modal run`."""
@@ -74,11 +74,18 @@ def worded(text: str) -> str:
         verb, argument, options = command.groups()
         if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
             return command[0]
-        option = "--model" if verb in with_commands(KINDS) else "--file" if argument == "FILE" else "--id"
-        named = f" {option} {argument}" if argument else ""
+        named = f" {_option(verb, argument)} {argument}" if argument else ""
         return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 
     return _COMMAND.sub(ours, text)
+
+
+def _option(verb: str, argument: str) -> str:
+    """The option that is an argument there."""
+    if verb in with_commands(KINDS):
+        return "--model"
+    is_file = verb == "batch" and (argument == "FILE" or "." in argument)
+    return "--file" if is_file else "--id"
 
 
 class WorkerLauncher:

@@ -41,7 +41,7 @@ KEYS: Mapping[str, Effect] = {
     "tiers.*.startup_timeout_seconds": Effect("how long a start may take, and callers wait", "how long callers wait"),
     "tiers.*.target_concurrency": Effect(_MODAL, ""),
     "tiers.*.exit_grace_seconds": Effect(_MODAL, ""),
-    "tiers.*.own_wakes_per_day": Effect("how often nights and windows wake it", ""),
+    "tiers.*.own_wakes_per_day": Effect("how often nights, windows and batches wake it", ""),
     "tiers.*.readers_ahead": Effect("how many read a model's blobs ahead of its engine", ""),
     "tiers.*.engine": Effect("which program answers, and so which routes are spoken", "the same"),
     "tiers.*.ollama.context_length": Effect(_OLLAMA, _OLLAMA),

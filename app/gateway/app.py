@@ -10,17 +10,18 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.auth.admission import Admission
-from app.gateway.auth.keys import Caller, Key, Keys
+from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
+from app.gateway.direct_answers import DecidedHead, DirectAnswers
 from app.gateway.http_cycle import CALLER
 from app.gateway.inference.request_log import Recorder, RequestEnding, turned_away
 from app.gateway.protocol import body as bodies
@@ -54,22 +55,6 @@ _NOBODY = Caller("", frozenset())
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    """What follows from a head alone, so that it holds for each request on a connection that has the same one: its key
-    was known and might ask for this. What hangs on the moment, as when the key expires, is looked at each time.
-    """
-
-    path: str
-    found: tuple[RouteEntry, str]
-    key: Key
-    known: Keys
-    """Among which that key was: of others it has to be found anew."""
-    id: str
-    """That the head gives to each request; empty where it gives none."""
-    to_server: bytes
-
-
 class GatewayApp:
     """Belongs to one event loop.
 
@@ -77,6 +62,7 @@ class GatewayApp:
         keys: who may ask.
         admission: how much.
         passes: answers routes whose action is `passed`.
+        direct: answers those of their requests that are common, before they have a task.
         handlers: answer routes whose action is `here`, by the entry's path.
         ops: answers below `OWN`, where it lets callers in itself, and routes whose action is `job`.
         page: answers at `PAGE` without a key: its files hold nothing secret.
@@ -96,6 +82,7 @@ class GatewayApp:
         keys: LiveKeys,
         admission: Admission,
         passes: Handler,
+        direct: DirectAnswers,
         handlers: Mapping[str, Handler],
         ops: ASGIApp,
         page: ASGIApp,
@@ -111,6 +98,7 @@ class GatewayApp:
         self._admission = admission
         self._limits = admission.rates
         self._passes = passes
+        self._direct = direct
         self._handlers = handlers
         self._ops = ops
         self._page = page
@@ -165,8 +153,10 @@ class GatewayApp:
 
     async def _again(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose head was let in before."""
-        decided: _Decided = scope["extensions"][CALLER].decided
+        decided: DecidedHead = scope["extensions"][CALLER].decided
         exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
+        if (start := scope["extensions"][CALLER].head_start) is not None:
+            exchange.id, exchange.at, exchange.began, exchange.head_start = start.id, start.at, start.began, start
         request_of_lines.set(exchange.id)
         await self._respond(scope, decided.path, exchange, receive, is_known=True)
 
@@ -192,7 +182,7 @@ class GatewayApp:
             self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive, *, is_known: bool) -> None:
-        decided: _Decided | None = exchange.connection.decided
+        decided: DecidedHead | None = exchange.connection.decided
         keys, known = self._keys, self._keys.known  # a thread may replace what is known at any moment
         keys.is_used = True
         try:
@@ -232,8 +222,7 @@ class GatewayApp:
                 self._need_right(exchange, path, is_known=is_known)
                 if key.is_shown_again:
                     said = _id_in(scope), exchange.to_server
-                    decided = _Decided(path, (entry, exchange.below), key, known, *said)
-                    exchange.connection.decide(decided, self._again if exchange.is_direct else None)
+                    self._keep(DecidedHead(path, (entry, exchange.below), key, known, *said), exchange)
             if entry.action == "job":
                 inner = _at(path, scope)
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
@@ -248,6 +237,14 @@ class GatewayApp:
             del keys.under_way[stop]
             exchange.forget_body()
             leave()
+
+    def _keep(self, decided: DecidedHead, exchange: Exchange) -> None:
+        """Keep what follows from a head, for the next request that has the same."""
+        if exchange.is_direct:
+            begin = self._direct.of(decided, exchange.headers, self._new_id)
+            exchange.connection.decide(decided, self._again, begin)
+        else:
+            exchange.connection.decide(decided)
 
     @staticmethod
     async def _say_ended(exchange: Exchange, why: Trouble) -> None:
@@ -280,11 +277,14 @@ class GatewayApp:
         length = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
         exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds)
 
+    def _new_id(self) -> str:
+        return f"{_PROCESS}{next(self._count):08x}"
+
     def _exchange(
         self, scope: Scope, found: tuple[RouteEntry, str], send: Send, given_id: str, to_server: bytes
     ) -> Exchange:
         return Exchange(
-            id=given_id or f"{_PROCESS}{next(self._count):08x}",
+            id=given_id or self._new_id(),
             entry=found[0],
             below=found[1],
             method=scope["method"],

@@ -33,6 +33,7 @@ from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightl
 from app.gateway.dashboard.batches import batch_list, estimates
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
+from app.gateway.direct_answers import DirectAnswers
 from app.gateway.event_loop.lag import LagMeter
 from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.inference.detached import DetachedRequests
@@ -218,7 +219,7 @@ class Composed:
         self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
         self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
-        records = Records(self.usage_recorder, self.metrics)
+        self._records = Records(self.usage_recorder, self.metrics)
         proxy = Proxy(
             upstreams=parts.upstreams,
             upstream_clients=self.upstream_clients,
@@ -227,7 +228,7 @@ class Composed:
             loaded=self._loaded,
             route_cache=route_cache,
             refresh=refresh,
-            recorder=records,
+            recorder=self._records,
             clock=parts.clock,
             detached=self.detached,
             admission=self.admission,
@@ -242,6 +243,7 @@ class Composed:
             keys=parts.keys,
             admission=self.admission,
             passes=proxy.pass_on,
+            direct=DirectAnswers(proxy, parts.keys, self.budget),
             handlers={
                 **handlers(
                     parts.known_state,
@@ -255,7 +257,7 @@ class Composed:
             },
             ops=self._ops,
             page=Page(),
-            recorder=records,
+            recorder=self._records,
             audit=self._audit_thread.audit,
             clock=parts.clock,
             begin=self._begin,
@@ -302,6 +304,7 @@ class Composed:
             self._batches.close()
         self._ledger_pool.close()
         self._audit_thread.stop()
+        self._records.pass_on()
         self.usage_recorder.stop()
 
     def _loaded_models(self) -> LoadedModels:

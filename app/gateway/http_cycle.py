@@ -6,7 +6,7 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 if TYPE_CHECKING:
     from app.gateway.http_head import ReadHead
+    from app.gateway.protocol.headers import Header
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -25,10 +26,28 @@ CALLER = "ollama_modal.caller"
 _NO_BODY = frozenset({204, 304})
 
 
+class DirectAnswer(Protocol):
+    """Answers a request without a task."""
+
+    def gone(self) -> None:
+        """The caller has left."""
+
+    def hand_over(self) -> None:
+        """Have a task answer it from here."""
+
+
+class CallersProtocol(HttpToolsProtocol):
+    """A connection of callers, as its cycles know it: uvicorn's, that begins a task where one asks for it."""
+
+    def begin_task(self, cycle: "HttpCycle") -> None:
+        """Have a task answer a request."""
+        raise NotImplementedError
+
+
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: HttpToolsProtocol, scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
+    def __init__(self, protocol: "CallersProtocol", scope: Any, *, keep_alive: bool, is_old: bool = False) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.
@@ -43,29 +62,39 @@ class HttpCycle(RequestResponseCycle):
         self.flow = protocol.flow
         self.logger = protocol.logger
         self.default_headers = protocol.server_state.default_headers
-        self.message_event = asyncio.Event()
-        self.on_response = protocol.on_response_complete
-        self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
         self.body = bytearray()
-        self.more_body = True
-        self.response_started = False
-        self.response_complete = False
-        self.chunked_encoding = None
-        self.expected_content_length = 0
-        self.task: asyncio.Task[None] | None = None
-        self.read_head: ReadHead | None = None
-        """The head, where it is one that may come again."""
-        self.is_whole = False
-        """All of its body came with its head, and nobody was woken for that."""
+        self._protocol = protocol
         self._loop = protocol.loop
         self._tasks = protocol.tasks
         self._is_old = is_old
-        self._is_unframed = False
         self._has_no_body = scope["method"] == "HEAD"
-        self._head = b""
-        self._is_cancelled_when_gone = False
+
+    # What each begins with, and few change, is not put down for each.
+
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    task: asyncio.Task[None] | None = None
+    read_head: "ReadHead | None" = None
+    """The head, where it is one that may come again."""
+    length = b""
+    """Of the body, in the digits of a head that has come again."""
+    head_start: Any = None
+    """What was done for it before its task."""
+    direct: DirectAnswer | None = None
+    """What answers it while it has no task."""
+    _protocol: "CallersProtocol | None" = None
+    _message_event: asyncio.Event | None = None
+    _is_body_here = False
+    """All of it came with its head, and nobody has taken it."""
+    _is_unframed = False
+    _head = b""
+    _is_cancelled_when_gone = False
 
     # What the application may ask beside ASGI
 
@@ -74,19 +103,22 @@ class HttpCycle(RequestResponseCycle):
         """What the application has made of the same head before, on this connection; None where nothing."""
         return self.read_head and self.read_head.decided
 
-    def decide(self, decided: object, app: Any = None) -> None:
-        """Keep this for the next request with the same head, which this application answers, if it is given."""
+    def decide(self, decided: object, app: Any = None, begin: Any = None) -> None:
+        """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
+        answers it, or has a task do it, in which this application answers."""
         if self.read_head is not None:
             self.read_head.decided = decided
             self.read_head.app = app
+            self.read_head.begin = begin
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
         if self.more_body or self.disconnected:
             return None
         body, self.body = self.body, bytearray()
-        self.is_whole = False
-        self.message_event.clear()
+        self._is_body_here = False
+        if self._message_event is not None:
+            self._message_event.clear()
         return body
 
     @property
@@ -118,6 +150,16 @@ class HttpCycle(RequestResponseCycle):
         else:
             self._write(piece, is_last=is_last)
 
+    def write_chunk(self, piece: bytes, chunk: bytes) -> bool:
+        """A piece as `write` takes it, which may be a chunk already; false, and nothing is done, where it `is_full`."""
+        if self.flow.write_paused and not self.disconnected:
+            return False
+        if chunk and self.chunked_encoding and not (self._head or self._has_no_body or self.disconnected):
+            self.transport.write(chunk)
+        else:
+            self.write(piece)
+        return True
+
     @property
     def is_full(self) -> bool:
         """Whether the caller does not take what was written, and more should wait for `room`."""
@@ -127,7 +169,57 @@ class HttpCycle(RequestResponseCycle):
         """Wait until the caller takes more, or leaves."""
         await self.flow.drain()
 
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """All of an answer at once; `lines` are its head's, as they are written, without those about the rest."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self.chunked_encoding = False
+        self.transport.write(
+            b"%b%b%bcontent-length: %d\r\n%b\r\n%b" % (
+                STATUS_LINE[status],
+                _remembered_lines(*self.default_headers),
+                lines,
+                len(body),
+                b"" if self.keep_alive else b"connection: close\r\n",
+                body,
+            )
+        )  # fmt: skip
+        self._complete()
+
     # What the connection does with it
+
+    def begin_again(self, length: bytes, body: memoryview) -> None:
+        """Answer a request whose head has come again, and whose body is here."""
+        self.length = length
+        self.body += body
+        self.more_body = False
+        self._is_body_here = True
+        head = self.read_head
+        assert head is not None
+        if head.begin is None:
+            self.start_task()
+        else:
+            head.begin(self)
+
+    def start_task(self) -> None:
+        """Have a task answer a request whose head has come again."""
+        assert self.read_head is not None
+        assert self._protocol is not None
+        scope: Any = self.read_head.scope_with(self.length)
+        scope["state"] = self._protocol.app_state.copy()
+        scope["extensions"] = {CALLER: self}
+        self.scope = scope
+        self._protocol.begin_task(self)
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override] # uvicorn's is made for each, and rarely used
+        """Tells who waits for more of the body."""
+        if self._message_event is None:
+            self._message_event = asyncio.Event()
+            if self._is_body_here:
+                self._message_event.set()
+        return self._message_event
 
     async def run(self, app: Any) -> None:
         """Have it answered. An answer that was begun and not ended takes its connection with it."""
@@ -144,7 +236,10 @@ class HttpCycle(RequestResponseCycle):
                 self._send_head()
                 self.transport.close()
         finally:
-            self.on_response = _nothing
+            self._protocol = None
+            if self.head_start is not None:
+                self.head_start.drop()
+                self.head_start = None
             self._is_cancelled_when_gone = False
             self.scope = {}  # type: ignore[typeddict-item] # of nobody
             if self.task is not None:
@@ -155,6 +250,8 @@ class HttpCycle(RequestResponseCycle):
         if self.response_complete:
             return
         self.disconnected = True
+        if self.direct is not None:
+            self.direct.gone()
         if self._is_cancelled_when_gone and self.task is not None:
             self._is_cancelled_when_gone = False
             self.task.cancel()
@@ -173,14 +270,6 @@ class HttpCycle(RequestResponseCycle):
             self._begin(status, headers)
 
     # ASGI
-
-    async def receive(self) -> Any:
-        """As ASGI has it."""
-        if not self.is_whole or self.disconnected:
-            return await super().receive()
-        body, self.body = self.body, bytearray()
-        self.is_whole = False
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
 
     async def send(self, message: Any) -> None:
         """As ASGI has it."""
@@ -247,11 +336,18 @@ class HttpCycle(RequestResponseCycle):
         if said:
             self.transport.write(said)
         if is_last:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+            self._complete()
+
+    def _complete(self) -> None:
+        """Leave the connection to the next request."""
+        self.response_complete = True
+        if self._message_event is not None:
+            self._message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        if (protocol := self._protocol) is not None:
+            self._protocol = None
+            protocol.on_response_complete()
 
     def _count(self, size: int, *, is_last: bool) -> None:
         if size > self.expected_content_length:
@@ -275,11 +371,18 @@ def _line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+def header_lines(*headers: "Header") -> bytes:
+    """Headers as they are written.
+
+    Raises:
+        RuntimeError: one cannot be one.
+
+    """
+    return b"".join([_line(name, value) for name, value in headers])
+
+
 _remembered_line = lru_cache(256)(_line)
+_remembered_lines = lru_cache(4)(header_lines)
 _ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})
 """Beside our own, those that are the same again and again."""
-
-
-def _nothing() -> None:
-    """In place of what a connection does after an answer, once that was done."""

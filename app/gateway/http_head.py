@@ -7,8 +7,6 @@ is kept as long as its connection rests or answers, as the last head of a connec
 import re
 from typing import Any
 
-from app.gateway.protocol.headers import Header
-
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,10})[ \t]*\r\n", re.IGNORECASE)
 _MOST_DIGITS = 10
@@ -25,7 +23,7 @@ class ReadHead:
 
     """
 
-    __slots__ = ("_after", "_before", "_length_at", "_size", "app", "decided", "scope")
+    __slots__ = ("_after", "_before", "_length_at", "_size", "app", "begin", "decided", "scope")
 
     def __init__(self, before: bytes, after: bytes | None, scope: dict[str, Any], length_at: int) -> None:
         self._before = before
@@ -37,6 +35,8 @@ class ReadHead:
         """What the application made of the head: for itself, with the next request."""
         self.app: Any = None
         """Answers the next request in place of the whole application, where that has said so."""
+        self.begin: Any = None
+        """Answers it without a task or has one do it, where the application has said so."""
 
     @classmethod
     def of(cls, data: bytes, scope: dict[str, Any]) -> "ReadHead | None":
@@ -71,12 +71,14 @@ class ReadHead:
             return None
         return end + len(self._after), digits
 
-    def headers(self, length: bytes) -> list[Header]:
-        """The headers, with this length."""
-        headers: list[Header] = self.scope["headers"].copy()
+    def scope_with(self, length: bytes) -> dict[str, Any]:
+        """The scope of a request that has this length."""
+        scope = self.scope.copy()
+        headers = scope["headers"].copy()
         if self._after is not None:
             headers[self._length_at] = (b"content-length", length)
-        return headers
+        scope["headers"] = headers
+        return scope
 
 
 _OF_ONE_REQUEST = frozenset({"state", "extensions"})

@@ -12,9 +12,8 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.gateway.http_cycle import CALLER, HttpCycle
+from app.gateway.http_cycle import CALLER, CallersProtocol, HttpCycle
 from app.gateway.http_head import ReadHead
 
 MOST_HEAD = 64 * 1024
@@ -81,7 +80,7 @@ class _Parser(httptools.HttpRequestParser):
             raise
 
 
-class StrictHttpProtocol(HttpToolsProtocol):
+class StrictHttpProtocol(CallersProtocol):
     """One connection; belongs to its event loop. A head that does not end is refused as any other that makes no sense.
 
     A request cannot be read in two ways, of which a proxy might take the other. One request is answered at a time: what
@@ -243,7 +242,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._rests_since = self.loop.time()
         if self.pipeline:
-            self._begin(self.pipeline.pop()[0])  # type: ignore[arg-type] # put there by us
+            self.begin_task(self.pipeline.pop()[0])  # type: ignore[arg-type] # put there by us
         elif self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -284,15 +283,16 @@ class StrictHttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         self.cycle = cycle
         if before is None or before.response_complete:
-            self._begin(cycle)
+            self.begin_task(cycle)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:  # noqa: ARG002 - as uvicorn calls it
-        self._begin(cycle)
+        self.begin_task(cycle)
 
-    def _begin(self, cycle: HttpCycle) -> None:
+    def begin_task(self, cycle: HttpCycle) -> None:
+        """Have a task answer a request."""
         cycle.task = self.loop.create_task(cycle.run(self.app))
         self.tasks.add(cycle.task)
 
@@ -308,17 +308,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
             return False
         self._head_timeout.clear()
         self.expect_100_continue = False
-        scope: Any = head.scope.copy()
-        scope["headers"] = head.headers(length)
-        scope["state"] = self.app_state.copy()
-        cycle = self.cycle = HttpCycle(self, scope, keep_alive=True)
-        scope["extensions"] = {CALLER: cycle}
+        cycle = self.cycle = HttpCycle(self, head.scope, keep_alive=True)
         cycle.read_head = head
-        cycle.body += memoryview(data)[start:]
-        cycle.more_body = False
-        cycle.is_whole = True
-        self.scope = scope
-        self._begin(cycle)
+        cycle.begin_again(length, memoryview(data)[start:])
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -345,6 +337,12 @@ class StrictHttpProtocol(HttpToolsProtocol):
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
             self._head_timeout.set()
+
+    def shutdown(self) -> None:
+        """Take no more, and have what is under way end: uvicorn counts on a task for each."""
+        if self.cycle is not None and self.cycle.direct is not None:
+            self.cycle.direct.hand_over()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

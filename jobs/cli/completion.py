@@ -29,6 +29,11 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     return [(job.id, f"{job.kind} {job.subject}, {job.state}") for job in jobs if job.id.startswith(incomplete)]
 
 
+def job_and_batch_ids(incomplete: str) -> list[str | tuple[str, str]]:
+    """The newest of both: each can be asked to stop."""
+    return [*job_ids(incomplete), *batch_ids(incomplete)]
+
+
 def batch_ids(incomplete: str) -> list[str]:
     """The newest batches of this machine; those of a gateway are not asked for."""
     if os.environ.get("OLLAMA_MODAL_URL"):

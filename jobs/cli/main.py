@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from jobs.batches.batch_document import is_batch_id
-from jobs.cli.completion import job_ids, model_names
+from jobs.cli.completion import job_and_batch_ids, job_ids, model_names
 from jobs.cli.help import CommandGroup
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, cancel_batch, exit_code, who
 from jobs.cli.output import put, put_lines, say, settle_streams, show
@@ -80,6 +80,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; change 
 IdArgument = Annotated[
     str,
     typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique", autocompletion=job_ids),
+]
+CancelledArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A job's id, or as much of its beginning as is unique; or a batch's",
+        autocompletion=job_and_batch_ids,
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
@@ -330,7 +338,7 @@ def show_job(
 
 
 @app.command()
-def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
+def cancel(id: CancelledArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Ask a job to stop, and what was fetched for it is thrown away; or a batch, and what is done of it stays."""
     if is_batch_id(id):
         done(cancel_batch(batches_at(url, key), id, json=json))

@@ -30,6 +30,14 @@ def _tabbed(line: str) -> str:
     return "\t".join(map(visible, line.split("\t")))
 
 
+def put_bytes(line: bytes) -> None:
+    """A line of data as it is; on a screen it cannot move the cursor."""
+    if is_screen(sys.stdout):
+        put(line.decode("utf-8", "replace").rstrip("\n"))
+    elif sys.stdout is not None:
+        _write_bytes(sys.stdout, line)
+
+
 def put_lines(lines: Iterable[str]) -> None:
     """For a person, who sees states in colour and lines that are broken between words."""
     width = width_of(sys.stdout)
@@ -111,6 +119,16 @@ def _write(stream: TextIO | None, line: str, end: str = "\n") -> None:
         silence(stream)
         # Talk may be lost, and a reader may leave; data that found no room is a failure.
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise os_trouble(error, doing="writing to stdout") from error
+
+
+def _write_bytes(stream: TextIO, line: bytes) -> None:
+    try:
+        stream.buffer.write(line)
+        stream.flush()
+    except OSError as error:
+        silence(stream)
+        if not isinstance(error, BrokenPipeError):
             raise os_trouble(error, doing="writing to stdout") from error
 
 

@@ -1,6 +1,6 @@
 """Lines of a batch a second, beside a plain asyncio client that asks the same server for the same: in turns.
 
-    scripts/bench_batch [--lines N] [--parallel N]... [--rounds N] [--json FILE]
+    scripts/bench_batch [--lines N] [--parallel N]... [--turns N] [--json FILE]
 
 The simulated server answers so many requests at once, each after a while for its prompt and then at a fixed pace. The
 plain client asks the server itself, by as many connections as the server answers at once, and keeps nothing. The batch
@@ -81,7 +81,7 @@ def _said(answer: httpx.Response) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def measured(parallel: int, count: int, rounds: int) -> dict[str, Any]:
+def measured(parallel: int, count: int, turns: int) -> dict[str, Any]:
     """Both, in turns."""
     asked = bodies(count)
     alone: list[float] = []
@@ -96,7 +96,7 @@ def measured(parallel: int, count: int, rounds: int) -> dict[str, Any]:
         url = httpx.URL(server["url"])
         address = url.host, url.port or 80
         batch(gateway, asked[: 2 * parallel])  # the worker starts, and stays for the others
-        for _ in range(rounds):
+        for _ in range(turns):
             alone.append(asyncio.run(plain(address, asked, parallel)))
             speed, took = batch(gateway, asked)
             ours.append(speed)
@@ -117,13 +117,13 @@ def main() -> None:
         "--parallel", type=int, nargs="+", default=[4, 16], help="requests that a server answers at once"
     )
     parser.add_argument("--lines", type=int, default=1000, help="of each batch")
-    parser.add_argument("--rounds", type=int, default=3, help="of each")
+    parser.add_argument("--turns", type=int, default=3, help="of each")
     parser.add_argument("--json", type=Path, help="where the figures go")
     given = parser.parse_args()
     print("parallel   lines   plain client   batch   ratio   upload to results")
     found = []
     for parallel in given.parallel:
-        one = measured(parallel, given.lines, given.rounds)
+        one = measured(parallel, given.lines, given.turns)
         found.append(one)
         print(
             f"{parallel:8} {given.lines:7} {one['plain_per_second']:10.1f} /s {one['batch_per_second']:5.1f} /s"

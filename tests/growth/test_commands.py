@@ -141,6 +141,7 @@ ELSEWHERE = {
     "retry": "`retry` and `retry_delete` in test_round_trips.py; `--all`: `jobs --dead`, and a post for each",
     **dict.fromkeys(("models", "show", "ps", "run", "route"), "read no jobs, but models: test_model_files.py"),
     "plan": "asks the gateway; else it is what a night does",
+    **dict.fromkeys(("batch", "batches"), "read batches, and of jobs the open ones: test_batch_store.py"),
     **dict.fromkeys(("keys", "help"), "reads no ledger"),
 }
 """What is counted in another file, or follows from what is."""
@@ -343,6 +344,7 @@ ELSEWHERE_DEPLOYED = {
     "work two listings of all jobs, which finds what is to be archived",
     **dict.fromkeys(("servers_worker", "batches_worker"), "claims, beats and ends in test_round_trips.py"),
     "deliver_alerts": "lists the incidents, none of the jobs",
+    **dict.fromkeys(("batch", "batches"), "read batches, and of jobs the open ones: test_batch_store.py"),
 }
 """Of the entry points and Functions, what is counted in another file, or follows from what is."""
 

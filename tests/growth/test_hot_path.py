@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -30,10 +31,10 @@ KEYS = "".join(f"k{number} sha256:{number:064x} chat\n" for number in range(20))
 
 OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 
-CALLS_OF_A_REQUEST = 200
+CALLS_OF_A_REQUEST = 125
 """Functions of Python that a whole request may call, from its first byte to its record."""
 
-CALLS_OF_A_PIECE = 8
+CALLS_OF_A_PIECE = 6
 """The same for a piece of a stream."""
 
 ANSWER = json.dumps(
@@ -211,10 +212,10 @@ def test_a_head_does_not_wait_for_a_stream_to_begin(running: RunningGateway, tol
     assert written[1] == chunk(DONE) + b"0\r\n\r\n"
 
 
-def test_a_request_has_one_task(running: RunningGateway) -> None:
-    """No task is made for a request beside the one that answers it."""
+def test_a_request_has_no_task(running: RunningGateway, told: Told) -> None:
+    """No task is made for a common request, and for a stream none beside the one that answers it."""
 
-    async def trial(caller: Caller) -> list[int]:
+    async def trial(caller: Caller, *, stream: bool) -> list[int]:
         loop, made = asyncio.get_running_loop(), 0
 
         def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
@@ -228,13 +229,15 @@ def test_a_request_has_one_task(running: RunningGateway) -> None:
             for count in (10, 20):
                 made = 0
                 for _ in range(count):
-                    await caller.ask()
+                    told.stream_of(2)
+                    await caller.ask(stream=stream, go_on=told.go_on)
                 found.append(made)
         finally:
             loop.set_task_factory(None)
         return found
 
-    assert on_the_loop(running, trial) == [10, 20]
+    assert on_the_loop(running, partial(trial, stream=False)) == [0, 0]
+    assert on_the_loop(running, partial(trial, stream=True)) == [10, 20]
 
 
 def test_meters_are_found_once(running: RunningGateway) -> None:
@@ -261,7 +264,7 @@ def test_a_head_that_comes_again_is_not_read(running: RunningGateway) -> None:
         return counted
 
     counted = on_the_loop(running, trial)
-    assert counted["again"] == counted["caller_at"] == counted["enter"] == 10
+    assert counted["again"] == counted["is_over"] == counted["concerns"] == 10
     assert not {"feed_data", "on_url", "key_of", "clean", "_refuse_wrong"} & counted.keys()
 
 

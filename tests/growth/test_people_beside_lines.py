@@ -122,7 +122,7 @@ def test_no_person_is_behind_a_line_at_a_server(running: RunningGateway, server:
     all people have a slot; and each line is told what became of it."""
     batch = Batch(running.facts, "ann")
     lines = [senders.line(batch, running.url, f"line {number}") for number in range(6)]
-    until(lambda: len(server.lines.open) == SLOTS - 1)
+    until(lambda: len(server.lines.open) == SLOTS)
     for count in (1, 2, SLOTS):
         server.people = threading.Barrier(count)
         people = [senders.person(running.url, f"person {number}", KEY) for number in range(count)]

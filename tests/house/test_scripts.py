@@ -75,7 +75,7 @@ COLD = {
 def test_each_benchmark_is_run_here() -> None:
     """No benchmark is left out of this file."""
     there = {path.name for path in (ROOT / "scripts").glob("bench_*") if path.is_file()}
-    assert {*SMALLEST, "bench_cold", "bench_batch_latency"} == there
+    assert {*SMALLEST, "bench_cold", "bench_batch", "bench_batch_latency"} == there
 
 
 def test_scripts_are_checked_as_the_rest_is() -> None:
@@ -206,6 +206,21 @@ def test_another_model_than_the_warmed_one_is_measured(tmp_path: Path) -> None:
 
     assert found["loads"] == {"what is warmed first": 2, "the wake names its model": 1}
     assert found["times"] > 1
+
+
+def test_lines_beside_a_plain_client_are_measured(tmp_path: Path) -> None:
+    """The lines a second of a batch stand beside those of a plain client of the same server."""
+    file = tmp_path / "figures.json"
+    environ = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
+    done = subprocess.run(
+        [ROOT / "scripts/bench_batch", "--parallel", "2", "--lines", "10", "--turns", "1", "--json", file],
+        env=environ, capture_output=True, text=True, timeout=WHOLE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    [found] = json.loads(file.read_text("utf-8"))
+    assert (found["parallel"], found["lines"]) == (2, 10)
+    assert found["ratio"] == pytest.approx(found["batch_per_second"] / found["plain_per_second"])
+    assert "ratio" in done.stdout
 
 
 def test_people_beside_a_batch_are_measured(tmp_path: Path) -> None:

@@ -74,10 +74,19 @@ class Deployed:
 
     def post(self, model: str, lines: int, **said: Any) -> str:
         """Have so many lines run; the id of the batch."""
+        asked = {
+            "input_file_id": self.upload(model, lines),
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            **said,
+        }
+        return str(self._answer("POST", "/v1/batches", json=asked)["id"])
+
+    def upload(self, model: str, lines: int) -> str:
+        """Bring a file of so many lines; its id."""
         content = "".join(f"{json.dumps(line(model, number))}\n" for number in range(1, lines + 1))
         file = self._answer("POST", "/v1/files", data={"purpose": "batch"}, files={"file": ("lines.jsonl", content)})
-        asked = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h", **said}
-        return str(self._answer("POST", "/v1/batches", json=asked)["id"])
+        return str(file["id"])
 
     def batch(self, id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._answer("GET", f"/v1/batches/{id}")
@@ -231,7 +240,8 @@ def test_a_worker_that_is_killed_loses_nothing(deployed: Deployed) -> None:
     assert deployed.batch(id)["use"]["dollars"] > 0
     until(lambda: sum(use["requests"] for use in deployed.cost(id)) >= 40)
     until(lambda: sum(use["dollars"] for use in deployed.cost(id)) > 0)  # once the server has counted it
-    assert {(use["tier"], use["key"]) for use in deployed.cost(id)} == {("a10g", "root")}
+    served = [use for use in deployed.cost(id) if use["tier"]]  # else a line was turned away before it had one
+    assert {(use["tier"], use["key"]) for use in served} == {("a10g", "root")}
     assert deployed.estimated(SMALL, 40)["basis"] == "measured"
 
 

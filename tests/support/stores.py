@@ -10,6 +10,7 @@ from jobs.core.clock import Clock
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job
+from jobs.ledger.kinds import LANES
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 
@@ -28,7 +29,7 @@ class Store:
 
     def empty_queue(self) -> int:
         count = 0
-        for lane in ("weights", "servers"):
+        for lane in LANES:
             while self.queue.get(block=False, partition=lane) is not None:
                 count += 1
         return count

@@ -173,6 +173,10 @@ class Key:
         """Whether it has neither expired nor was revoked."""
         return self.revoked_at is None and (self.expires is None or now < self.expires)
 
+    def is_over(self, now: datetime) -> bool:
+        """Whether it is good no more; `caller_at` says why."""
+        return self.revoked_at is not None or (self.expires is not None and self.expires <= now)
+
     def caller_at(self, now: datetime) -> Caller:
         """Whose it is.
 

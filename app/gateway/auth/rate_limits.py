@@ -56,14 +56,14 @@ class RateLimits:
             )
         if caller.limits.rpm is not None:
             self._count(caller, caller.limits.rpm)
-        self._present[caller.name] += 1
+        self.begin(caller.name)
         left = False
 
         def leave() -> None:
             nonlocal left
             if not left:
                 left = True
-                self._present[caller.name] -= 1
+                self.end(caller.name)
 
         return leave
 
@@ -89,6 +89,14 @@ class RateLimits:
     def leave_line(self, caller: Caller) -> None:
         """It has ended."""
         self._lines[caller.name] -= 1
+
+    def begin(self, name: str) -> None:
+        """Count a request of a key without limits that begins."""
+        self._present[name] += 1
+
+    def end(self, name: str) -> None:
+        """Count that it has ended, once."""
+        self._present[name] -= 1
 
     def need_tokens(self, caller: Caller) -> None:
         """Insist on some of the minute's tokens being left; how many a request takes is known when it has ended.

@@ -161,6 +161,22 @@ class LoadedModels:
         """A server of the tier has this model in memory."""
         self._note(tier, name, _folded_text(name), settings, keep)
 
+    def answered(self, tier: str, name: str) -> None:
+        """A server has answered with this model, all at once, and keeps it as before: as `used` from beginning to end.
+
+        Args:
+            tier: which kind of server.
+            name: how it was asked for the model.
+
+        """
+        notes, folded = self._tiers[tier].notes, _folded_text(name)
+        before = notes.get(folded)
+        keep = before.keep if before is not None and before.loaded is not None else self._keep[tier]
+        busy = before.busy if before is not None else 0
+        entry = self._entry(name, None) if busy or keep else None
+        notes[folded] = _Note(self._clock.now(), entry, keep, busy)
+        self._seen += 1
+
     def _note(
         self,
         tier: str,

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.routing import Route
-from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.request import InferenceRequest
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.report import Report
@@ -37,12 +36,12 @@ _FORBIDDEN = b',"truncate":false'
 """At the end of the body, where Go's decoder takes it before what was said earlier."""
 
 
-def may_cut(exchange: Exchange, request: InferenceRequest) -> bool:
-    """Whether Ollama may cut the prompt of this request, and would not if it were told."""
-    least = LEAST_CONTEXT.get(exchange.entry.path)
+def may_cut(path: str, size: int, request: InferenceRequest) -> bool:
+    """Whether Ollama may cut the prompt of this request, and would not if it were told; `size` is that of its body."""
+    least = LEAST_CONTEXT.get(path)
     if least is None or request.forbids_cut:
         return False
-    return len(exchange.body) > min(least, request.context or least)
+    return size > min(least, request.context or least)
 
 
 class UncutPrompt:

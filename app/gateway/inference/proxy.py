@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from app.gateway.protocol.headers import written
 from app.gateway.protocol.json_fields import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, naming, read_request, with_context
 from app.gateway.upstream.cold_start import ColdStarts, Ready
+from app.gateway.upstream.connection import Connection
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
 from jobs.access.budgets import NOTHING, Taken
@@ -82,9 +83,53 @@ class Proxy:
         """Whether it does not matter on which tier a body is refused as Ollama refuses it."""
         return all(each.engine.refuses_as_ollama for each in self.upstreams.values())
 
+    @staticmethod
+    def passes_as_it_came(route: Route, request: InferenceRequest, path: str) -> bool:
+        """Whether nothing of the body changes on this route, but for usage and prompts that may be cut."""
+        return not route.settings and not _has_other_name(route, request, path)
+
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
         await _ProxiedRequest(self, exchange).run()
+
+
+class HeadStart:
+    """What was done for a request before its task: it was read, and perhaps a server was asked.
+
+    Args:
+        id: names it.
+        at: when it came.
+        began: the same on the clock that never goes back.
+        request: what it asks for.
+
+    """
+
+    __slots__ = ("_client", "_connection", "at", "began", "id", "request")
+
+    def __init__(self, id: str, at: datetime, began: float, request: InferenceRequest) -> None:
+        self.id = id
+        self.at = at
+        self.began = began
+        self.request = request
+        self._connection: Connection | None = None
+        self._client: UpstreamClient | None = None
+
+    def asked(self, connection: Connection, client: UpstreamClient) -> None:
+        """A server was asked on this connection of these."""
+        self._connection, self._client = connection, client
+
+    def take(self, client: UpstreamClient) -> Connection | None:
+        """The connection on which it was asked, once, if it is one of these; else that is closed."""
+        if client is not self._client:
+            self.drop()
+        connection, self._connection = self._connection, None
+        return connection
+
+    def drop(self) -> None:
+        """End what a server does for it, if nobody has taken it."""
+        if self._connection is not None and self._client is not None:
+            self._client.give_back(self._connection)
+        self._connection = None
 
 
 class _ProxiedRequest:
@@ -137,7 +182,8 @@ class _ProxiedRequest:
                 self._admitted.settle(taken_by(record, idle, is_asked=self._is_asked, least_tokens=least))
 
     async def _pass(self) -> None:
-        request = await read_request(self._exchange)
+        start: HeadStart | None = self._exchange.head_start
+        request = start.request if start is not None else await read_request(self._exchange)
         if request.malformed is not None and self._proxy.is_all_ollama:
             raise request.malformed
         operator_options.refuse(request, self._exchange.caller)
@@ -216,8 +262,7 @@ class _ProxiedRequest:
         """The request and its body as the server gets them: as they came, where neither has to say something else."""
         exchange, path, engine = self._exchange, self._exchange.entry.path, route.engine
         edits: list[BodyEdit] = []
-        # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
-        if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
+        if _has_other_name(route, request, path):
             edits.append(naming(request, route.served_name))
         asking_for_usage = None if engine.tells_usage else request.asking_for_usage
         if asking_for_usage is not None:
@@ -236,7 +281,7 @@ class _ProxiedRequest:
             edit(exchange.body, edits)
         if asking_for_usage is not None:
             self._reply.take_usage_out()
-        if engine.cuts_prompts and prompt_truncation.may_cut(exchange, request):
+        if engine.cuts_prompts and prompt_truncation.may_cut(path, len(exchange.body), request):
             self._uncut = prompt_truncation.UncutPrompt(exchange.body)
         request.forget_fields()
         return request, exchange.body
@@ -308,7 +353,9 @@ class _ProxiedRequest:
     ) -> UpstreamAnswer:
         """The head of an answer. A caller who leaves before it ends the request, unless a load may hang on it."""
         proxy, self._is_asked = self._proxy, True
-        asking = proxy.upstream_clients[route.tier].ask("POST", self._exchange.entry.path, headers, body)
+        client, start = proxy.upstream_clients[route.tier], self._exchange.head_start
+        begun = start.take(client) if start is not None else None
+        asking = client.ask("POST", self._exchange.entry.path, headers, body, begun=begun)
         is_loaded = proxy.cold_starts[route.tier].is_everywhere(route.served_name, request.settings)
         if not request.needs_load or is_loaded:
             return await asking
@@ -428,6 +475,12 @@ def taken_by(
 
 
 _NOT_WAITED = Ready(woke=False)
+
+
+def _has_other_name(route: Route, request: InferenceRequest, path: str) -> bool:
+    """Whether a server is asked for another name than the request says: for aliases, and where Ollama finds models by
+    their exact spelling alone."""
+    return bool(route.alias) or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model)
 
 
 def _context_of(request: InferenceRequest, route: Route) -> int | None:

@@ -159,16 +159,30 @@ class CallerReply:
         self._need_end(tail)
         await self._exchange.end(self._named(self._rest(), is_last=True))
 
-    def _pass_piece(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes) -> bool:
-        """Pass on a piece that is not the last, unless the caller has to take others before."""
+    def _pass_piece(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes, chunk: bytes) -> bool:
+        """Pass on a piece that is not the last, unless the caller has to take others before; `chunk` is the same as one
+        chunk, where it came as that."""
         connection = self._exchange.connection
-        if connection.is_full:
+        if self._name is not None or (
+            usage_filter is not None and (usage_filter.held or not piece.endswith(usage_filter.passes))
+        ):
+            return self._pass_changed(tail, usage_filter, piece)
+        if not connection.write_chunk(piece, chunk):  # as nearly all
             return False
         self.pieces += 1
         if self.first_byte_seconds is None:
             self._note(piece, tail)
         else:
             tail.feed(piece)
+        return True
+
+    def _pass_changed(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes) -> bool:
+        """The same of a piece of which the caller may be sent something else."""
+        connection = self._exchange.connection
+        if connection.is_full:
+            return False
+        self.pieces += 1
+        self._note(piece, tail)
         if usage_filter is not None:
             piece = usage_filter.passed(piece)
         if self._name is not None:

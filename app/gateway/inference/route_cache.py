@@ -35,6 +35,7 @@ class RouteCache:
         self._known = known
         self._models: object = None
         self._aliases: object = None
+        self._age = 0
         self._routes: dict[str, _OfKey] = {}
 
     def route(self, caller: Caller, text: str, context: int | None, path: str = "") -> Route:
@@ -65,6 +66,12 @@ class RouteCache:
             own.move_to_end(asked)
         return route
 
+    @property
+    def age(self) -> int:
+        """Another number than before, where models or aliases are others: then routes are, too."""
+        self._drop_stale()
+        return self._age
+
     def is_known(self, name: str) -> bool:
         """Whether a model is here under exactly this name."""
         return name in self._known.names
@@ -73,4 +80,5 @@ class RouteCache:
         models, aliases = self._known.models(), self._known.aliases
         if models is not self._models or aliases is not self._aliases:
             self._models, self._aliases = models, aliases
+            self._age += 1
             self._routes.clear()

@@ -1,7 +1,8 @@
 """The lines of batches at one tier: they wait until nobody needs what they take, and give way when a person comes.
 
-A person never waits for a line. One slot stays free for her where there are several; where there is one, a line begins
-only while nobody is answered. When she comes and no slot is left, the line that began last is cut: its request to the
+A person never waits for a line. As long as people come, one slot stays free for the next of them where there are
+several; where there is one, a line begins only while nobody is answered. Where nobody came for minutes, lines take all
+there is. When a person comes and no slot is left, the line that began last is cut: its request to the
 server ends at once, and its batch sends it again later. Among lines, that batch is next which has the fewest in
 flight, and of those the one that had no turn for longest; of one batch, the line that came first.
 """
@@ -235,7 +236,7 @@ class LineGate:
     def room(self, batch: str, of_server: int) -> int:
         """How many lines of this batch the tier takes at once now, at least one: that one waits for its turn here."""
         slots = self._room.slots(of_server)
-        free = (slots - 1 if slots > 1 else slots) - self.people
+        free = self._for_all(slots) - self.people
         wanted = dict.fromkeys((turn.batch for turn in self.lines), 0) | dict.fromkeys(self.waiting, 0) | {batch: 0}
         for turn in self.lines:
             wanted[turn.batch] += 1
@@ -307,7 +308,11 @@ class LineGate:
 
     def _has_slot(self, turn: Turn) -> bool:
         slots = min(self._room.slots(turn.parallel), self._room.slots(turn.of_server))
-        return self.people + len(self.lines) < max(1, slots - 1)
+        return self.people + len(self.lines) < self._for_all(slots)
+
+    def _for_all(self, slots: int) -> int:
+        """How many of the slots lines may take together with those people who are here: beside people, not the last."""
+        return slots - 1 if slots > 1 and (self.people or self._recent()) else slots
 
     def _recent(self) -> list[str]:
         """The models that people used lately; as long as somebody is there, all that were used since nobody was."""

@@ -62,6 +62,21 @@ class Budget:
         """A body of this key, empty as yet."""
         return HeldBody(self, key)
 
+    def has_room(self, key: str, size: int) -> bool:
+        """Whether there is room for a whole body of this size."""
+        if self.taken + size <= self._most // 2:  # as nearly always: one key may have as much
+            return True
+        most = self._most_of(size)
+        return self._of_key.get(key, 0) + size <= self._share(most) and self.taken + size <= most
+
+    def _most_of(self, size: int) -> int:
+        """What all bodies may take, where one of this size is among them."""
+        return self._most + (self._reserve if size <= self._small else 0)
+
+    def _share(self, most: int) -> int:
+        """What those of one key may take of it."""
+        return most // (1 if self._keys.count <= 1 else 2)
+
     def need_room(self, key: str, size: int, more: int) -> None:
         """
         Args:
@@ -73,8 +88,8 @@ class Budget:
             Crowded: there is no room for them.
 
         """
-        most = self._most + (self._reserve if size <= self._small else 0)
-        if self._of_key[key] + more > most // (1 if self._keys.count <= 1 else 2):
+        most = self._most_of(size)
+        if self._of_key[key] + more > self._share(most):
             raise Crowded(
                 f"the bodies of this key take {self._of_key[key]:,} bytes already",
                 hint="wait until some of its requests are answered",

@@ -67,6 +67,11 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
             return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
 
 
+def written_error(speech: Speech, status: int, text: str, request_id: str) -> bytes:
+    """The same as it is written."""
+    return _dumped(error(speech, status, text, request_id))
+
+
 def error_in_stream(
     path: str, speech: Speech, status: int, text: str, request_id: str, *, sequence_number: int = 0
 ) -> bytes:
@@ -124,13 +129,28 @@ class Tail(Protocol):
         """The number of the event that comes next, where events are counted."""
 
 
+_IN_LINES = frozenset({"/api/generate", "/api/chat"})
+"""Paths whose answers are lines, one or more."""
+
+
 def tail_of(path: str, content_type: bytes, engine: Engine = OLLAMA) -> Tail:
     """What to keep of an answer of this type on this route, by what answers."""
     if content_type.startswith(SSE):
         return EventTail(engine)
-    if path in {"/api/generate", "/api/chat"}:
+    if path in _IN_LINES:
         return LineTail()  # streamed or not: the last line says done
     return WholeTail(engine, is_json=content_type.startswith(JSON))
+
+
+def read_whole(path: str, content_type: bytes, document: bytes, engine: Engine) -> tuple[Verdict, Tokens]:
+    """How an answer ended that came in one piece, and what it cost."""
+    if path in _IN_LINES or not content_type.startswith(JSON):
+        tail = tail_of(path, content_type, engine)
+        tail.feed(document)
+        return tail.verdict(), tail.tokens()
+    if len(document) <= _KEPT:
+        return _document_verdict(document), engine.tokens(document, document)
+    return _document_verdict(document[-_KEPT:]), engine.tokens(document[:_KEPT], document[-_KEPT:])
 
 
 _MOST_LINE = 4 * 1024 * 1024
@@ -244,6 +264,10 @@ class EventTail(_Kept):
         return 0 if last is None else last + 1
 
 
+def _document_verdict(last: bytes) -> Verdict:
+    return "whole" if last.rstrip().endswith((b"}", b"]")) else "cut"
+
+
 class WholeTail(_Kept):
     """One document: the framing of HTTP tells whether it is whole, the last byte whether it is one."""
 
@@ -252,7 +276,7 @@ class WholeTail(_Kept):
         self._is_json = is_json
 
     def verdict(self) -> Verdict:
-        return "whole" if not self._is_json or self.last().rstrip().endswith((b"}", b"]")) else "cut"
+        return _document_verdict(self.last()) if self._is_json else "whole"
 
     def ends_inside(self) -> bool:
         return True

@@ -23,8 +23,9 @@ class CallerConnection(Protocol):
     def decided(self) -> Any:
         """What was made of the same head before, on this connection; None where nothing."""
 
-    def decide(self, decided: object, app: ASGIApp | None = None, /) -> None:
-        """Keep this for the next request with the same head, which this application answers, if it is given."""
+    def decide(self, decided: object, app: ASGIApp | None = None, begin: Any = None, /) -> None:
+        """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
+        answers it, or has a task do it, in which this application answers."""
 
     def take(self) -> bytearray | None:
         """The body, if all of it has come; else None, and it is there for `receive`."""
@@ -48,6 +49,9 @@ class CallerConnection(Protocol):
 
     def write(self, piece: bytes, /, *, is_last: bool = False) -> None:
         """A piece of the body of an answer that has begun; where it `is_full`, wait for `room` before."""
+
+    def write_chunk(self, piece: bytes, chunk: bytes, /) -> bool:
+        """A piece as `write` takes it, which may be a chunk already; false, and nothing is done, where it `is_full`."""
 
     @property
     def is_full(self) -> bool:
@@ -101,6 +105,8 @@ class Exchange:
     """Where it sends a line of a batch."""
     ended_for: Trouble | None = None
     """Why it was ended from here: its key is good no more, or it is a line that gave way."""
+    head_start: Any = None
+    """What was done for it before it had a task; of whoever passes it on."""
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False

@@ -48,25 +48,27 @@ class UsageFilter:
         #: last but `[DONE]`.
         self._plain_end = _ZEROS + _END if path == "/v1/completions" else b"}]}" + _END
         self._has_zeros = path == "/v1/completions"
-        self._held = b""
+        self.passes = (self._plain_end,) if not self._has_zeros else ()
+        """A piece with one of these ends goes on as it is, while nothing is `held`."""
+        self.held = b""
         self.searched = 0
         """Pieces that were searched for the usage chunk; the others were recognised by their end."""
 
     def passed(self, piece: bytes) -> bytes:
         """What of this piece, and of what waits, goes on now."""
-        if not self._held and piece.endswith(self._plain_end):
+        if not self.held and piece.endswith(self._plain_end):
             return piece.replace(_ZEROS, b"}") if self._has_zeros else piece
         self.searched += 1
-        said = self._held + piece
+        said = self.held + piece
         cut = said.rfind(_END) + len(_END) if _END in said else 0
-        whole, self._held = said[:cut], said[cut:]
-        if len(self._held) > _MOST_HELD:
-            whole, self._held = said, b""
+        whole, self.held = said[:cut], said[cut:]
+        if len(self.held) > _MOST_HELD:
+            whole, self.held = said, b""
         return _without_usage(whole, has_zeros=self._has_zeros)
 
     def rest(self) -> bytes:
         """What waits, where a stream ends inside an event."""
-        rest, self._held = self._held, b""
+        rest, self.held = self.held, b""
         return b"" if _USAGE_CHUNK in rest else rest
 
 

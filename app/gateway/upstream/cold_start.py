@@ -115,6 +115,13 @@ class ColdStarts:
             return len(up) == 1 or is_only
         return not settings and self._servers.all_hold(self._tier, model)
 
+    def is_ready_everywhere(self, model: str) -> bool:
+        """Both of a model, with no settings."""
+        if self._upstream.most_containers == 1 and not self._servers.of(self._tier):  # as on one machine
+            settings, at = self._loaded.get(model, (None, 0.0))
+            return settings == () and self._clock.monotonic() - at < self._timing.trust_seconds
+        return self.is_ready(model, ()) and self.is_everywhere(model, ())
+
     async def ready(
         self,
         model: str,

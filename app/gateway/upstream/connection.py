@@ -29,6 +29,13 @@ _STALE_SECONDS = 1.0
 """A connection that was used a moment ago is not closed for being idle."""
 
 _NO_BODY = frozenset({204, 304})
+_FRAMES = frozenset({b"content-length", b"transfer-encoding"})
+
+_MOST_DIGITS = 10
+"""Bytes in which the length of a chunk is looked for, with what ends it."""
+
+Sink = Callable[[bytes, bytes], bool]
+"""Takes a piece, and the same as one chunk of HTTP, where it came as that; false if it does not."""
 
 
 class Connection(asyncio.Protocol):
@@ -41,7 +48,10 @@ class Connection(asyncio.Protocol):
         self.is_lost = False
         self.quiet_since = self._loop.time()
         self._is_busy = False
-        self._sink: Callable[[bytes], bool] | None = None
+        self._sink: Sink | None = None
+        self.watcher: Callable[[], None] | None = None
+        """Is called when something has come of an answer, or nothing will any more, in place of those who wait for
+        it."""
         self._unsent: bytes | bytearray = b""
         self._sent = 0
         self._is_full = False
@@ -60,11 +70,14 @@ class Connection(asyncio.Protocol):
         self.is_paused = False
         self._failure: NetworkTrouble | None = CutShort("the server hung up at once") if self.is_lost else None
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
+        """Bytes that have come and were not taken."""
         self._head_size = 0
         self._is_interim = False
         self._ends_with_connection = False
+        self._is_between_chunks = False
         self._sink = None
+        self.watcher = None
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
@@ -98,6 +111,17 @@ class Connection(asyncio.Protocol):
     def heard_nothing(self) -> bool:
         return not self.has_head and not self._head_size
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether no more will come of the answer, though it has not ended."""
+        return self._failure is not None
+
+    def header(self, name: bytes) -> bytes:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
     async def head(self) -> None:
         """Wait for status and headers.
 
@@ -125,20 +149,24 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self.take()
 
+    def come(self) -> bytes:
+        """What has come since the last time, which stays to be taken."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
     def take(self) -> bytes:
         """What has come since the last time; empty where nothing has, which tells nothing of what comes."""
         if not self._pieces:
             return b""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        piece = self.come()
         self._pieces.clear()
-        self._size = 0
+        self.size = 0
         if self.is_paused:
             self.is_paused = False
             self.quiet_since = self._loop.time()
             self.transport.resume_reading()
         return piece
 
-    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
+    def pass_to(self, sink: Sink) -> None:
         """From now on, hand pieces that come while a reader waits to this, which costs less than to wake the reader.
 
         The reader gets what it does not take, saying false; and the last piece, and whatever ends the answer.
@@ -154,6 +182,7 @@ class Connection(asyncio.Protocol):
         good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
         self._sink = None
+        self.watcher = None
         self._unsent = b""
         self.quiet_since = self._loop.time()
         if not good:
@@ -180,6 +209,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
+        if self._is_between_chunks and self._is_passed(data):
+            return
         if not self._is_busy or self.is_complete:
             self._parser_keeps_alive = False  # bytes that nobody asked for
             self.transport.abort()
@@ -190,6 +221,8 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
+        if self._is_between_chunks and not data.endswith(b"\r\n"):  # the beginning of the next one's length came, too
+            self._is_between_chunks = False
         # What is the next piece, and not the last, is where it belongs once the sink has taken it.
         if (
             self._sink is not None
@@ -198,15 +231,28 @@ class Connection(asyncio.Protocol):
             and not self._waiter.done()
             and not self.is_complete
             and self._failure is None
-            and self._sink(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+            and self._sink(self.come(), b"")
         ):
             self._pieces.clear()
-            self._size = 0
+            self.size = 0
             return
-        if self._size > HIGH_WATER and not self.is_paused:
+        if self.size > HIGH_WATER and not self.is_paused:
             self.is_paused = True
             self.transport.pause_reading()
         self._notify()
+
+    def _is_passed(self, data: bytes) -> bool:
+        """Pass on one chunk, whole and by itself, as nearly all of a stream comes; false where it is anything else.
+
+        The parser is between two chunks before and after it, so it need not know. What is written in another way than
+        we write a chunk is the parser's.
+        """
+        sink, waiter = self._sink, self._waiter
+        if sink is None or waiter is None or waiter.done():
+            return False
+        end = data.find(b"\r\n", 0, _MOST_DIGITS) + 2
+        size = len(data) - end - 2
+        return size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n") and sink(data[end:-2], data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -241,23 +287,33 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.status = status
-        names = {name for name, _ in self.headers}
-        framed = b"content-length" in names or b"transfer-encoding" in names or status in _NO_BODY
+        framed = status in _NO_BODY
+        for name, _ in self.headers:
+            if name in _FRAMES:
+                framed = True
         self._ends_with_connection = not framed
         self._parser_keeps_alive = framed and self._parser.should_keep_alive()
         self.has_head = True
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
-        self._size += len(body)
+        self.size += len(body)
+
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
 
     def on_message_complete(self) -> None:
+        self._is_between_chunks = False
         if self._is_interim:
             self._is_interim = False
         else:
             self.is_complete = True
 
     _parser_keeps_alive = False
+    _is_between_chunks = False
 
     # Waiting
 
@@ -269,5 +325,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self.watcher is not None:
+            self.watcher()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

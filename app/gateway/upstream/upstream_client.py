@@ -75,10 +75,7 @@ class UpstreamAnswer:
         self.pass_to = connection.pass_to
 
     def header(self, name: bytes) -> bytes:
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
+        return self._connection.header(name)
 
     @property
     def is_request_sent(self) -> bool:
@@ -126,8 +123,33 @@ class UpstreamClient:
     def open_exchanges(self) -> int:
         return len(self._busy)
 
+    def beginning(self, method: str, path: str) -> bytes:
+        """Of the head of a request."""
+        return b"%b %b HTTP/1.1\r\n%b" % (method.encode(), path.encode(), self._common)
+
+    def begin(self, beginning: bytes, headers: bytes, body: bytearray) -> Connection | None:
+        """Send a request as `ask` does, on a connection that is open; None where there is none.
+
+        Args:
+            beginning: of its head.
+            headers: beside our own, as they are written.
+            body: as `ask` has it.
+
+        """
+        connection = self._take()
+        if connection is not None:
+            self._busy.add(connection)
+            connection.ask(b"%b%bcontent-length: %d\r\n\r\n" % (beginning, headers, len(body)), body)
+        return connection
+
     async def ask(
-        self, method: str, path: str, headers: Iterable[Header] | bytes = (), body: bytes | bytearray = b""
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[Header] | bytes = (),
+        body: bytes | bytearray = b"",
+        *,
+        begun: Connection | None = None,
     ) -> UpstreamAnswer:
         """Send a request, and wait for the head of its answer.
 
@@ -136,6 +158,7 @@ class UpstreamClient:
             path: where it goes.
             headers: beside our own; or as they are written.
             body: all of it; it must stay as it is until it is sent.
+            begun: where the same request was begun, if it was.
 
         Raises:
             Unreachable: no server is there.
@@ -145,14 +168,14 @@ class UpstreamClient:
 
         """
         fields = headers if isinstance(headers, bytes) else written(headers)
-        head = b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            method.encode(), path.encode(), self._common, fields, len(body),
-        )  # fmt: skip
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (self.beginning(method, path), fields, len(body))
         while True:
-            connection = self._take() or await self._opened_ahead() or await self._connect()
+            connection = begun or self._take() or await self._opened_ahead() or await self._connect()
             self._busy.add(connection)
             try:
-                connection.ask(head, body)
+                if begun is None:
+                    connection.ask(head, body)
+                begun = None
                 await connection.head()
             except CutShort:
                 self.give_back(connection)

@@ -13,8 +13,6 @@ class Beginning:
 
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
-        self.note = ""
-        """What will not hold, of what was said when it was last asked whether lines may be sent."""
 
     def unknown_model(self, name: str) -> LineRefusal | None:
         """What is wrong with a model that a line asks for."""
@@ -97,7 +95,6 @@ class Beginning:
             parts.state.note(note=decision.note, starts_at=decision.latest)
             parts.state.enter("in_progress" if parts.state.now.in_progress_at else "validating")
             raise PutOff(decision.note, decision.not_before)
-        self.note = decision.note
         return decision
 
     def ask_again(self, routes: Routes) -> None:

@@ -388,9 +388,9 @@ class LinesAtWork:
         now, tier = self._clock.monotonic(), of.tier
         at = now + outcome.after.total_seconds()
         of.again(at)
-        if tier.turned_away_since is None:
-            tier.turned_away_since = now
         if outcome.for_all:
+            if tier.turned_away_since is None:
+                tier.turned_away_since = now
             tier.paused_until = at
             self.note = f"tier {tier.name}: {outcome.why}" if tier.name else outcome.why
 

@@ -54,6 +54,7 @@ class Sending:
         self._writer = writer
         self._routes = routes
         self._meter = meter
+        self._begun_note = parts.state.now.note
 
     async def all(self) -> EndedEarly | None:
         """Have all lines answered; why not all were, where the batch ends for it.
@@ -177,7 +178,7 @@ class Sending:
                 at_work.end(EndedEarly("failed", spent.code, spent.message))
             elif clock.monotonic() >= say_at:
                 say_at = clock.monotonic() + pace.say.total_seconds()
-                note = str(keeper.trouble) if keeper.trouble is not None else at_work.note or self._beginning.note
+                note = str(keeper.trouble) if keeper.trouble is not None else at_work.note or self._begun_note
                 parts.state.note(counts=keeper.counts, use=use, note=note)
                 await asyncio.to_thread(self._say)
                 if at_work.turned_away():

@@ -4,7 +4,6 @@ The same words, JSON and exit codes wherever the batches are: on this machine, o
 each line has a result, 1 it failed or some lines did, 2 the call was wrong, 130 interrupted.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from jobs.cli.batches.follow_batch import POLL_EVERY, follow_batch, shown
 from jobs.cli.batches.merged_results import BatchLines, csv_rows, results
 from jobs.cli.batches.results_file import ResultsFile
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
-from jobs.cli.output import put_json, put_table, say, show
+from jobs.cli.output import put_bytes, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Bug, NoRoom, NotFound, Refused, Trouble
 from jobs.core.sanitize import plain
@@ -132,13 +131,16 @@ class BatchCommands:
     def post(self, source: BatchSource, wanted: Wanted) -> int:
         """Check all lines, tell what they take, post them, and follow that to its end."""
         if wanted.out is not None:
+            if wanted.out.is_csv and not source.has_rows:
+                raise BadRequest("results of lines are no CSV", hint="name a file that ends in .jsonl by --out")
             wanted.out.need()
         checked = self._checked(source)
         say(f"{counted(checked.lines, 'line')}, {human_bytes(checked.bytes)}, to {_names(checked)}")
         missing = self._missing(checked)
         if missing and not wanted.dry_run:
-            if not self._pulled(missing, wanted):
-                return 1
+            if code := self._pulled(missing, wanted):
+                say("nothing was posted")
+                return code
             missing = {}
         told = None if missing else self._estimated(checked, source, wanted)
         if wanted.dry_run:
@@ -224,8 +226,8 @@ class BatchCommands:
             say(f"warning: {plain(model)} is not here: {plain(trouble)}")
             say(f"hint: {self.worded(f'`ollama-modal pull {plain(model)}`')}, or post with --pull")
 
-    def _pulled(self, missing: Mapping[str, Trouble], wanted: Wanted) -> bool:
-        """Whether the models came that were not here.
+    def _pulled(self, missing: Mapping[str, Trouble], wanted: Wanted) -> int:
+        """Bring the models that are not here; 0 when all of them have come.
 
         Raises:
             NotFound: nobody asked for them to come, and nobody is there to be asked.
@@ -242,13 +244,8 @@ class BatchCommands:
                     hint=f"{near}post with --pull, or pull before: `ollama-modal pull {plain(first)}`",
                 ) from trouble
             if not said:
-                say("nothing was posted")
-                return False
-        for model in missing:
-            if self.pull(model):
-                say("nothing was posted")
-                return False
-        return True
+                return 1
+        return next((code for model in missing if (code := self.pull(model))), 0)
 
     # -- following -----------------------------------------------------------------------------------------------------
 
@@ -273,7 +270,9 @@ class BatchCommands:
             return INTERRUPTED
         if json:
             put_json(batch)
-        return max(self._conclude(batch), self._written(batch, out) if out else 0)
+        code = self._conclude(batch)
+        has_results = batch["output_file_id"] or batch["error_file_id"]
+        return max(code, self._written(batch, out)) if out and has_results else code
 
     def _conclude(self, batch: Document) -> int:
         """Say how it ended; the exit code for it."""
@@ -313,14 +312,18 @@ class BatchCommands:
         if out is not None:
             return self._written(batch, out)
         for line in results(self._lines(batch)):
-            sys.stdout.buffer.write(line)
-        sys.stdout.flush()
+            put_bytes(line)
         return 0
 
     def _written(self, batch: Document, out: ResultsFile) -> int:
         lines = self._lines(batch)
         try:
-            out.write(csv_rows(lines) if out.is_csv else results(lines))
+            with Interruptible():
+                out.write(csv_rows(lines) if out.is_csv else results(lines))
+        except KeyboardInterrupt:
+            say()
+            say(f"{out.named} is not written")
+            return INTERRUPTED
         except (Refused, NoRoom, Bug) as trouble:
             trouble.hint = self.worded(f"they are kept: `ollama-modal batch {batch['id']} --results --out FILE`")
             raise

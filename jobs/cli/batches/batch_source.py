@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from jobs.batches.csv_lines import BOM, DEFAULT_ENDPOINT, CsvBatch, Template, need_text
 from jobs.batches.lines.line_check import MOST_LINE_BYTES
@@ -35,6 +35,10 @@ class BatchSource(Protocol):
     @property
     def endpoint(self) -> str:
         """What each line asks for."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether they are made of rows, which answers can be put beside."""
 
     @property
     def size(self) -> int | None:
@@ -125,6 +129,7 @@ class LineSource:
     path: Path
     endpoint: str
     model: str | None
+    has_rows: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -168,6 +173,7 @@ class CsvSource:
 
     path: Path
     batch: CsvBatch
+    has_rows: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

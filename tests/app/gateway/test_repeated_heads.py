@@ -16,6 +16,7 @@ from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
 KEYS = (
+    f"root {hash_of('omk_root')} admin\n"
     f"key {hash_of('omk_k')} chat\nboss {hash_of('omk_boss')} admin\nfew {hash_of('omk_few')} chat rpm=3\n"
     f"short {hash_of('omk_short')} chat expires={CLOCK.now() + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
 )
@@ -140,7 +141,7 @@ def test_what_is_the_same_head(comes: bytes, found: tuple[int, bytes] | None) ->
     head = ReadHead.of(HEAD + b"0123456789ab", {"headers": HEADERS})
     assert head is not None
     assert head.again(comes) == found
-    assert head.headers(b"3") == [HEADERS[0], (b"content-length", b"3")]
+    assert head.scope_with(b"3")["headers"] == [HEADERS[0], (b"content-length", b"3")]
 
 
 @pytest.mark.parametrize(
@@ -166,4 +167,13 @@ def test_a_head_without_a_body() -> None:
     head = ReadHead.of(plain, {"headers": [HEADERS[0]]})
     assert head is not None
     assert head.again(plain) == (len(plain), b"")
-    assert head.headers(b"") == [HEADERS[0]]
+    assert head.scope_with(b"")["headers"] == [HEADERS[0]]
+
+
+def test_whoever_reads_the_body_by_itself_has_it(line: socket.socket) -> None:
+    """A route that waits for its body finds it, though it has come together with a head that was read before."""
+    body = b'{"model": "nothere"}'
+    head = b"DELETE /api/delete HTTP/1.1\r\nHost: gateway\r\nx-api-key: omk_root\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    assert [answer(line, head + body) for _ in range(3)] == [404, 404, 404]

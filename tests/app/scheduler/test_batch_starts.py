@@ -3,26 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
+from app.local.nightly_thread import NightlyThread
 from app.model_server.report import Report
 from app.scheduler import runs
-from app.scheduler.batch_starts import OwnStarts, OwnTiers, RentedStarts, RentedTiers, put_early
+from app.scheduler.alert_check import check
+from app.scheduler.batch_starts import OwnStarts, RentedStarts, RentedTiers, put_early
 from app.scheduler.wake_budget import Wakes
 from jobs.batches.batch_store import BatchStore
 from jobs.batches.records import BatchRecord, BatchStart, BatchState, BatchStatus, BatchUse, Estimate, new_batch_id
-from jobs.batches.start_rules import NotYet, StartNow
+from jobs.batches.start_rules import BatchStarts, NotYet, StartNow
 from jobs.batches.woken_tiers import WokenTier
 from jobs.core.progress import Reading
+from jobs.home.home import Stack, home_of
 from jobs.ledger.job import Ending
 from jobs.ledger.kinds import BATCHES_LANE
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.testing.clock import HandClock
-from tests.support.stores import LEASE, Store
+from tests.support.stores import LEASE, Store, open_store
 
 HOUR = timedelta(hours=1)
 TIER = "a10g"
@@ -97,9 +102,9 @@ class Posted:
         assert self.case.store.ledger().claim(self.job, worker="w", lease=LEASE)
         self.says("in_progress")
 
-    def waits(self) -> None:
+    def waits(self, starts: BatchStarts | None = None) -> None:
         """It has asked, and its attempt has ended until it is time."""
-        decision = self.asks()
+        decision = (starts or self.case.starts).may_start(self.record, self.estimate, [TIER])
         assert isinstance(decision, NotYet)
         ledger = self.case.store.ledger()
         claim = ledger.claim(self.job, worker="w", lease=LEASE)
@@ -267,6 +272,25 @@ def test_a_batch_of_a_tier_that_is_gone_waits_for_its_time(store: Store) -> None
     assert case.queued() == [other.job]
 
 
+def silent_lanes(case: Case) -> list[str]:
+    """The lanes of which somebody is told that nobody works there."""
+    now = case.store.clock.now()
+    jobs = look_and_remember(case.store.ledger().reader, case.store.facts, now)
+    found = check(jobs, case.store.facts, case.fleet, now).open
+    return [each.incident.subject for each in found if each.incident.kind == "worker"]
+
+
+def test_a_lane_is_silent_only_where_a_batch_could_begin(case: Case) -> None:
+    """One that waits for its time waits for no worker; once it is time, and none comes, somebody is told."""
+    batch = case.batch(within=3 * HOUR)
+    batch.waits()
+    case.wait(HOUR)
+    assert silent_lanes(case) == []
+
+    case.wait(HOUR)
+    assert silent_lanes(case) == [BATCHES_LANE]
+
+
 # -- when it is over ---------------------------------------------------------------------------------------------------
 
 
@@ -335,9 +359,21 @@ def test_on_one_machine_all_begin_at_once_but_for_windows(store: Store) -> None:
         assert waits.not_before == datetime(2026, 3, 2, 20, tzinfo=UTC)
     assert isinstance(bare.may_start(batch.record, batch.estimate, ["local"]), NotYet)  # until its latest start
 
-    batch.waits()
-    entries = [each.said for each in store.ledger().sweep().going_on]
-    tiers = OwnTiers(case.fleet)
-    assert put_early(store.ledger(), store.facts, tiers, entries, store.clock.now()) == []
     case.wait(8 * HOUR)
     assert own.may_start(batch.record, batch.estimate, ["local"]) == StartNow()
+
+
+def test_the_thread_of_windows_has_a_batch_begin(tmp_path: Path) -> None:
+    """What waited for its latest start, as nothing was declared, begins in a window of a fleet that says more."""
+    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock(datetime(2026, 3, 2, 12, tzinfo=UTC))
+    home.prepare()
+    store = open_store(tmp_path / "ledger.sqlite", clock)
+    case = Case(store, fleet_with(windows=("0 12 * * *",)))
+    batch = case.batch("window")
+    batch.waits(OwnStarts(None, clock))
+    stack = Stack(pid=1, started_at=clock.now(), simulated=True, servers=(), models=None)
+
+    NightlyThread(home, stack, case.fleet, clock).begin_batches()
+
+    assert case.queued() == [batch.job]
+    store.close()

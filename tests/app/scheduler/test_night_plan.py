@@ -10,11 +10,13 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.deployment.volume_queries import actual_from
 from app.fleet.file import read
 from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet, declared, parse
 from app.scheduler.night_plan import Actual, Night, UpstreamTag, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
+from jobs.batches.files.files_due import expect
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.ledger.job import BY_NIGHTLY, Job, JobState
@@ -23,6 +25,7 @@ from jobs.weights.history import LeftModel, Memory
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import WeightsUse, plan
 from jobs.weights.survey import Broken, Stray, Survey, SurveyedModel
+from tests.support.failing_stores import MemoryDict
 from tests.support.models_directory import Sample, sample
 
 FLEET = declared()
@@ -230,3 +233,14 @@ def test_files_of_batches_are_pruned_when_something_is_due() -> None:
     assert ("prune_batches", "*") not in steps(actual(here))
     posted = Job("1", "prune_batches", "*", "batches", JobState.SUCCEEDED, {}, 3, NOW, BY_NIGHTLY)
     assert ("prune_batches", "*") not in steps(replace(found, tonight=(posted,)))
+
+
+def test_a_deployments_night_knows_what_is_due_of_batches() -> None:
+    """It finds that in the ledger, and sees no file of theirs."""
+    facts, here = MemoryDict(), Survey((), (), (), (), (), 0)
+    registry = Registry(requests=NEVER)
+    found = actual_from(here, (), facts, fleet=FLEET, memory=Memory(), registry=registry, now=NOW)
+    assert found.batches_due == ""
+    expect(facts, NOW - timedelta(days=1))
+    found = actual_from(here, (), facts, fleet=FLEET, memory=Memory(), registry=registry, now=NOW)
+    assert found.batches_due == "files are over since 2026-05-31"

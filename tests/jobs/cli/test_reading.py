@@ -20,9 +20,11 @@ from tests.support.stores import ended_job
 from tests.support.waiting import PATIENCE
 
 FLEET = str(Path("app/fleet.toml").absolute())
+LINES = str(Path("tests/support/lines_of_a_batch.jsonl").absolute())
 READING = (
     "jobs", "jobs --dead", "jobs --since 7d", "job nope", "models", "list", "ps", "status", "plan",
     f"plan --fleet {FLEET}", "route tiny", "cost", "night", "windows", "show tiny", "prune --dry-run", "help",
+    "batches", "batch batch_000000000000000000000000", f"batch {LINES} --dry-run",
     "keys new bob --line", "keys list", "keys show bob",
 )  # fmt: skip
 

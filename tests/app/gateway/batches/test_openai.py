@@ -409,9 +409,10 @@ def test_who_may_not_infer_posts_nothing(served: BatchGateway) -> None:
         f"{served.url}/v1/messages/batches", json={"requests": []}, headers={"x-api-key": KEEPER}, timeout=PATIENCE
     )
     assert messages.status_code == 403
-    for ask in (lambda: upload(keeper), lambda: post(keeper, "file-x")):
-        with pytest.raises(openai.PermissionDeniedError, match="this needs chat"):
-            ask()
+    with pytest.raises(openai.PermissionDeniedError, match="this needs chat"):
+        upload(keeper)
+    with pytest.raises(openai.PermissionDeniedError, match="this needs chat"):
+        post(keeper, "file-x")
     with pytest.raises(openai.NotFoundError):
         keeper.batches.cancel(batch.id)
     assert not list(keeper.batches.list())

@@ -80,13 +80,18 @@ def test_a_line_is_answered_as_its_owner_is(tmp_path: Path, held: HeldAnswers) -
         answer = Batch(found.facts, "ann").send(found.url)
         assert told(answer) == (200, None), answer.text
         assert answer.json()["choices"]
-        assert room(answer) == 3
+        assert room(answer) == 4
         assert found.row().about.key == "ann"
 
 
 def test_one_slot_is_left_for_a_person(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
-    """Of four slots lines take three; the others wait, and the person who comes is answered beside them."""
+    """Of four slots lines take three while people come; the others wait, and whoever comes next is answered beside
+    them."""
     with running(tmp_path, held) as found:
+        first = senders.person(found.url, "first", ANN)
+        until(lambda: "first" in held.open)
+        held.answer("first")
+        assert first.result(PATIENCE).status_code == 200
         batch = Batch(found.facts, "ann")
         lines = [senders.line(batch, found.url, f"line {number}") for number in range(5)]
         until(lambda: figures(found) == (3, 2), shows=lambda: figures(found))
@@ -99,6 +104,20 @@ def test_one_slot_is_left_for_a_person(tmp_path: Path, held: HeldAnswers, sender
         assert person.result(PATIENCE).status_code == 200
         held.free()
         assert [told(each) for each in answers(lines)] == [(200, None)] * 5
+
+
+def test_where_nobody_comes_lines_take_all(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:
+    """Nobody came for minutes, so of four slots lines take four; the person who comes then has the place of one."""
+    with running(tmp_path, held) as found:
+        batch = Batch(found.facts, "ann")
+        lines = [senders.line(batch, found.url, f"line {number}") for number in range(4)]
+        until(lambda: figures(found) == (4, 0), shows=lambda: figures(found))
+        person = senders.person(found.url, "person", ANN)
+        until(lambda: "person" in held.open)
+        held.answer("person")
+        assert person.result(PATIENCE).status_code == 200
+        held.free()
+        assert sorted(told(each) for each in answers(lines)) == [(200, None)] * 3 + [(503, "not-now")]
 
 
 def test_what_lines_used_is_written_down(tmp_path: Path, held: HeldAnswers, senders: Senders) -> None:

@@ -242,3 +242,44 @@ def test_lines_wait_for_a_gateway_that_is_not_there(live_store: Store, tmp_path:
         until(lambda: "the gateway is not there" in at.batches.get(record.id).note)
         with ScriptedServer(gateway, port):
             assert at.ended(record).counts.completed == 10
+
+
+def test_lines_of_one_model_go_before_those_of_the_next(live_store: Store, tmp_path: Path) -> None:
+    """Models do not push each other out of memory; results stand in the order of the file all the same."""
+    lines = [line(n, body={"model": "ab"[n % 2], "messages": [{"content": f"line {n}"}]}) for n in range(1, 41)]
+    with runs(live_store, tmp_path, Gateway(room=1)) as (at, gateway):
+        batch = at.run(at.post(lines))
+        assert ids(at.output(batch)) == [f"id-{n}" for n in range(1, 41)]
+        assert {n % 2 for n in gateway.came[:18]} == {1}
+        assert {n % 2 for n in gateway.came[22:]} == {0}
+
+
+def test_messages_of_anthropic_have_one_file(live_store: Store, tmp_path: Path) -> None:
+    """Good and bad, as their clients read them."""
+
+    def says(number: int, _: int) -> Said:
+        return failed(400, "no") if number == 2 else Said(body={"type": "message", "usage": {"input_tokens": 2}})
+
+    lines = [{"custom_id": f"id-{n}", "params": {"model": "m", "max_tokens": 5, "messages": []}} for n in (1, 2)]
+    with runs(live_store, tmp_path, Gateway(says)) as (at, _):
+        batch = at.run(at.post(lines, dialect="anthropic", endpoint="/v1/messages"))
+        good, bad = at.output(batch)
+        assert (good["custom_id"], good["result"]["type"]) == ("id-1", "succeeded")
+        assert (bad["custom_id"], bad["result"]["type"], at.errors(batch)) == ("id-2", "errored", [])
+        assert (batch.counts.completed, batch.counts.failed) == (1, 1)
+
+
+def test_an_attempt_that_is_given_up_doubles_no_result(live_store: Store, tmp_path: Path) -> None:
+    """A sweep gives it up while its lines are under way: it stops, and another one goes on; only what was under way is
+    asked again."""
+    with runs(live_store, tmp_path, Gateway(room=3)) as (at, gateway):
+        record = at.post(200)
+        with at.working():
+            until(lambda: len(gateway.came) > 50)
+            assert live_store.ledger().sweep(no_worker_lives={"batches"}).lost
+            batch = at.ended(record)
+        assert (batch.status, batch.counts.completed) == ("completed", 200)
+        assert ids(at.output(batch)) == [f"id-{n}" for n in range(1, 201)]
+        job = live_store.ledger().reader.latest("batch", record.id)
+        assert job is not None
+        assert job.attempts[0].outcome == "lost"

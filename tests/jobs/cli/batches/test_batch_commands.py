@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,11 @@ import pytest
 from app.gateway.batches.parts import BatchParts
 from jobs.access.keys.proofs import hash_of, new_key
 from jobs.batches.files.storage import BatchStorage
-from jobs.batches.records import LineError
+from jobs.batches.records import BatchEnd, BatchState, LineError
 from tests.support.batch_hands import CLOCK, BatchHand, batch_hand
 from tests.support.command_server import Piped
 from tests.support.gateways import gateway
-from tests.support.local_stack import Shell
+from tests.support.local_stack import COMMAND, Shell
 from tests.support.waiting import PATIENCE, until
 
 ROOT = new_key()
@@ -151,6 +153,33 @@ def test_a_batch_that_is_not_whole_exits_1(here: Person, status: Any, failed: li
     assert process.wait() == code
     assert "it has cost enough" in talk
     assert len(out.read_text().splitlines()) == 3
+
+
+def test_a_batch_that_ended_without_results_exits_1(here: Person) -> None:
+    """It says why it ended; no file is written, and what was there stays."""
+    out = here.folder / "out.jsonl"
+    process, id = here.follow(here.file(), "--out", str(out))
+    now = CLOCK.now()
+    error = LineError("model_not_found", "llama3.2 is not here", 1)
+    here.hand.store.end(id, BatchEnd("failed", now, BatchState("failed", "hand", now), (error,)))
+
+    _, talk = process.communicate(timeout=PATIENCE)
+
+    assert process.wait() == 1
+    assert "line 1: llama3.2 is not here" in talk
+    assert not out.exists()
+
+
+def test_a_reader_of_results_may_leave(here: Person) -> None:
+    """`| head` gets its lines, and nothing complains."""
+    id = here.posted(here.file(lines=2_000))
+    here.hand.end(id)
+    line = f"{shlex.join(COMMAND)} batch {id} --results | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", line], env=here.shell.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert json.loads(done.stdout)["custom_id"] == "line-1"
+    assert done.stderr == ""
 
 
 def test_rows_of_csv_come_back_with_their_answers(person: Person) -> None:
@@ -301,6 +330,7 @@ def test_a_batch_is_cancelled_by_its_id(person: Person) -> None:
         (["batch_000000000000000000000000"], "there is no batch"),
         (["batch_000000000000000000000000", "--model", "m"], "--model goes with a file"),
         (["/dev/null"], "is no file"),
+        (["FILE", "--out", "x.csv"], "results of lines are no CSV"),
         (["FILE", "--out", "/dev/null"], "is no file that could be written"),
         (["FILE", "--out", "/no/such/folder/x"], "there is no folder"),
     ],
