@@ -282,7 +282,7 @@ class _Check:
         model = self._model(name, f"{body_name}.model")
         refusal = self._rules.shape(body)
         if refusal is not None:
-            raise _Wrong(*refusal)
+            raise _Wrong(refusal.code, refusal.message, body_name if refusal.param == "body" else refusal.param)
         self._sums[model].lines += 1
         self._sums[model].prompt_bytes += prompt_bytes_of(body)
         most = max_tokens_of(body, self._rules.endpoint)
