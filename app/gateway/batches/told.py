@@ -56,11 +56,18 @@ def openai_batch(batch: Batch) -> Document:
         },
         "cancelling_at": _seconds(_cancelling_at(batch)),
         "cancelled_at": ended_at if batch.status == "cancelled" else None,
-        "request_counts": asdict(batch.counts),
+        "request_counts": _request_counts(batch),
         "usage": _usage(batch.use),
         "metadata": dict(record.metadata) or None,
         **_ours(batch),
     }
+
+
+def _request_counts(batch: Batch) -> Document:
+    """Lines for which the time was over have failed, as OpenAI counts: they are in the file of errors."""
+    counts = batch.counts
+    is_expired = batch.end is not None and batch.status == "expired"
+    return asdict(counts) | ({"failed": counts.total - counts.completed} if is_expired else {})
 
 
 def _errors(errors: Sequence[LineError]) -> Document | None:

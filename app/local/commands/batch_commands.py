@@ -108,6 +108,8 @@ def batch(
             "--out is written when it is done, and nobody waits for that",
             hint="leave --out out, and fetch results by `ollama-modal batch ID --results --out FILE`",
         )
+    if file is not None:
+        file.need_other(Path(what))
     from jobs.cli.batches.batch_commands import Wanted  # noqa: PLC0415 - as above
     from jobs.cli.batches.batch_options import deadline_of, dollars_of, start_of  # noqa: PLC0415
     from jobs.cli.batches.batch_source import source_of  # noqa: PLC0415

@@ -8,4 +8,5 @@ line_index    where each line of a file begins, and its model; reads lines by th
 line_texts    reads the lines that go next, some at once
 result_lines  results in the shapes that OpenAI's and Anthropic's clients read: pure
 segments      results as they come: each line has one, whoever is killed
+unrun_lines   results of a batch of which no line was ever sent
 """

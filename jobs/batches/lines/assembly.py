@@ -71,18 +71,9 @@ def assemble(
 
     """
     segments = Segments(storage, record.id, results.lines)
-    letters = record.id.rpartition("_")[2]
-    if expires_at is None and record.results_kept_seconds is not None:
-        expires_at = storage.clock.now() + timedelta(seconds=record.results_kept_seconds)
 
     def begin(what: str) -> FileWriter:
-        return storage.begin(
-            record.owner,
-            f"{record.id}_{what}.jsonl",
-            purpose="batch_output",
-            expires_at=expires_at,
-            id=f"file-{letters}-{what}-{sequence}",
-        )
+        return begin_results(storage, record, what, sequence, expires_at=expires_at)
 
     with begin("output") as output, begin("error") as errors:
         first = 1
@@ -105,6 +96,22 @@ def assemble(
             progress(first - 1)
         counts = LineCounts(results.lines, results.counts.completed, results.lines - results.counts.completed)
         return Assembled(output.finish() if output.size else None, errors.finish() if errors.size else None, counts)
+
+
+def begin_results(
+    storage: BatchStorage, record: BatchRecord, what: str, sequence: int, *, expires_at: datetime | None = None
+) -> FileWriter:
+    """A file of results of this attempt: its "output", or its "error"s. Where it is not said until when it is kept, as
+    long as the batch's poster said."""
+    if expires_at is None and record.results_kept_seconds is not None:
+        expires_at = storage.clock.now() + timedelta(seconds=record.results_kept_seconds)
+    return storage.begin(
+        record.owner,
+        f"{record.id}_{what}.jsonl",
+        purpose="batch_output",
+        expires_at=expires_at,
+        id=f"file-{record.id.rpartition('_')[2]}-{what}-{sequence}",
+    )
 
 
 def _custom_ids(lines: Lines, numbers: range) -> dict[int, str]:

@@ -174,7 +174,7 @@ def read_through(
         raise NotFound(f"there is no file {record.input_file_id!r}")
     index = IndexWriter(storage, record.id)
     try:
-        checked = check(_pieces(storage, record.input_file_id, progress), rules, index)
+        checked = check(pieces(storage, record.input_file_id, progress), rules, index)
     finally:
         index.abandon()
     path = storage.work(record.id) / "checked.json"
@@ -282,7 +282,7 @@ class _Check:
         model = self._model(name, f"{body_name}.model")
         refusal = self._rules.shape(body)
         if refusal is not None:
-            raise _Wrong(*refusal)
+            raise _Wrong(refusal.code, refusal.message, body_name if refusal.param == "body" else refusal.param)
         self._sums[model].lines += 1
         self._sums[model].prompt_bytes += prompt_bytes_of(body)
         most = max_tokens_of(body, self._rules.endpoint)
@@ -368,7 +368,8 @@ def max_tokens_of(body: Mapping[str, Any], endpoint: str) -> int | None:
     return None
 
 
-def _pieces(storage: BatchStorage, file_id: str, progress: Callable[[int], None]) -> Iterator[bytes]:
+def pieces(storage: BatchStorage, file_id: str, progress: Callable[[int], None]) -> Iterator[bytes]:
+    """A file, piece by piece; it is told how many bytes were read."""
     at = 0
     while piece := storage.read(file_id, at, PIECE):
         at += len(piece)

@@ -13,6 +13,8 @@ from jobs.core.errors import Corrupt
 _ANTHROPIC_STATES = {"batch_expired": "expired", "batch_cancelled": "canceled"}
 """What a line that was never answered is called there, by our code; any other is an error."""
 
+_ANTHROPIC_ERRORS = {"invalid_request": "invalid_request_error"}
+"""What kind of error its clients take it for; any other code is the fault of nobody who asked."""
 
 _ENDS_OF_LINES = (
     (b"\r", b" "),
@@ -55,7 +57,7 @@ def unanswered(dialect: BatchDialect, batch_id: str, line: int, custom_id: str, 
     document: dict[str, Any]
     if dialect == "anthropic":
         state = _ANTHROPIC_STATES.get(code)
-        error = {"type": "error", "error": {"type": "api_error", "message": message}}
+        error = {"type": "error", "error": {"type": _ANTHROPIC_ERRORS.get(code, "api_error"), "message": message}}
         document = {
             "custom_id": custom_id,
             "result": {"type": state} if state else {"type": "errored", "error": error},

@@ -23,6 +23,7 @@ from jobs.batches.lines.assembly import Assembled, Undone, assemble
 from jobs.batches.lines.line_check import Checked, LineRules, checked_before, read_through
 from jobs.batches.lines.line_index import Lines
 from jobs.batches.lines.segments import Segments, SegmentWriter, sequence_of
+from jobs.batches.lines.unrun_lines import assemble_unrun
 from jobs.batches.measuring import LineMeter
 from jobs.batches.records import BatchEnd, EndStatus, LineCounts, LineError
 from jobs.batches.running.batch_context import BatchContext
@@ -32,7 +33,8 @@ from jobs.batches.running.run_state import RunState
 from jobs.batches.running.sending import Sending
 from jobs.batches.running.shown_pass import ShownPass
 from jobs.batches.speed import learn
-from jobs.core.errors import Cancelled, Fenced, HandedBack, StoreTrouble
+from jobs.core.errors import Cancelled, Fenced, HandedBack, NotFound, StoreTrouble, Trouble
+from jobs.core.units import counted
 from jobs.worker.attempt import RunningAttempt
 
 _CANCELLED = EndedEarly("cancelled", "batch_cancelled", "the batch was cancelled")
@@ -56,18 +58,27 @@ class BatchRun:
 
         Raises:
             Interrupted: it was fenced, handed back or put off.
-            Trouble: something failed that another attempt may not meet.
+            Trouble: something failed that another attempt may not meet. It is told until that begins.
 
         """
         try:
+            return self._run()
+        except Trouble as trouble:
+            if not isinstance(self._parts.why_stopped(), Fenced):
+                self._parts.state.note(note=str(trouble))
+                self._parts.state.say()
+            raise
+
+    def _run(self) -> BatchEnd:
+        try:
             checked = self._read_through()
         except Cancelled:
-            return self._end("cancelled", None)
+            return self._end_unrun("cancelled", NOT_RUN)
         if checked is None:
-            return self._end("expired", None)
+            return self._end_unrun("expired", TOO_LATE)
         self._parts.state.note(counts=LineCounts(checked.lines))
         if not checked.is_good:
-            return self._end("failed", None, errors=checked.errors)
+            return self._end_unrun("failed", _not_run_for(checked), checked.errors)
         return self._run_lines(checked)
 
     def _read_through(self) -> Checked | None:
@@ -140,7 +151,7 @@ class BatchRun:
             undone=_undone(ended),
             progress=lambda _: self._go_on(),
         )
-        if status in {"failed", "expired"}:
+        if status == "failed":  # of one that expired, those that were not run are counted apart, as of a cancelled one
             counts = LineCounts(counts.total, counts.completed, counts.total - counts.completed)
         self._look_at_cost(meter)
         parts.state.note(counts=counts, use=meter.use())
@@ -149,6 +160,24 @@ class BatchRun:
         with suppress(StoreTrouble):
             learn(parts.context.facts, meter.speeds(), parts.context.clock.now())
         return end
+
+    def _end_unrun(self, status: EndStatus, undone: Undone, errors: Sequence[LineError] = ()) -> BatchEnd:
+        """It ends before any line was sent; where its clients look for a result of each, each has one."""
+        parts, made = self._parts, None
+        if parts.record.dialect == "anthropic":
+            parts.attempt.hold(to_finish=True)
+            wrong = {each.line: Undone("invalid_request", each.message) for each in errors if each.line is not None}
+            with suppress(NotFound):  # of a file that is gone nobody knows the lines any more
+                made = assemble_unrun(
+                    parts.context.storage,
+                    parts.record,
+                    sequence_of(parts.attempt.job.id, parts.attempt.n),
+                    undone=undone,
+                    wrong=wrong,
+                    progress=lambda _: self._go_on(),
+                )
+                parts.state.note(counts=made.counts)
+        return self._end(status, made, errors=errors)
 
     def _look_at_cost(self, meter: LineMeter) -> None:
         """What it took is told as `cost` does, where gateways have written down nearly all of it by now."""
@@ -179,6 +208,14 @@ class BatchRun:
         with suppress(StoreTrouble):
             parts.shown.end()
         return written
+
+
+def _not_run_for(checked: Checked) -> Undone:
+    """What is said of lines with which nothing is wrong, where something is with others."""
+    first = checked.errors[0]
+    where = f"; first, of line {first.line:,}" if first.line is not None else ""
+    said = f"it was not run: {counted(checked.error_count, 'error')} in its batch{where}: {first.message}"
+    return Undone("invalid_request", said)
 
 
 def _undone(ended: EndedEarly | None) -> Undone:

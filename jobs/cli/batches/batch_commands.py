@@ -22,7 +22,7 @@ from jobs.cli.batches.results_file import ResultsFile
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import put_bytes, put_json, put_table, say, show
 from jobs.core.clock import Clock
-from jobs.core.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.core.errors import BadRequest, Bug, NoRoom, NotFound, Refused, Trouble
 from jobs.core.sanitize import plain
 from jobs.core.units import counted, human_bytes, human_span
 
@@ -324,6 +324,9 @@ class BatchCommands:
             say()
             say(f"{out.named} is not written")
             return INTERRUPTED
+        except (Refused, NoRoom, Bug) as trouble:
+            trouble.hint = self.worded(f"they are kept: `ollama-modal batch {batch['id']} --results --out FILE`")
+            raise
         say(f"its results are in {out.named}")
         return 0
 

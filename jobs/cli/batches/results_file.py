@@ -46,6 +46,16 @@ class ResultsFile:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise Refused(f"the folder {str(folder)!r} cannot be written", hint="name another file by --out")
 
+    def need_other(self, source: Path) -> None:
+        """Insist that it is not the file that is posted, by whatever name.
+
+        Raises:
+            Refused: it is: its lines would be lost, even where what is there may be replaced.
+
+        """
+        if self._path.exists() and source.exists() and self._path.samefile(source):
+            raise Refused(f"{str(self.named)!r} is the file that is posted", hint="name another by --out")
+
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write it, whole or not at all.
 

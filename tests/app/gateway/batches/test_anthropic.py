@@ -86,7 +86,8 @@ def counts(**more: int) -> dict[str, int]:
 
 
 def test_all_are_processing_until_all_have_ended(served: BatchGateway) -> None:
-    """The counts always add up to the whole; those of a batch that was cancelled tell what was not run."""
+    """The counts always add up to the whole; those of a batch that was cancelled, or whose time was
+    over, tell what was not run."""
     asking = served.anthropic(ALICE)
     batch = post(asking, 5)
     assert asking.messages.batches.retrieve(batch.id).request_counts.model_dump() == counts(processing=5)
@@ -97,6 +98,10 @@ def test_all_are_processing_until_all_have_ended(served: BatchGateway) -> None:
     done = asking.messages.batches.retrieve(batch.id)
     assert done.request_counts.model_dump() == counts(succeeded=2, errored=1, canceled=2)
     assert done.cancel_initiated_at is not None
+    batch = post(asking, 5)
+    served.end(batch.id, "expired", results=[{}, {}], failed=[{}], total=5)
+    done = asking.messages.batches.retrieve(batch.id)
+    assert done.request_counts.model_dump() == counts(succeeded=2, errored=1, expired=2)
 
 
 def test_batches_are_listed_in_pages(served: BatchGateway) -> None:

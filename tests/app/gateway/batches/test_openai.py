@@ -223,6 +223,16 @@ def test_a_batch_from_its_post_to_its_results(served: BatchGateway) -> None:
     assert json.loads(asking.files.content(done.output_file_id).text) == result
     assert json.loads(asking.files.content(done.error_file_id).text) == failed
     assert asking.files.retrieve(done.output_file_id).purpose == "batch_output"
+
+
+def test_lines_that_were_not_run_in_time_count_as_failed(served: BatchGateway) -> None:
+    """They are in the file of errors, as the failed ones are."""
+    asking = client(served)
+    batch = post(asking, upload(asking).id)
+    served.end(batch.id, "expired", results=[{}, {}], failed=[{}], total=5)
+    done = asking.batches.retrieve(batch.id)
+    assert done.request_counts is not None
+    assert (done.status, done.request_counts.model_dump()) == ("expired", {"completed": 2, "failed": 3, "total": 5})
     if done.usage is not None:  # the oldest clients do not know it
         assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (5, 7, 12)
     assert done.model_extra is not None

@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def test_anthropic_lines() -> None:
     assert found_in(good, rules=ANTHROPIC).models == (ModelLines("m", 1, 1, 9),)
     assert one_error(found_in({"custom_id": "a"}, rules=ANTHROPIC)).param == "params"
     assert one_error(found_in({"custom_id": "a", "params": {}}, rules=ANTHROPIC)).param == "params.model"
+    refusing = replace(ANTHROPIC, shape=lambda _: LineRefusal("invalid_request", "no", "body"))
+    assert one_error(found_in(good, rules=refusing)).param == "params"
 
 
 def test_a_model_for_those_that_name_none() -> None:

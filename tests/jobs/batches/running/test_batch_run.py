@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.batches.records import LineCounts
 from jobs.ledger.job import JobState
 from tests.support.batch_files import line
 from tests.support.batch_runs import GOOD, Gateway, Said, failed, ids, not_now, runs
@@ -176,12 +178,43 @@ def test_a_batch_is_over_at_its_deadline(live_store: Store, tmp_path: Path) -> N
     """What is not done by then is not done, and says so."""
     with runs(live_store, tmp_path, Gateway(lambda n, _: not_now(60) if n > 10 else GOOD, room=1)) as (at, _):
         batch = at.run(at.post(12, expires_in=timedelta(seconds=2)))
-        assert batch.status == "expired"
+        assert (batch.status, batch.counts) == ("expired", LineCounts(12, 10, 0))
         assert ids(at.output(batch)) == [f"id-{n}" for n in range(1, 11)]
         assert [(each["custom_id"], each["error"]["code"]) for each in at.errors(batch)] == [
             ("id-11", "batch_expired"),
             ("id-12", "batch_expired"),
         ]
+
+
+def message(number: int, model: str = "m") -> dict[str, Any]:
+    return {"custom_id": f"id-{number}", "params": {"model": model, "max_tokens": 5, "messages": []}}
+
+
+def test_each_message_has_a_result_though_none_was_sent(live_store: Store, tmp_path: Path) -> None:
+    """Anthropic's clients look for the result of each request: what is wrong with one stands in its own, and others
+    say why they were not run."""
+    asks = {"dialect": "anthropic", "endpoint": "/v1/messages"}
+    with runs(live_store, tmp_path) as (at, gateway):
+        batch = at.run(at.post([message(1), message(2, "gone"), message(3)], **asks))
+        assert (batch.status, batch.counts, gateway.came) == ("failed", LineCounts(3), [])
+        assert [each.line for each in batch.errors] == [2]
+        found = at.output(batch)
+        assert ids(found) == ["id-1", "id-2", "id-3"]
+        said = [each["result"]["error"]["error"] for each in found]
+        assert {each["type"] for each in said} == {"invalid_request_error"}
+        assert said[1]["message"].startswith("there is no model 'gone'")
+        assert [said[n]["message"].partition(":")[0] for n in (0, 2)] == ["it was not run"] * 2
+        assert all("of line 2: there is no model 'gone'" in said[n]["message"] for n in (0, 2))
+
+        late = at.run(at.post([message(1), message(2)], **asks, expires_in=timedelta(0)))
+        cancelled = at.post([message(1), message(2)], **asks)
+        at.batches.cancel(cancelled.id, by="test")
+        for ended, status, told in ((late, "expired", "expired"), (at.run(cancelled), "cancelled", "canceled")):
+            assert (ended.status, ended.counts, at.output(ended)) == (
+                status,
+                LineCounts(2),
+                [{"custom_id": f"id-{n}", "result": {"type": told}} for n in (1, 2)],
+            )
 
 
 def test_a_worker_that_stops_hands_it_back(live_store: Store, tmp_path: Path) -> None:

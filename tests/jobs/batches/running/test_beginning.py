@@ -96,6 +96,22 @@ def test_lines_wake_a_tier_only_when_the_batch_took_a_wake(live_store: Store, tm
         assert len(starts.asked) == 2
 
 
+def test_a_deadline_that_cannot_hold_is_told_while_it_runs(live_store: Store, tmp_path: Path) -> None:
+    """Not only before its first line; and a line that is held up is told instead as long as it is."""
+    is_full = [True]
+
+    def says(number: int, _: int) -> Said:
+        return not_now(0.1) if number >= 5 and is_full[0] else GOOD
+
+    starts = Starts(StartNow((), "it will not be done by its deadline"))
+    with runs(live_store, tmp_path, Gateway(says), starts=starts, estimate=estimated) as (at, _), at.working():
+        record = at.post(10)
+        until(lambda: at.batches.get(record.id).counts.completed == 4)  # said by whoever watches the lines
+        assert at.batches.get(record.id).note == "it will not be done by its deadline"
+        is_full[0] = False
+        assert at.ended(record).note == ""
+
+
 def test_a_batch_that_may_not_wake_its_tier_goes_back(live_store: Store, tmp_path: Path) -> None:
     """What is done is kept; the rest is done when the tier is awake, and nothing twice."""
     asleep = [True]

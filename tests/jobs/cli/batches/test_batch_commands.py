@@ -275,6 +275,31 @@ def test_a_file_that_is_there_is_not_overwritten(here: Person) -> None:
     assert len(out.read_text().splitlines()) == 3
 
 
+def test_lines_are_not_replaced_by_their_results(here: Person) -> None:
+    """Neither by the file's own name nor by a link to it, and not with --yes either."""
+    file = here.file()
+    before, link = Path(file).read_bytes(), here.folder / "link.jsonl"
+    link.symlink_to(file)
+    for out in (file, str(link)):
+        done = here.shell.run("batch", file, "--out", out, "--yes")
+        assert (done.returncode, here.newest()) == (2, None)
+        assert "is the file that is posted" in done.stderr
+    assert Path(file).read_bytes() == before
+
+
+def test_results_that_could_not_be_written_are_told_to_be_kept(here: Person) -> None:
+    """Whoever waited for them need not post again."""
+    folder = here.folder / "out"
+    folder.mkdir()
+    process, id = here.follow(here.file(), "--out", str(folder / "out.jsonl"))
+    folder.rmdir()
+    here.hand.end(id)
+    _, talk = process.communicate(timeout=PATIENCE)
+    assert process.wait() == 1, talk
+    assert "error: writing" in talk
+    assert f"hint: they are kept: `ollama-modal batch {id} --results --out FILE`" in talk
+
+
 def test_a_batch_is_cancelled_by_its_id(person: Person) -> None:
     """As a job is; one that has ended is told to have, exit 1."""
     id = person.posted(person.file())
