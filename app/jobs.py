@@ -24,7 +24,7 @@ from app.deploy_refusals import refusals_told
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
 from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
-from jobs.batches.batch_document import is_batch_id
+from jobs.batches.records import is_batch_id
 from jobs.cli.signature import parameter, with_signature
 from jobs.ledger.kinds import KINDS, Kind, Kinds, with_commands
 

@@ -1,24 +1,12 @@
 """A batch as one document, for the command line, the ops API and the page; OpenAI's and Anthropic's clients have shapes
 of their own. Pure."""
 
-import re
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from jobs.batches.batch_store import Batch
 from jobs.core.clock import isoformat
-
-OVER = frozenset({"completed", "failed", "expired", "cancelled"})
-"""The statuses of a batch that has ended."""
-
-
-_ID = re.compile(r"(msg)?batch_[0-9a-f]{6,64}")
-
-
-def is_batch_id(text: str) -> bool:
-    """Whether it is the id of a batch, and not of a job or a file."""
-    return _ID.fullmatch(text) is not None
 
 
 def document_of(batch: Batch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Readers take missing fields as their defaults, so last month's records still open. No content of a line is ever in one.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,17 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 
 MOST_ERRORS = 100
 """Errors of lines that a record keeps; the others are counted."""
+
+
+OVER = frozenset({"completed", "failed", "expired", "cancelled"})
+"""The statuses of a batch that has ended."""
+
+_ID = re.compile(r"(msg)?batch_[0-9a-f]{6,64}")
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether it is the id of a batch, and not of a job or a file."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_file_id() -> str:

@@ -18,6 +18,7 @@ ALIASES: Mapping[str, str] = {"list": "models", "ls": "models", "rm": "delete", 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Ask and load": ("run", "ps", "warm", "route"),
     "Models": ("pull", "models", "show", "verify", "rollback", "delete", "prune"),
+    "Batches": ("batch", "batches"),
     "Jobs": ("jobs", "job", "cancel", "retry", "dismiss"),
     "Service": ("up", "status", "plan", "night", "windows", "cost", "cold", "audit", "keys", "help"),
 }

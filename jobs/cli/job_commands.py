@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.access.audit_line import Act, not_written
-from jobs.batches.batch_document import OVER
+from jobs.batches.records import OVER
 from jobs.cli.follow import POLL_EVERY, follow
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show

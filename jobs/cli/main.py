@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from jobs.batches.batch_document import is_batch_id
+from jobs.batches.records import is_batch_id
 from jobs.cli.completion import job_and_batch_ids, job_ids, model_names
 from jobs.cli.help import CommandGroup
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, cancel_batch, exit_code, who

@@ -118,7 +118,7 @@ class Deployment:
             .replace("ws-…", "ws-made1")
             .replace("cat FILE", f"cat {shlex.quote(str(self._file))}")
         )
-        text = text.replace("prompts.jsonl", str(write_prompts(self._folder))).replace("BATCH", self.batch)
+        text = text.replace("prompts.jsonl", shlex.quote(str(write_prompts(self._folder)))).replace("BATCH", self.batch)
         for name in ("prompts.csv", "answers.csv", "results.jsonl"):
             text = text.replace(name, str(self._folder / name))
         text = text.replace("https://…-gateway.us-east.modal.direct", self.url).replace("omk_…", self.key)

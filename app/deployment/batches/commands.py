@@ -10,7 +10,7 @@ from app.deployment.batches.deployed_batches import DeployedBatches
 from app.deployment.batches.deployed_estimates import DeployedEstimates
 from app.deployment.modal_cli import IDLE, ModalCommands, worded
 from app.resources import ledger, queue, remote_batches_volume
-from jobs.batches.batch_document import is_batch_id
+from jobs.batches.records import is_batch_id
 from jobs.cli.batches.batch_commands import BatchCommands, Wanted
 from jobs.cli.batches.batch_options import deadline_of, dollars_of, start_of
 from jobs.cli.batches.batch_source import source_of

@@ -15,7 +15,7 @@ from app.deployment.worker_process import work
 from app.fleet.schema import Fleet, declared
 from app.gateway.catalog.state import KnownState
 from app.gateway.catalog.volume import VolumeModels
-from app.gateway.inference.routing import Router
+from app.gateway.inference.routing import FreshRouter, Router
 from app.gateway.lines.line_shape import wrong_shape
 from app.model_server.health import of_tier
 from app.model_server.report import ReportsOf
@@ -27,7 +27,7 @@ from jobs.batches.lines.line_check import Checked
 from jobs.batches.records import BatchRecord, Estimate
 from jobs.batches.running.batch_context import BatchContext, LinesAtOnce, ModelRoute, Pace
 from jobs.core.clock import Clock, SystemClock
-from jobs.core.errors import NotFound, ServerTrouble, StoreTrouble, StoreUnavailable
+from jobs.core.errors import NotFound, ServerTrouble, StoreTrouble
 from jobs.ledger.kinds import BATCHES_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
@@ -92,18 +92,16 @@ class MountedRoutes:
     """Where lines go, by the same rules as the gateway's. Threads may share one."""
 
     def __init__(self, fleet: Fleet, clock: Clock) -> None:
-        self._clock = clock
         models = VolumeModels(Path(MODELS), volume.reload, clock)
-        self._known = KnownState(facts, models, clock, aliases=fleet.named)
-        self._router = Router(
-            self._known,
+        known = KnownState(facts, models, clock, aliases=fleet.named)
+        router = Router(
+            known,
             fleet.catalog_tiers(),
             fleet.declared_tier,
             fleet.settings_of,
             {name: fleet.engine_of(name) for name in fleet.tiers},
         )
-        #: Written by any thread that looks; two that look at once look twice.
-        self._looked_at = float("-inf")
+        self._router = FreshRouter(known, router, clock, FRESH_SECONDS)
 
     def __call__(self, model: str) -> ModelRoute:
         """Where lines of this model go.
@@ -113,10 +111,6 @@ class MountedRoutes:
             StoreUnavailable: that cannot be known now.
 
         """
-        if self._clock.monotonic() - self._looked_at > FRESH_SECONDS:
-            if not self._known.refresh():
-                raise StoreUnavailable(f"which models are here is not known now: {self._known.trouble}")
-            self._looked_at = self._clock.monotonic()
         found = self._router.route(model)
         return ModelRoute(str(found.model), found.tier)
 

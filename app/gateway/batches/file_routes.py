@@ -114,7 +114,7 @@ class FileRoutes:
                 raise too_large(most) from error
             form.need_end()
             kept, keep = _kept(form.fields), context.parts.limits.keep
-            expires_at = context.clock.now() + min(kept or keep, keep)
+            expires_at = begun[0].created_at + min(kept or keep, keep)
             return await context.pieces(self._finished, begun[0], expires_at)
         except BaseException:
             if begun:

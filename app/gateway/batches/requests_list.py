@@ -23,7 +23,7 @@ MOST_DEPTH = 200
 _STEP = 64 * 1024
 """Bytes that come under one search: so long it keeps the interpreter."""
 
-_UP_TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
+_UP_TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*"[^"\[\]{}]*+)*', re.DOTALL)
 """Whole texts, and what stands around them, up to a bracket or a text that has not ended."""
 
 _QUOTE, _LIST, _OBJECT, _END_OF_LIST = b'"[{]'

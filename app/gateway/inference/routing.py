@@ -15,7 +15,8 @@ from app.engines.ollama import OLLAMA
 from app.engines.table import speaking
 from app.gateway.catalog.state import KnownState
 from app.gateway.protocol.headers import Header
-from jobs.core.errors import NotFound, Unsupported
+from jobs.core.clock import Clock
+from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.core.model_name import ModelName
 from jobs.models.aliases import Alias
 from jobs.models.card import KnownModel
@@ -235,3 +236,49 @@ def _route(
         is_declared=is_declared,
         warning=warning,
     )
+
+
+class FreshRouter:
+    """Routes for whoever asks now and then: what is known is looked up anew when it is older than it may be, and once
+    more where a model is not found, which may have come a moment ago. Threads may share one.
+
+    Args:
+        known: what is here.
+        router: routes by that.
+        clock: the time.
+        seconds: how old it may be.
+
+    """
+
+    def __init__(self, known: KnownState, router: Router, clock: Clock, seconds: float) -> None:
+        self._known = known
+        self._router = router
+        self._clock = clock
+        self._seconds = seconds
+        #: Written by any thread that looks; two that look at once look twice.
+        self._looked_at = float("-inf")
+
+    def route(self, model: str) -> Route:
+        """Where requests to this model go.
+
+        Raises:
+            Trouble: it is not here.
+            StoreUnavailable: that cannot be known now.
+
+        """
+        self._look(self._seconds)
+        try:
+            return self._router.route(model)
+        except NotFound:
+            self._look(MISSED_SECONDS)
+            return self._router.route(model)
+
+    def _look(self, seconds: float) -> None:
+        if self._clock.monotonic() - self._looked_at > seconds:
+            if not self._known.refresh():
+                raise StoreUnavailable(f"which models are here is not known now: {self._known.trouble}")
+            self._looked_at = self._clock.monotonic()
+
+
+MISSED_SECONDS = 0.1
+"""Models that nobody has are looked for no more often."""

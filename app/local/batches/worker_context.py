@@ -10,7 +10,7 @@ from app.fleet.schema import Fleet, parse
 from app.gateway.catalog.sources import Directory, Listing
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import allowed_origins
-from app.gateway.inference.routing import Router
+from app.gateway.inference.routing import FreshRouter, Router
 from app.gateway.lines.line_shape import wrong_shape
 from app.local.plan import StackPlan
 from app.scheduler.batch_starts import OwnStarts
@@ -20,7 +20,7 @@ from jobs.batches.lines.line_check import Checked
 from jobs.batches.records import BatchRecord, Estimate
 from jobs.batches.running.batch_context import BatchContext, LinesAtOnce, ModelRoute
 from jobs.core.clock import Clock
-from jobs.core.errors import NotFound, Refused, StoreTrouble, StoreUnavailable
+from jobs.core.errors import NotFound, Refused, StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
 from jobs.ledger.job import Job
@@ -71,15 +71,13 @@ class LocalRoutes:
     """Where lines go, by the same rules as the gateway's. Threads may share one."""
 
     def __init__(self, home: Home, stack: Stack, plan: StackPlan, clock: Clock) -> None:
-        self._clock = clock
         listing = OllamaClient(stack.servers[0].url, clock=clock)
         source = Directory(Layout(stack.models)) if stack.models else Listing(listing)
-        self._known = KnownState(home.facts(), source, clock, aliases=plan.aliases)
+        known = KnownState(home.facts(), source, clock, aliases=plan.aliases)
         tiers = list(plan.capacities(os.environ))
         engines = {tier.name: plan.engine(tier.name) for tier in tiers}
-        self._router = Router(self._known, tiers, plan.declared_tier, plan.settings_of, engines)
-        #: Written by any thread that looks; two that look at once look twice.
-        self._looked_at = float("-inf")
+        router = Router(known, tiers, plan.declared_tier, plan.settings_of, engines)
+        self._router = FreshRouter(known, router, clock, FRESH_SECONDS)
 
     def route(self, model: str) -> ModelRoute:
         """Where lines of this model go.
@@ -89,10 +87,6 @@ class LocalRoutes:
             StoreUnavailable: that cannot be known now.
 
         """
-        if self._clock.monotonic() - self._looked_at > FRESH_SECONDS:
-            if not self._known.refresh():
-                raise StoreUnavailable(f"which models are here is not known now: {self._known.trouble}")
-            self._looked_at = self._clock.monotonic()
         found = self._router.route(model)
         return ModelRoute(str(found.model), found.tier)
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from jobs.batches.batch_document import is_batch_id
-from jobs.batches.records import BatchStart
+from jobs.batches.records import BatchStart, is_batch_id
 from jobs.cli.completion import batches_and_files, model_names
 from jobs.cli.main import IDLE_BATCH, Json, KeyOption, Url, app, batches_at, commands_at, done, this_machine
 from jobs.cli.output import can_ask, confirmed

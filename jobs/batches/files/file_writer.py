@@ -70,6 +70,11 @@ class FileWriter:
         if len(self._buffer) >= PIECE:
             self._flush()
 
+    @property
+    def created_at(self) -> datetime:
+        """When it was begun, which is what is told of it."""
+        return self._record.created_at
+
     def finish(self, *, expires_at: datetime | None = None) -> FileRecord:
         """Have the file there, in place of one that was there under this id.
 

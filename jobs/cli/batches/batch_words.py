@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from jobs.batches.batch_document import OVER
-from jobs.batches.records import Estimate
+from jobs.batches.records import OVER, Estimate
 from jobs.cli.terminal.table import GiveWay
 from jobs.core.clock import parse_moment
 from jobs.core.sanitize import plain

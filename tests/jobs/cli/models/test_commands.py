@@ -209,7 +209,7 @@ def test_every_command_stands_in_a_group(tmp_path: Path) -> None:
     """Help lists each command once, under what it is for, with its other names."""
     told = Shell(tmp_path).run("help").stdout
     titles = [line.rstrip(":") for line in told.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Options", "Ask and load", "Models", "Jobs", "Service"]
+    assert titles == ["Options", "Ask and load", "Models", "Batches", "Jobs", "Service"]
     for label in ("models, list, ls", "delete, rm", "up, serve"):
         assert f"  {label}  " in told
 
