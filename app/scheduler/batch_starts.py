@@ -18,8 +18,7 @@ from app.fleet.schema import Fleet, WindowConfig
 from app.model_server.health import of_tier
 from app.model_server.report import Report, ReportsOf
 from app.scheduler.wake_budget import BY_BATCH, Wakes
-from jobs.batches.batch_store import KIND
-from jobs.batches.records import BatchRecord, BatchState, Estimate
+from jobs.batches.records import KIND, BatchRecord, BatchState, Estimate
 from jobs.batches.start_rules import Decision, NotYet, TierNow, decide, refused
 from jobs.batches.woken_tiers import WokenTier
 from jobs.core.clock import Clock

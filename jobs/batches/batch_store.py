@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from jobs.batches.records import (
+    KIND,
     BatchDialect,
     BatchEnd,
     BatchRecord,
@@ -28,9 +29,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import OpenJobs
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
-
-KIND = "batch"
-"""Of its job."""
 
 ORPHAN_AFTER = timedelta(hours=1)
 """A record for which nobody posted a job by then was broken off."""

@@ -14,6 +14,9 @@ from jobs.core.clock import isoformat, parse_moment
 
 VERSION = 1
 
+KIND = "batch"
+"""Of the job of a batch."""
+
 FilePurpose = Literal["batch", "batch_output"]
 BatchDialect = Literal["openai", "anthropic"]
 BatchStart = Literal["now", "awake", "window", "cheapest"]

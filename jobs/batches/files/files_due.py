@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from jobs.batches.batch_store import KIND
 from jobs.batches.files.prune_plan import WORK_KEPT, StoredFiles
+from jobs.batches.records import KIND
 from jobs.core import foreign
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import StoreTrouble

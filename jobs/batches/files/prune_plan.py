@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs.batches.batch_store import Batch
 from jobs.batches.records import FileRecord
+
+if TYPE_CHECKING:
+    from jobs.batches.batch_store import Batch  # a plan of a night imports this file, and nothing that waits
 
 WORK_KEPT = timedelta(hours=1)
 """What a batch worked on, after its end."""
@@ -66,7 +68,7 @@ class BatchPrunePlan:
 
 
 def plan(
-    stored: StoredFiles, batches: Mapping[str, Batch], now: datetime, *, keep: timedelta | None = None
+    stored: StoredFiles, batches: "Mapping[str, Batch]", now: datetime, *, keep: timedelta | None = None
 ) -> BatchPrunePlan:
     """What is to go now.
 
@@ -89,7 +91,7 @@ def plan(
     )
 
 
-def forgotten(batches: Iterable[Batch], before: datetime | None) -> tuple[str, ...]:
+def forgotten(batches: "Iterable[Batch]", before: datetime | None) -> tuple[str, ...]:
     """The ids of batches that ended by then."""
     return tuple(
         each.id
@@ -99,7 +101,7 @@ def forgotten(batches: Iterable[Batch], before: datetime | None) -> tuple[str, .
 
 
 def _files(
-    files: Iterable[FileRecord], batches: Mapping[str, Batch], now: datetime, before: datetime | None
+    files: Iterable[FileRecord], batches: "Mapping[str, Batch]", now: datetime, before: datetime | None
 ) -> Iterator[FileRecord]:
     needed = {each.record.input_file_id for each in batches.values() if not each.has_ended}
     by_letters = {id.rpartition("_")[2]: batch for id, batch in batches.items()}
@@ -118,7 +120,7 @@ def _files(
             yield file
 
 
-def _has_served(batch: Batch | None, written_at: datetime, now: datetime, before: datetime | None) -> bool:
+def _has_served(batch: "Batch | None", written_at: datetime, now: datetime, before: datetime | None) -> bool:
     """Whether the folder of a batch is needed no more. One of which nothing is known may be all that is left of it."""
     if batch is None:
         return before is not None and written_at <= before
