@@ -537,7 +537,9 @@ def test_a_server_is_snapped_between_its_hooks(platform: Platform, tmp_path: Pat
         assert server.state == "starting"
         assert "after" not in server.output
 
-        restored.write_text('{"task_id": "", "function_id": ""}')
+        written = tmp_path / "written.json"
+        written.write_text('{"task_id": "", "function_id": ""}')
+        written.rename(restored)  # it is looked for all the time, and read at once
         platform.wait_ready(server)
         until(lambda: "after" in server.output)
         assert server.output.split("after")[0].split() == ["module", "before"]
