@@ -5,6 +5,7 @@ said: a short answer is written at once with its head, and so is the beginning o
 """
 
 import asyncio
+from abc import abstractmethod
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,9 +40,9 @@ class DirectAnswer(Protocol):
 class CallersProtocol(HttpToolsProtocol):
     """A connection of callers, as its cycles know it: uvicorn's, that begins a task where one asks for it."""
 
+    @abstractmethod
     def begin_task(self, cycle: "HttpCycle") -> None:
         """Have a task answer a request."""
-        raise NotImplementedError
 
 
 class HttpCycle(RequestResponseCycle):

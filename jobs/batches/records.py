@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
 from jobs.core.clock import isoformat, parse_moment
@@ -27,6 +27,9 @@ EndStatus = Literal["failed", "completed", "expired", "cancelled"]
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
 """What a line may ask for; all lines of a batch ask for the same."""
+
+WITHIN = timedelta(hours=24)
+"""A batch for which a command says no time has until then."""
 
 MOST_ERRORS = 100
 """Errors of lines that a record keeps; the others are counted."""
@@ -163,6 +166,34 @@ class BatchRecord:
             posted_by=str(document.get("posted_by", "")),
             lines=int(document.get("lines", 0)),
             results_kept_seconds=document.get("results_kept_seconds"),
+        )
+
+    @classmethod
+    def of_command(
+        cls,
+        id: str,
+        file: FileRecord,
+        *,
+        endpoint: str,
+        at: datetime,
+        expires_at: datetime | None,
+        start: BatchStart,
+        max_dollars: float | None,
+        posted_by: str,
+    ) -> Self:
+        """A batch that a command posts, without a key; it has a day, unless another time is said."""
+        return cls(
+            id=id,
+            dialect="openai",
+            owner="",
+            input_file_id=file.id,
+            endpoint=endpoint,
+            completion_window="24h",
+            created_at=at,
+            expires_at=expires_at or at + WITHIN,
+            start=start,
+            max_dollars=max_dollars,
+            posted_by=posted_by,
         )
 
 

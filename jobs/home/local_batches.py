@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 PIECE = 1 << 20
-
-WITHIN = timedelta(hours=24)
-"""A batch that says no time has until then."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +121,12 @@ class LocalBatches:
                 for piece in pieces:
                     writer.write(piece)
                 file = writer.finish()
-            record = BatchRecord(
-                id=id,
-                dialect="openai",
-                owner="",
-                input_file_id=file.id,
+            record = BatchRecord.of_command(
+                id,
+                file,
                 endpoint=endpoint,
-                completion_window="24h",
-                created_at=now,
-                expires_at=expires_at or now + WITHIN,
+                at=now,
+                expires_at=expires_at,
                 start=start or self._limits.start,
                 max_dollars=max_dollars,
                 posted_by=self._who(),

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from app.fleet.schema import Fleet
 
 Document = Mapping[str, Any]
-
-WITHIN = timedelta(hours=24)
-"""A batch that says no time has until then."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +117,12 @@ class DeployedBatches:
         with self.acts("batch", id):
             now = self.clock.now()
             file = self._kept(pieces, filename, now)
-            record = BatchRecord(
-                id=id,
-                dialect="openai",
-                owner="",
-                input_file_id=file.id,
+            record = BatchRecord.of_command(
+                id,
+                file,
                 endpoint=endpoint,
-                completion_window="24h",
-                created_at=now,
-                expires_at=expires_at or now + WITHIN,
+                at=now,
+                expires_at=expires_at,
                 start=start or self._limits.start,
                 max_dollars=max_dollars,
                 posted_by=self.who(),

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Any
 
 from app.accounting.batch_prices import BatchPrices
-from app.deployment.batches.deployed_batches import WITHIN, DeployedBatches
+from app.deployment.batches.deployed_batches import DeployedBatches
 from app.deployment.servers_worker import tier_of
 from app.scheduler.batch_starts import RentedTiers
 from jobs.batches.lines.line_check import Checked
-from jobs.batches.records import BatchStart
+from jobs.batches.records import WITHIN, BatchStart
 from jobs.batches.start_rules import NotYet, decide
 from jobs.core.clock import isoformat
 from jobs.core.errors import NotFound
