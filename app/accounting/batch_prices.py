@@ -12,7 +12,7 @@ from app.model_server.settings import PROBE_EVERY
 from jobs.batches.estimate import CountedLines, ModelEstimate, PricedTier, Where, model_estimate, served, told
 from jobs.batches.measuring import SharedTime
 from jobs.batches.records import Estimate
-from jobs.batches.speed import known_speeds_in
+from jobs.batches.speed import known_speeds
 from jobs.core.clock import Clock
 from jobs.telemetry.cold_starts import start_seconds
 
@@ -88,7 +88,7 @@ class BatchPrices:
     def _models(
         self, entries: Entries, counted: Iterable[CountedLines], where: Where, endpoint: str
     ) -> list[ModelEstimate]:
-        speeds, rows = known_speeds_in(entries), rows_since(entries, self.clock.now() - USUAL)
+        speeds, rows = known_speeds(entries), rows_since(entries, self.clock.now() - USUAL)
         lines = served(counted, where, endpoint)
         return [model_estimate(each, self._tier(entries, each.tier), speeds, rows) for each in lines]
 

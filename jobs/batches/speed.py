@@ -13,7 +13,7 @@ from typing import Any, Self
 from jobs.core import foreign
 from jobs.core.clock import isoformat
 from jobs.store import keys
-from jobs.store.protocols import DictLike, ReadableDict
+from jobs.store.protocols import DictLike
 
 FEW = 100
 """Lines: what was measured before counts for so many at most, or for a third of those that came now. So a batch of one
@@ -304,13 +304,8 @@ Speeds = Mapping[tuple[str, str], Speed]
 """By tier and model."""
 
 
-def known_speeds(facts: ReadableDict) -> dict[tuple[str, str], Speed]:
-    """What finished batches measured; what makes no sense is left out."""
-    return known_speeds_in(dict(facts.items(keys.BATCH_SPEED)))
-
-
-def known_speeds_in(entries: Mapping[str, Any]) -> dict[tuple[str, str], Speed]:
-    """The same of entries that somebody has listed, of whatever sorts."""
+def known_speeds(entries: Mapping[str, Any]) -> dict[tuple[str, str], Speed]:
+    """What finished batches measured, of entries of whatever sorts; what makes no sense is left out."""
     found = {}
     for key, document in entries.items():
         if key.startswith(keys.BATCH_SPEED):

@@ -28,9 +28,6 @@ class LineRefused(Unauthorized):
     word: ClassVar[str] = REFUSED
 
 
-LineTrouble = LineNotNow | LineSpent | LineRefused
-
-
 def not_now(trouble: Trouble) -> LineNotNow:
     """The same, of a line with which nothing is wrong."""
     return LineNotNow(str(trouble), hint=trouble.hint, retry_after=trouble.retry_after)

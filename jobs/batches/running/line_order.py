@@ -98,9 +98,3 @@ class LineOrder:
     def due(self) -> float | None:
         """When a line that waits goes; None when none does."""
         return self._waiting[0][0] if self._waiting else None
-
-    @property
-    def has_fresh(self) -> bool:
-        """Whether a line is left that was never sent."""
-        rest = self._groups[self._group :]
-        return bool(rest) and (self._at < len(rest[0]) or len(rest) > 1)

@@ -367,7 +367,7 @@ def test_a_changed_gpu_is_learnt_in_a_few_batches() -> None:
     off = []
     for number in range(30, 36):
         coming = lines_of(number, 1000, 400, 200, None)
-        told = estimate([counted(coming)], TIERS, known_speeds(facts), [], NOW).use.gpu_seconds
+        told = estimate([counted(coming)], TIERS, known_speeds(dict(facts.items())), [], NOW).use.gpu_seconds
         really = fast.speed(fast.took(*each) for each in coming)
         off.append(told / really.gpu_seconds - 1)
         learn(facts, {("a10g", "m"): really}, NOW)
@@ -379,19 +379,21 @@ def test_a_small_batch_moves_little() -> None:
     """One line that was slow for once changes what a thousand have measured by less than a hundredth."""
     facts, server = MemoryDict(), Server()
     learn(facts, {("a10g", "m"): server.speed(server.took(*each) for each in lines_of(1, 1000, 400, 200, None))}, NOW)
-    before = known_speeds(facts)["a10g", "m"].seconds_of(100, 10_000, 20_000)
+    before = known_speeds(dict(facts.items()))["a10g", "m"].seconds_of(100, 10_000, 20_000)
     learn(facts, {("a10g", "m"): server.speed([replace(server.took(400, 200, None), seconds=8.0)])}, NOW)
-    assert known_speeds(facts)["a10g", "m"].seconds_of(100, 10_000, 20_000) == pytest.approx(before, rel=0.01)
+    assert known_speeds(dict(facts.items()))["a10g", "m"].seconds_of(100, 10_000, 20_000) == pytest.approx(
+        before, rel=0.01
+    )
 
 
 def test_what_measured_nothing_is_not_written_down() -> None:
     """A batch of which no line was answered leaves what was known; a model's own slashes are part of its name."""
     facts, server = MemoryDict(), Server()
     learn(facts, {("a10g", "m"): Speed()}, NOW)
-    assert known_speeds(facts) == {}
+    assert known_speeds(dict(facts.items())) == {}
     name = "hf.co/user/repo:Q4"
     learn(facts, {("a10g", name): server.speed([server.took(400, 200, None)])}, NOW)
-    assert [*known_speeds(facts)] == [("a10g", name)]
+    assert [*known_speeds(dict(facts.items()))] == [("a10g", name)]
     assert facts.get(keys.batch_speed("a10g", name))["lines"] == 1
 
 

@@ -28,7 +28,6 @@ def test_models_go_one_after_the_other() -> None:
     of = order([1, 4, 5], [], [2, 3])
     assert of.left == 5
     assert taken(of) == [1, 4, 5, 2, 3]
-    assert not of.has_fresh
 
 
 def test_a_line_that_comes_again_waits_its_time_and_goes_first() -> None:
