@@ -120,7 +120,7 @@ class Deployment:
         )
         text = text.replace("prompts.jsonl", shlex.quote(str(write_prompts(self._folder)))).replace("BATCH", self.batch)
         for name in ("prompts.csv", "answers.csv", "results.jsonl"):
-            text = text.replace(name, str(self._folder / name))
+            text = text.replace(name, shlex.quote(str(self._folder / name)))
         text = text.replace("https://…-gateway.us-east.modal.direct", self.url).replace("omk_…", self.key)
         return text.replace("/ID/", f"/{self.job}/").replace("/services/…", "/services/none")
 
