@@ -161,6 +161,11 @@ class HttpCycle(RequestResponseCycle):
             self.write(piece)
         return True
 
+    def chunks_to(self) -> "HttpCycle | None":
+        """What takes chunks that are pieces of this answer, past `write_chunk`, while the caller is there and takes
+        them. None where the answer takes no chunks, or its head has not gone out."""
+        return self if self.chunked_encoding and not (self._head or self._has_no_body) else None
+
     @property
     def is_full(self) -> bool:
         """Whether the caller does not take what was written, and more should wait for `room`."""

@@ -34,8 +34,8 @@ OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 CALLS_OF_A_REQUEST = 125
 """Functions of Python that a whole request may call, from its first byte to its record."""
 
-CALLS_OF_A_PIECE = 6
-"""The same for a piece of a stream."""
+CALLS_OF_A_PIECE = 1.5
+"""The same for a piece of a stream: one, but for the first of each length."""
 
 ANSWER = json.dumps(
     {"choices": [{"message": {"content": "Hello"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}

@@ -55,6 +55,10 @@ class WrappingLoop(uvloop.Loop):
     ) -> asyncio.TimerHandle:
         return super().call_at(when, self._wrap(callback), *args, context=context)
 
+    def wrapped(self, callback: Callback) -> Callback:
+        """What a protocol has called in place of this, where it changes what its transport calls."""
+        return self._wrap(callback)
+
     async def create_server(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         return await super().create_server(self._wrapping(protocol_factory), *args, **kwargs)
 

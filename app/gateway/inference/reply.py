@@ -4,6 +4,7 @@ An answer that has begun cannot take its status back: what goes wrong then is it
 has one. `ending` is what was seen of its end.
 """
 
+import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -14,14 +15,19 @@ from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import headers_of, status_of
-from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.exchange import ChunkCaller, Exchange
 from app.gateway.protocol.headers import Header, to_caller
 from app.gateway.protocol.usage_chunk import UsageFilter
+from app.gateway.upstream.connection import Connection, Receive, chunk_heads
 from app.gateway.upstream.holding import Expired, LoadFailed
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
+
+_NO_USAGE = UsageFilter("")
+_NO_USAGE.passes = (b"",)
+"""Of a stream in which nothing is taken out."""
 
 _ENDED_EARLY = frozenset({"client_gone", "upstream_cut", "timeout"})
 
@@ -145,7 +151,7 @@ class CallerReply:
                 return
             self._is_uncut = True
         await self._begin(answer.status, headers, route)
-        answer.pass_to(partial(self._pass_piece, tail, usage_filter))
+        answer.pass_to(partial(self._pass_piece, tail, usage_filter, answer))
         while piece := await self._read(answer, tail):  # the first, those that were not taken, and the last
             if usage_filter is not None:
                 piece = usage_filter.passed(piece)  # from here on, what the caller is sent
@@ -159,7 +165,14 @@ class CallerReply:
         self._need_end(tail)
         await self._exchange.end(self._named(self._rest(), is_last=True))
 
-    def _pass_piece(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes, chunk: bytes) -> bool:
+    def _pass_piece(
+        self,
+        tail: dialects.Tail,
+        usage_filter: UsageFilter | None,
+        answer: UpstreamAnswer,
+        piece: bytes,
+        chunk: bytes,
+    ) -> bool:
         """Pass on a piece that is not the last, unless the caller has to take others before; `chunk` is the same as one
         chunk, where it came as that."""
         connection = self._exchange.connection
@@ -170,11 +183,55 @@ class CallerReply:
         if not connection.write_chunk(piece, chunk):  # as nearly all
             return False
         self.pieces += 1
-        if self.first_byte_seconds is None:
-            self._note(piece, tail)
-        else:
-            tail.feed(piece)
+        self._note(piece, tail)
+        if chunk and (caller := connection.chunks_to()) is not None:
+            answer.receive_by(partial(self._chunks_passed, caller, answer.connection, tail, usage_filter or _NO_USAGE))
         return True
+
+    def _chunks_passed(
+        self,
+        caller: ChunkCaller,
+        server: Connection,
+        tail: dialects.Tail,
+        usage: UsageFilter,
+        otherwise: Receive,
+    ) -> Receive:
+        """Takes what comes of a stream whose first chunk has gone to the caller: passes each on that comes whole and by
+        itself, in one step.
+
+        A piece costs as much as there is code that is gone through for it, since between two of them the processor has
+        forgotten all of it. So what the connection, the answer and its tail would each do stands here together.
+        """
+        heads, flow, write, time = chunk_heads, caller.flow, caller.transport.write, asyncio.get_running_loop().time
+        ends = (*[each + b"\r\n" for each in usage.passes],)
+        kept, most, least = tail.kept, dialects.MOST_KEPT, dialects.LEAST_KEPT
+
+        def receive(data: bytes) -> None:
+            nonlocal kept
+            head = heads.get(len(data))
+            if (
+                head is None
+                or not data.startswith(head)
+                or not data.endswith(ends)
+                or server.waiter is None
+                or not server.is_between_chunks
+                or flow.write_paused
+                or usage.held
+                or caller.disconnected
+            ):
+                otherwise(data)
+                return
+            server.quiet_since = time()
+            write(data)
+            self.pieces += 1
+            if kept is None:
+                tail.feed(data[len(head) : -2])
+                return
+            kept += data[len(head) : -2]
+            if len(kept) > most:
+                del kept[:-least]
+
+        return receive
 
     def _pass_changed(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes) -> bool:
         """The same of a piece of which the caller may be sent something else."""

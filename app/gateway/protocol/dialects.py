@@ -6,7 +6,6 @@ terminator, and the engine's own counts of tokens.
 
 import json
 import re
-from collections import deque
 from typing import Any, Literal, Protocol
 
 from app.engines.answer_tokens import Tokens, last_count
@@ -119,6 +118,10 @@ Verdict = Literal["whole", "error", "cut"]
 class Tail(Protocol):
     """The last bytes of an answer, fed piece by piece."""
 
+    kept: bytearray | None
+    """Where a piece but the first may be put in place of feeding it: behind what is there, which then is cut to the
+    last `LEAST_KEPT` bytes if it has more than `MOST_KEPT`. None where each piece is looked at."""
+
     def feed(self, piece: bytes) -> None: ...
     def verdict(self) -> Verdict: ...
     def tokens(self) -> Tokens: ...
@@ -148,9 +151,9 @@ def read_whole(path: str, content_type: bytes, document: bytes, engine: Engine) 
         tail = tail_of(path, content_type, engine)
         tail.feed(document)
         return tail.verdict(), tail.tokens()
-    if len(document) <= _KEPT:
+    if len(document) <= LEAST_KEPT:
         return _document_verdict(document), engine.tokens(document, document)
-    return _document_verdict(document[-_KEPT:]), engine.tokens(document[:_KEPT], document[-_KEPT:])
+    return _document_verdict(document[-LEAST_KEPT:]), engine.tokens(document[:LEAST_KEPT], document[-LEAST_KEPT:])
 
 
 _MOST_LINE = 4 * 1024 * 1024
@@ -159,6 +162,8 @@ _MOST_LINE = 4 * 1024 * 1024
 
 class LineTail:
     """NDJSON: the last line, whole."""
+
+    kept = None
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -190,7 +195,7 @@ class LineTail:
         return "whole" if frame.get("done") is True else "cut"
 
     def tokens(self) -> Tokens:
-        return OLLAMA.tokens(b"", b"".join(self._line)[-_KEPT:])
+        return OLLAMA.tokens(b"", b"".join(self._line)[-LEAST_KEPT:])
 
     def ends_inside(self) -> bool:
         return bool(self._line) and not self._is_ended
@@ -209,28 +214,30 @@ def _long_verdict(line: bytes) -> Verdict:
     return "whole" if is_one and re.search(rb'"done":true[,}]', line) else "cut"
 
 
-_KEPT = 16 * 1024
+LEAST_KEPT = 16 * 1024
+
+MOST_KEPT = 24 * 1024
+"""Bytes: it is not cut for each piece."""
 
 
 class _Kept:
-    """The first piece and the last ones, some kilobytes of them; they are not read before the end."""
+    """The first piece and the last bytes, some kilobytes of them; they are not read before the end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._first = b""
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
+        self._last = bytearray()
+        self.kept: bytearray | None = self._last
 
     def feed(self, piece: bytes) -> None:
         if not self._first:
-            self._first = piece[:_KEPT]
-        self._pieces.append(piece)
-        self._size += len(piece)
-        while self._size - len(self._pieces[0]) >= _KEPT:
-            self._size -= len(self._pieces.popleft())
+            self._first = piece[:LEAST_KEPT]
+        self._last += piece
+        if len(self._last) > MOST_KEPT:
+            del self._last[:-LEAST_KEPT]
 
     def last(self) -> bytes:
-        return b"".join(self._pieces)[-_KEPT:]
+        return bytes(self._last[-LEAST_KEPT:])
 
     def tokens(self) -> Tokens:
         return self._engine.tokens(self._first, self.last())

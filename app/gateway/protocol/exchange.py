@@ -1,5 +1,6 @@
 """One request and the means to answer it: what every handler of the gateway is given."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.gateway.auth.keys import BatchLine, Caller
 from app.gateway.protocol.headers import Header
@@ -14,6 +16,17 @@ from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import Trouble
 
 JSON = b"application/json; charset=utf-8"
+
+
+class ChunkCaller(Protocol):
+    """The connection of a caller whose answer has begun, as whoever passes chunks on sees it."""
+
+    transport: asyncio.Transport
+    """Takes chunks while the caller does."""
+    flow: FlowControl
+    """Says whether that is so."""
+    disconnected: bool
+    """Whether the caller has left before the end of the answer."""
 
 
 class CallerConnection(Protocol):
@@ -52,6 +65,10 @@ class CallerConnection(Protocol):
 
     def write_chunk(self, piece: bytes, chunk: bytes, /) -> bool:
         """A piece as `write` takes it, which may be a chunk already; false, and nothing is done, where it `is_full`."""
+
+    def chunks_to(self) -> ChunkCaller | None:
+        """What takes chunks that are pieces of this answer, past `write_chunk`, while the caller is there and takes
+        them. None where the answer takes no chunks, or its head has not gone out."""
 
     @property
     def is_full(self) -> bool:

@@ -34,8 +34,18 @@ _FRAMES = frozenset({b"content-length", b"transfer-encoding"})
 _MOST_DIGITS = 10
 """Bytes in which the length of a chunk is looked for, with what ends it."""
 
+_MOST_KNOWN = 1024
+"""Bytes of a chunk whose beginning is kept: nearly all of a stream are shorter, and of few lengths."""
+
 Sink = Callable[[bytes, bytes], bool]
 """Takes a piece, and the same as one chunk of HTTP, where it came as that; false if it does not."""
+
+Receive = Callable[[bytes], None]
+"""What a transport calls with what has come."""
+
+chunk_heads: dict[int, bytes] = {}
+"""What a chunk of so many bytes, all of it counted, begins with as we write it: of those that have come. Belongs to all
+event loops, since none of them changes what is there."""
 
 
 class Connection(asyncio.Protocol):
@@ -43,12 +53,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        """Of the reader, while that waits for what comes next."""
         self.transport: asyncio.Transport
         self.is_lost = False
         self.quiet_since = self._loop.time()
         self._is_busy = False
         self._sink: Sink | None = None
+        self._usual: Receive | None = None
+        """Received before another function does in its place."""
         self.watcher: Callable[[], None] | None = None
         """Is called when something has come of an answer, or nothing will any more, in place of those who wait for
         it."""
@@ -75,7 +88,8 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._is_interim = False
         self._ends_with_connection = False
-        self._is_between_chunks = False
+        self.is_between_chunks = False
+        """Whether what comes is the beginning of a chunk: one that comes whole and by itself is no parser's matter."""
         self._sink = None
         self.watcher = None
         self._is_busy = True
@@ -173,6 +187,33 @@ class Connection(asyncio.Protocol):
         """
         self._sink = sink
 
+    def receive_by(self, make: Callable[[Receive], Receive]) -> None:
+        """From now on, and until the exchange ends, have another function take what comes.
+
+        Args:
+            make: makes it of ours, to which it hands all but a chunk, whole and by itself, that it passes on while the
+                connection `is_between_chunks` and has a `waiter`; then it sets `quiet_since`.
+
+        """
+        if self._usual is None:
+            self._usual = self.data_received
+            receive = make(self._usual)
+            wrap: Callable[[Receive], Receive] | None = getattr(self._loop, "wrapped", None)
+            self.data_received = wrap(receive) if wrap else receive  # type: ignore[method-assign]
+            self.transport.set_protocol(self)  # has the transport look once more for what it calls
+
+    def _receive_again(self) -> None:
+        """Take what comes ourselves."""
+        usual, self._usual = self._usual, None
+        if usual is None:
+            return
+        if getattr(usual, "__func__", None) is Connection.data_received:
+            del self.data_received  # else it would be a circle
+        else:
+            self.data_received = usual  # type: ignore[method-assign]
+        if not self.is_lost:
+            self.transport.set_protocol(self)
+
     @property
     def is_over(self) -> bool:
         return self.is_complete and not self._pieces
@@ -182,6 +223,7 @@ class Connection(asyncio.Protocol):
         good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
         self._sink = None
+        self._receive_again()
         self.watcher = None
         self._unsent = b""
         self.quiet_since = self._loop.time()
@@ -209,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
-        if self._is_between_chunks and self._is_passed(data):
+        if self.is_between_chunks and self._is_passed(data):
             return
         if not self._is_busy or self.is_complete:
             self._parser_keeps_alive = False  # bytes that nobody asked for
@@ -221,14 +263,14 @@ class Connection(asyncio.Protocol):
             if not self.is_complete:
                 self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
             self._parser_keeps_alive = False
-        if self._is_between_chunks and not data.endswith(b"\r\n"):  # the beginning of the next one's length came, too
-            self._is_between_chunks = False
+        if self.is_between_chunks and not data.endswith(b"\r\n"):  # the beginning of the next one's length came, too
+            self.is_between_chunks = False
         # What is the next piece, and not the last, is where it belongs once the sink has taken it.
         if (
             self._sink is not None
             and self._pieces
-            and self._waiter is not None
-            and not self._waiter.done()
+            and self.waiter is not None
+            and not self.waiter.done()
             and not self.is_complete
             and self._failure is None
             and self._sink(self.come(), b"")
@@ -247,12 +289,17 @@ class Connection(asyncio.Protocol):
         The parser is between two chunks before and after it, so it need not know. What is written in another way than
         we write a chunk is the parser's.
         """
-        sink, waiter = self._sink, self._waiter
+        sink, waiter = self._sink, self.waiter
         if sink is None or waiter is None or waiter.done():
             return False
         end = data.find(b"\r\n", 0, _MOST_DIGITS) + 2
         size = len(data) - end - 2
-        return size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n") and sink(data[end:-2], data)
+        head = b"%x\r\n" % size
+        if size <= 0 or not data.startswith(head) or not data.endswith(b"\r\n") or not sink(data[end:-2], data):
+            return False
+        if size <= _MOST_KNOWN:
+            chunk_heads[len(data)] = head
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -300,32 +347,34 @@ class Connection(asyncio.Protocol):
         self.size += len(body)
 
     def on_chunk_header(self) -> None:
-        self._is_between_chunks = False
+        self.is_between_chunks = False
 
     def on_chunk_complete(self) -> None:
-        self._is_between_chunks = True
+        self.is_between_chunks = True
 
     def on_message_complete(self) -> None:
-        self._is_between_chunks = False
+        self.is_between_chunks = False
         if self._is_interim:
             self._is_interim = False
         else:
             self.is_complete = True
 
     _parser_keeps_alive = False
-    _is_between_chunks = False
+    is_between_chunks = False
 
     # Waiting
 
     async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
+        waiter = self.waiter = self._loop.create_future()
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
+            self.waiter = None
 
     def _notify(self) -> None:
         if self.watcher is not None:
             self.watcher()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        elif self.waiter is not None:
+            waiter, self.waiter = self.waiter, None
+            if not waiter.done():
+                waiter.set_result(None)

@@ -66,26 +66,27 @@ class UpstreamAnswer:
 
     def __init__(self, client: "UpstreamClient", connection: Connection) -> None:
         self._client = client
-        self._connection = connection
+        self.connection = connection
         self.status = connection.status
         self.headers = connection.headers
         # Each as the connection has it, and documents it: one step less for each piece.
         self.read = connection.read
         self.take = connection.take
         self.pass_to = connection.pass_to
+        self.receive_by = connection.receive_by
 
     def header(self, name: bytes) -> bytes:
-        return self._connection.header(name)
+        return self.connection.header(name)
 
     @property
     def is_request_sent(self) -> bool:
         """Whether all of the request has gone out: a server may answer before."""
-        return self._connection.is_sent
+        return self.connection.is_sent
 
     @property
     def is_over(self) -> bool:
         """Whether what was read last was the last of it."""
-        return self._connection.is_over
+        return self.connection.is_over
 
     async def whole(self, most: int) -> bytes:
         """All that is left of it, and of a long one its beginning."""
@@ -96,7 +97,7 @@ class UpstreamAnswer:
 
     def close(self) -> None:
         """Give the connection back when the answer is whole; else end it, and what the server does for us."""
-        self._client.give_back(self._connection)
+        self._client.give_back(self.connection)
 
 
 class UpstreamClient:
