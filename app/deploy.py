@@ -3,14 +3,18 @@
 A wrong fleet.toml is refused while this is imported, before anything is created.
 """
 
-from app import endpoint, jobs
-from app.deploy_refusals import tell
-from app.deployment import functions_with_secrets
-from app.deployment.batches import functions as batch_functions
-from app.fleet.effect_notes import in_a_deployment
-from app.fleet.schema import declared
-from app.gateway import deployed
-from app.resources import app
+from jobs.http.libraries_alone import import_libraries_alone
+
+import_libraries_alone()
+
+from app import endpoint, jobs  # noqa: E402 - without what nobody here uses of libraries
+from app.deploy_refusals import tell  # noqa: E402
+from app.deployment import functions_with_secrets  # noqa: E402
+from app.deployment.batches import functions as batch_functions  # noqa: E402
+from app.fleet.effect_notes import in_a_deployment  # noqa: E402
+from app.fleet.schema import declared  # noqa: E402
+from app.gateway import deployed  # noqa: E402
+from app.resources import app  # noqa: E402
 
 PARTS = (batch_functions, deployed, endpoint, functions_with_secrets, jobs)
 """Importing a part registers what it has on the app."""

@@ -23,7 +23,7 @@ from app.model_server.starting.engine import CHECKED, StartedEngine, address
 from app.model_server.supervisor import ServerSupervisor
 from app.resources import MODELS, ledger, volume
 from jobs.core.clock import SystemClock
-from jobs.http.httpx_alone import import_httpx_alone
+from jobs.http.libraries_alone import import_libraries_alone
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -53,7 +53,7 @@ def serve(
 
     """
     in_container(environ, tier=tier)
-    import_httpx_alone()
+    import_libraries_alone()
     server = ServerSupervisor(_settings(tier, environ), _server_host(environ, started, ahead))
     server.start()
     return server

@@ -29,6 +29,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, NetworkTrouble, Refused, Unauthorized
 from jobs.core.units import parse_bytes
 from jobs.home.home import Stack, home_of
+from jobs.http.libraries_alone import import_libraries_alone
 
 if TYPE_CHECKING:
     from app.fleet.schema import Fleet
@@ -58,6 +59,7 @@ def up(
 
     Prints `ready URL` on stdout when all of it answers, which is the gateway's, and `page URL` of its page.
     """
+    import_libraries_alone()
     from app.fleet.schema import load  # noqa: PLC0415
     from app.gateway.cross_origin import allowed_origins  # noqa: PLC0415
     from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415

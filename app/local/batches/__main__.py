@@ -2,9 +2,9 @@
 
 import sys
 
-from jobs.http.httpx_alone import import_httpx_alone
+from jobs.http.libraries_alone import import_libraries_alone
 
-import_httpx_alone()
+import_libraries_alone()
 
 from app.local.batches.worker_process import main  # noqa: E402 - without the command line of httpx
 

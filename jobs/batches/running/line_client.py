@@ -8,9 +8,9 @@ from jobs.batches.lines.line_answers import Answer, headers_of
 from jobs.batches.lines.line_index import InputLine
 from jobs.batches.records import BatchRecord
 from jobs.core.errors import NetworkTrouble, Trouble, Unreachable
-from jobs.http.httpx_alone import import_httpx_alone
+from jobs.http.libraries_alone import import_libraries_alone
 
-import_httpx_alone()
+import_libraries_alone()
 
 import httpx  # noqa: E402 - without its own command line
 

@@ -21,8 +21,8 @@ from modal._runtime.task_lifecycle_manager import _TaskLifecycleManager
 _TaskLifecycleManager._singleton = object()  # by this the client knows that it is in a container
 import app.endpoint
 print(*sorted(set(sys.modules) - before))
-from jobs.http.httpx_alone import import_httpx_alone
-import_httpx_alone()
+from jobs.http.libraries_alone import import_libraries_alone
+import_libraries_alone()
 import jobs.ollama.client
 print(*sorted(set(sys.modules) - before))
 """
