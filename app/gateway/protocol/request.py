@@ -18,7 +18,7 @@ from app.gateway.protocol import forms, refusals, usage_chunk
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header
-from app.gateway.protocol.json_fields import Body, BodyEdit, Fields, ValueSpan, fields_of
+from app.gateway.protocol.json_fields import Body, BodyEdit, Fields, ValueSpan, cut, fields_of, is_json
 from app.gateway.protocol.model_defaults import LOOKED_AT, edits
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden, Trouble
@@ -173,10 +173,12 @@ def small_request(body: Body, entry: RouteEntry) -> InferenceRequest | None:
         Forbidden: likewise.
 
     """
-    if (marks := few_marks(body)) is None:
+    if len(body) > PLAIN or (short := cut(body, MOST_MARKS)) is None or (marks := few_marks(short)) is None:
+        return None
+    if short is not body and not is_json(body):
         return None
     names = _LOOKED_FOR.get(entry.path, _WATCHED)
-    return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS, marks=marks), entry, body)
+    return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS, marks=marks, short=short), entry, body)
 
 
 async def read_document(exchange: Exchange) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ HIGH_WATER = 64 * 1024
 MOST_HEAD = 64 * 1024
 """Bytes of headers; more is no answer of an Ollama."""
 
-SHORT = 64 * 1024
+SHORT = 128 * 1024
 """Bytes of a body that go out together with the head."""
 
 SLICE = 256 * 1024

@@ -15,7 +15,9 @@ from app.gateway.protocol.json_fields import (
     MOST_VALUES,
     TOO_LONG,
     Fields,
+    cut,
     fields_of,
+    is_json,
 )
 from jobs.core.errors import BadRequest
 from jobs.ollama.go_types import CUT
@@ -81,10 +83,10 @@ def _with(body: bytes, places: list[tuple[int, int | bytes]]) -> bytes:
     return body
 
 
-def read_by(body: bytes, marks: int | None) -> Any:
+def read_by(body: bytes, marks: int | None, short: bytes | None = None) -> Any:
     """What is found, or why the body is refused."""
     try:
-        found = fields_of(body, NAMES, INSIDE, marks=marks)
+        found = fields_of(body, NAMES, INSIDE, marks=marks, short=short)
         spans = {name: (found.span(name), found.inside(name).span("num_ctx")) for name in NAMES}
         asked = (found.is_there, found.is_set, found.kind, found.kind_of_first, found.is_plain_number, found.outline)
         told = [repr({name: ask(name) for name in sorted(NAMES)}) for ask in asked]
@@ -106,6 +108,27 @@ def _scalar(found: Fields, name: str) -> Any:
 def test_who_builds_the_values_changes_nothing(body: bytes) -> None:
     """Where the library's reader builds the values, the same is found, and refused in the same words."""
     assert read_by(body, len(body)) == read_by(body, None)
+
+
+@given(wild, st.integers(2, 100))
+def test_what_is_cut_before_it_is_read_changes_nothing(body: bytes, most: int) -> None:
+    """Where the long texts of a body are cut before it is read, the same is found, wherever they stand and whatever
+    they escape; and where something may be wrong with them, they are not cut."""
+    short = cut(body, most)
+    if short is not None and (short is body or is_json(body)):
+        assert read_by(body, len(short), bytes(short)) == read_by(body, None)
+        assert len(short) <= len(body)
+
+
+@pytest.mark.parametrize("text", [b"x" * 60_000, b"two lines\\n" * 5_000, b'a \\"word\\", ' * 90 + b"y" * 9_000])
+@pytest.mark.parametrize("wrong", [b"", b"\x00", b"\n", b"\xff", b"\\x", b"\\ud800"])
+def test_a_long_text_costs_no_more_than_a_short_one(text: bytes, wrong: bytes) -> None:
+    """A body with a long text is read as one with a short one, unless the text is none: that is found out, whatever is
+    wrong with it and wherever."""
+    body = b'{"model":"m","prompt":"%b%b%b","x":1}' % (text, wrong, text)
+    short = cut(body, 400)
+    assert short is None or (len(short) < 4_096 and is_json(body) is not bool(wrong))
+    assert (short is None) is (text.count(b"\\") > 1_000)
 
 
 def test_small_bodies_are_built_at_once() -> None:
