@@ -489,7 +489,7 @@ def _built_fields(
             if found is None:
                 return None
             inner[name] = found
-    is_short = len(body) <= MOST_UNCUT or _LONG.search(body) is None
+    is_short = len(body) <= MOST_UNCUT or (body.find(b"\\") < 0 and _LONG.search(body) is None)
     return _BuiltFields(values, inner, is_short=is_short)
 
 
