@@ -157,6 +157,7 @@ class GatewayApp:
         exchange = self._exchange(scope, decided.found, send, decided.id, decided.to_server)
         if (start := scope["extensions"][CALLER].head_start) is not None:
             exchange.id, exchange.at, exchange.began, exchange.head_start = start.id, start.at, start.began, start
+            exchange.status = 0 if start.stream is None else 200
         request_of_lines.set(exchange.id)
         await self._respond(scope, decided.path, exchange, receive, is_known=True)
 
@@ -167,7 +168,7 @@ class GatewayApp:
             await self._answer(scope, path, exchange, receive, is_known=is_known)
         except asyncio.CancelledError:
             if exchange.ended_for is not None:
-                await self._say_ended(exchange, exchange.ended_for)
+                await _refuse(exchange, exchange.ended_for)
             elif not exchange.is_gone:
                 raise
         except bodies.Gone:
@@ -176,8 +177,7 @@ class GatewayApp:
             await _refuse(exchange, trouble)
         except Exception as error:  # noqa: BLE001 - the gateway's edge: one request must not end more than itself
             logger.opt(exception=error).error("the request to {} failed", path)
-            if not exchange.status:
-                await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
+            await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
         if exchange.entry.action == "passed" and not exchange.is_recorded:
             self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
@@ -245,12 +245,6 @@ class GatewayApp:
             exchange.connection.decide(decided, self._again, begin)
         else:
             exchange.connection.decide(decided)
-
-    @staticmethod
-    async def _say_ended(exchange: Exchange, why: Trouble) -> None:
-        """Say why, unless a part of the answer is sent; that then ends without its end."""
-        if not exchange.status:
-            await _refuse(exchange, why)
 
     def _need_right(self, exchange: Exchange, path: str, *, is_known: bool) -> None:
         """Refuse what is wrong, and write down that somebody tried to change something and may not, or nobody may."""
@@ -354,6 +348,9 @@ async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send
 
 
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
+    """Say why, unless a part of the answer is sent; that then ends without its end."""
+    if exchange.status:
+        return
     status, speech = status_of(trouble), speech_of(exchange.entry.path)
     more = [(name.encode(), value.encode()) for name, value in headers_of(trouble).items()]
     # After a 413 the rest still arrives and is thrown away: closing at once would reset the caller before this is read.

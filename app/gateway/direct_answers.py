@@ -25,6 +25,7 @@ from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.http_cycle import HttpCycle, header_lines
 from app.gateway.inference import abilities, prompt_truncation
 from app.gateway.inference.proxy import HeadStart, Proxy
+from app.gateway.inference.reply import BegunStream
 from app.gateway.inference.request_log import RequestEnding, RequestRecord
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects, refusals
@@ -32,8 +33,10 @@ from app.gateway.protocol.body import Budget
 from app.gateway.protocol.errors import headers_of, status_of
 from app.gateway.protocol.exchange import JSON
 from app.gateway.protocol.headers import Header, to_caller, written
+from app.gateway.protocol.json_fields import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, is_encoded, is_small_kind, small_request
 from app.gateway.protocol.routes import RouteEntry
+from app.gateway.protocol.usage_chunk import UsageFilter
 from app.gateway.upstream.connection import Connection
 from jobs.access.limits import NO_LIMITS
 from jobs.core.errors import Trouble, Unauthorized
@@ -239,6 +242,9 @@ class _Head:
         if (way := self._way(request, len(body))) is None:
             return False
         headers = b"%bx-request-id: %b\r\n" % (self.decided.to_server, start.id.encode())
+        if (asking := _asking_for_usage(request, way)) is not None:
+            body = body.copy()  # what it came as is for the task
+            edit(body, [asking])
         if (connection := way.client.begin(way.beginning, headers, body)) is None:
             return False
         cycle.head_start = None
@@ -284,6 +290,14 @@ class _Head:
         return True
 
 
+def _asking_for_usage(request: InferenceRequest, way: _Way) -> BodyEdit | None:
+    """How the body asks for the usage of its stream, where it is asked for on its caller's behalf."""
+    return None if way.route.engine.tells_usage else request.asking_for_usage
+
+
+_STREAMS = (dialects.SSE, dialects.NDJSON)
+
+
 @lru_cache(64)
 def _passed(*headers: Header) -> tuple[bytes, bytes]:
     """The type of a server's answer, and what of these headers goes on to the caller, as it is written."""
@@ -318,7 +332,14 @@ class _DirectAnswer:
     def _heard(self) -> None:
         """Something came from the server, or nothing will any more."""
         connection = self._connection
-        if connection.is_complete:
+        if self._start.request.streams:
+            if connection.has_failed or connection.has_head:
+                try:
+                    self._begin_stream(connection)
+                except Exception as error:  # noqa: BLE001 - a callback's edge, as below
+                    logger.opt(exception=error).error("the request to {} failed", self._head.entry.path)
+                self.hand_over()
+        elif connection.is_complete:
             connection.watcher = None  # nothing more may come
             self._head.shared.answer(self)
         elif connection.has_failed or (connection.has_head and not self._waits_for_rest(connection)):
@@ -348,6 +369,25 @@ class _DirectAnswer:
             self._is_late_set = True
             asyncio.get_running_loop().call_later(_REST_SECONDS, self._late)
         return connection.header(b"content-type").startswith(dialects.JSON)
+
+    def _begin_stream(self, connection: Connection) -> None:
+        """Let the caller have the beginning of a good stream, where it is there, before the task that passes it on."""
+        if connection.status != 200 or not connection.size or connection.is_complete or connection.has_failed:
+            return
+        start, way, path = self._start, self._way, self._head.entry.path
+        content_type, lines = _passed(*[each for each in connection.headers if each[0] not in _OF_EACH])
+        is_sent_as_it_is = connection.is_sent and not connection.header(b"content-length")
+        if not content_type.startswith(_STREAMS) or not is_sent_as_it_is or self._cycle.flow.write_paused:
+            return
+        piece, seconds = connection.take(), self._seconds
+        tail = dialects.tail_of(path, content_type, way.route.engine)
+        tail.feed(piece)
+        usage_filter = None
+        if _asking_for_usage(start.request, way) is not None:
+            usage_filter = UsageFilter(path)
+            piece = usage_filter.passed(piece)
+        self._cycle.begin_stream(b"%b%bx-request-id: %b\r\n" % (lines, way.told, start.id.encode()), piece)
+        start.stream = BegunStream(content_type, tail, usage_filter, seconds)
 
     def _late(self) -> None:
         """The rest did not come at once: what there is goes on."""

@@ -193,6 +193,22 @@ class HttpCycle(RequestResponseCycle):
         )  # fmt: skip
         self._complete()
 
+    def begin_stream(self, lines: bytes, piece: bytes) -> None:
+        """The head of an answer in chunks, with its first piece; `lines` as `answer` has them."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self.chunked_encoding = True
+        self.transport.write(
+            b"%b%b%b%btransfer-encoding: chunked\r\n\r\n%b" % (
+                STATUS_LINE[200],
+                _remembered_lines(*self.default_headers),
+                lines,
+                b"" if self.keep_alive else b"connection: close\r\n",
+                b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"",
+            )
+        )  # fmt: skip
+
     # What the connection does with it
 
     def begin_again(self, length: bytes, body: memoryview) -> None:

@@ -19,7 +19,7 @@ from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference import abilities, operator_options, prompt_truncation
 from app.gateway.inference.detached import DetachedRequests
-from app.gateway.inference.reply import MOST_ERROR, CallerReply
+from app.gateway.inference.reply import MOST_ERROR, BegunStream, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
@@ -37,7 +37,7 @@ from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
 from jobs.access.budgets import NOTHING, Taken
 from jobs.core.clock import Clock
-from jobs.core.errors import CutShort, NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.core.errors import CutShort, NotFound, ServerTrouble, TooManyRequests, Trouble, Unreachable
 from jobs.core.model_name import ModelName
 
 T = TypeVar("T")
@@ -104,13 +104,15 @@ class HeadStart:
 
     """
 
-    __slots__ = ("_client", "_connection", "at", "began", "id", "request")
+    __slots__ = ("_client", "_connection", "at", "began", "id", "request", "stream")
 
     def __init__(self, id: str, at: datetime, began: float, request: InferenceRequest) -> None:
         self.id = id
         self.at = at
         self.began = began
         self.request = request
+        self.stream: BegunStream | None = None
+        """What its caller has of the answer, where that has begun."""
         self._connection: Connection | None = None
         self._client: UpstreamClient | None = None
 
@@ -184,6 +186,8 @@ class _ProxiedRequest:
     async def _pass(self) -> None:
         start: HeadStart | None = self._exchange.head_start
         request = start.request if start is not None else await read_request(self._exchange)
+        if start is not None and start.stream is not None:
+            self._reply.go_on(start.stream)
         if request.malformed is not None and self._proxy.is_all_ollama:
             raise request.malformed
         operator_options.refuse(request, self._exchange.caller)
@@ -355,6 +359,8 @@ class _ProxiedRequest:
         proxy, self._is_asked = self._proxy, True
         client, start = proxy.upstream_clients[route.tier], self._exchange.head_start
         begun = start.take(client) if start is not None else None
+        if begun is None and start is not None and start.stream is not None:
+            raise ServerTrouble("the answer that has begun is to come from another server now")
         asking = client.ask("POST", self._exchange.entry.path, headers, body, begun=begun)
         is_loaded = proxy.cold_starts[route.tier].is_everywhere(route.served_name, request.settings)
         if not request.needs_load or is_loaded:

@@ -7,6 +7,7 @@ has one. `ending` is what was seen of its end.
 import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from app.engines.answer_tokens import Tokens
 from app.gateway.auth.admission import BYTES_A_TOKEN
@@ -43,6 +44,23 @@ MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""
 
 
+class BegunStream(NamedTuple):
+    """A stream whose first piece the caller has already.
+
+    Args:
+        content_type: as the caller was told it.
+        tail: was fed that piece.
+        usage_filter: has let it pass, where the usage is kept from the caller.
+        first_byte_seconds: from the request until it came.
+
+    """
+
+    content_type: bytes
+    tail: dialects.Tail
+    usage_filter: UsageFilter | None
+    first_byte_seconds: float
+
+
 class CallerReply:
     """The answer to one request."""
 
@@ -65,6 +83,7 @@ class CallerReply:
         """The context that the request got from the operator, in place of its own or of none."""
         self._name: AnswerName | None = None
         self._usage_filter: UsageFilter | None = None
+        self._begun: BegunStream | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -87,7 +106,14 @@ class CallerReply:
 
     def take_usage_out(self) -> None:
         """Keep the usage of the stream from its caller, who has not asked for it."""
-        self._usage_filter = UsageFilter(self._exchange.entry.path)
+        if self._begun is None:
+            self._usage_filter = UsageFilter(self._exchange.entry.path)
+
+    def go_on(self, begun: BegunStream) -> None:
+        """Go on from there, whatever becomes of it."""
+        self._begun = begun
+        self._content_type, self._tail, self._usage_filter, self.first_byte_seconds = begun
+        self.pieces = 1
 
     async def comment(self, text: str, route: Route) -> None:
         """A comment line of an event stream, which begins with it if need be."""
@@ -135,6 +161,9 @@ class CallerReply:
 
     async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
+        if self._begun is not None:
+            await self._pass_stream_on(answer, self._begun.tail, self._begun.usage_filter)
+            return
         content_type, path = answer.header(b"content-type"), self._exchange.entry.path
         is_stream = content_type.startswith(dialects.SSE)
         if not _is_ollamas(content_type, path) or (self._exchange.status and not is_stream):
@@ -151,6 +180,12 @@ class CallerReply:
                 return
             self._is_uncut = True
         await self._begin(answer.status, headers, route)
+        await self._pass_stream_on(answer, tail, usage_filter)
+
+    async def _pass_stream_on(
+        self, answer: UpstreamAnswer, tail: dialects.Tail, usage_filter: UsageFilter | None
+    ) -> None:
+        """Pass on what comes behind the head, and look at how it ended."""
         answer.pass_to(partial(self._pass_piece, tail, usage_filter, answer))
         while piece := await self._read(answer, tail):  # the first, those that were not taken, and the last
             if usage_filter is not None:

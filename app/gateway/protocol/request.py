@@ -98,10 +98,9 @@ class InferenceRequest:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is to be answered at once and as a whole, and says nothing of how: nothing is refused of it."""
+        """Whether it is to be answered at once, and says nothing of how: nothing is refused of it."""
         return not (
-            self.streams
-            or self.settings
+            self.settings
             or not self.needs_load
             or self.keep_seconds is not None
             or self.refusal is not None
