@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
@@ -25,7 +26,6 @@ from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.http_cycle import HttpCycle, header_lines
 from app.gateway.inference import abilities, prompt_truncation
 from app.gateway.inference.proxy import HeadStart, Proxy
-from app.gateway.inference.reply import BegunStream
 from app.gateway.inference.request_log import RequestEnding, RequestRecord
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects, refusals
@@ -38,8 +38,12 @@ from app.gateway.protocol.request import InferenceRequest, is_encoded, is_small_
 from app.gateway.protocol.routes import RouteEntry
 from app.gateway.protocol.usage_chunk import UsageFilter
 from app.gateway.upstream.connection import Connection
+from app.gateway.upstream.passed_chunks import BegunStream, passing
 from jobs.access.limits import NO_LIMITS
 from jobs.core.errors import Trouble, Unauthorized
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 _AT_ONCE = 10
 """Requests, and answers, that are gone through before others get their turn: they take less than a millisecond."""
@@ -55,6 +59,9 @@ _MOST_DOCUMENT = 64 * 1024
 
 _REST_SECONDS = 0.05
 """So long they do: servers write the head and the body of a short answer one after the other."""
+
+_MOST_OF_STREAM = 8 * 1024
+"""Bytes of a request that may stay until its stream has ended."""
 
 _NOT_COUNTED = Tokens()
 
@@ -312,7 +319,7 @@ _OF_EACH = frozenset({b"content-length", b"date"})
 class _DirectAnswer:
     """One request that a server was asked."""
 
-    __slots__ = ("_connection", "_cycle", "_head", "_is_late_set", "_size", "_start", "_way")
+    __slots__ = ("_connection", "_cycle", "_head", "_is_late_set", "_size", "_start", "_use", "_way")
 
     def __init__(self, head: _Head, cycle: HttpCycle, start: HeadStart, way: _Way, connection: Connection) -> None:
         self._head = head
@@ -321,6 +328,8 @@ class _DirectAnswer:
         self._way = way
         self._connection = connection
         self._is_late_set = False
+        self._use: AbstractContextManager[None] | None = None
+        """Of the model, by a stream."""
         shared, key = head.shared, head.key
         self._size = len(cycle.body)
         shared.budget.take(key.caller.name, self._size)
@@ -333,11 +342,12 @@ class _DirectAnswer:
         """Something came from the server, or nothing will any more."""
         connection = self._connection
         if self._start.request.streams:
-            if connection.has_failed or connection.has_head:
-                try:
-                    self._begin_stream(connection)
-                except Exception as error:  # noqa: BLE001 - a callback's edge, as below
-                    logger.opt(exception=error).error("the request to {} failed", self._head.entry.path)
+            try:
+                goes_on = self._goes_on_streaming(connection)
+            except Exception as error:  # noqa: BLE001 - a callback's edge, as below
+                logger.opt(exception=error).error("the request to {} failed", self._head.entry.path)
+                goes_on = False
+            if not goes_on and self._cycle.direct is self:
                 self.hand_over()
         elif connection.is_complete:
             connection.watcher = None  # nothing more may come
@@ -370,15 +380,43 @@ class _DirectAnswer:
             asyncio.get_running_loop().call_later(_REST_SECONDS, self._late)
         return connection.header(b"content-type").startswith(dialects.JSON)
 
-    def _begin_stream(self, connection: Connection) -> None:
-        """Let the caller have the beginning of a good stream, where it is there, before the task that passes it on."""
+    def _goes_on_streaming(self, connection: Connection) -> bool:
+        """Pass on what has come of a stream; false where the task that passes on all others has to go on from here."""
+        stream = self._start.stream
+        if stream is None:
+            is_begun = connection.has_head and self._is_stream_begun(connection)
+            return is_begun or not (connection.has_head or connection.has_failed)
+        cycle, usage_filter = self._cycle, stream.usage_filter
+        if cycle.flow.write_paused or connection.has_failed:
+            return False
+        if piece := connection.take():
+            stream.pieces += 1
+            stream.tail.feed(piece)
+            if usage_filter is not None:
+                piece = usage_filter.passed(piece)
+        if not connection.is_complete:
+            cycle.write(piece)
+            return True
+        verdict = stream.tail.verdict()
+        if verdict == "cut":
+            cycle.write(piece)
+            return False
+        tokens, seconds = stream.tail.tokens(), self._seconds
+        self._end()
+        self._way.client.give_back(connection)
+        cycle.write(piece + usage_filter.rest() if usage_filter is not None else piece, is_last=True)
+        self._record("success" if verdict == "whole" else "error", 200, seconds, tokens, stream.first_byte_seconds)
+        return True
+
+    def _is_stream_begun(self, connection: Connection) -> bool:
+        """Whether the caller has the beginning of a good stream, and all that follows is passed on as it comes."""
         if connection.status != 200 or not connection.size or connection.is_complete or connection.has_failed:
-            return
+            return False
         start, way, path = self._start, self._way, self._head.entry.path
         content_type, lines = _passed(*[each for each in connection.headers if each[0] not in _OF_EACH])
         is_sent_as_it_is = connection.is_sent and not connection.header(b"content-length")
         if not content_type.startswith(_STREAMS) or not is_sent_as_it_is or self._cycle.flow.write_paused:
-            return
+            return False
         piece, seconds = connection.take(), self._seconds
         tail = dialects.tail_of(path, content_type, way.route.engine)
         tail.feed(piece)
@@ -387,7 +425,16 @@ class _DirectAnswer:
             usage_filter = UsageFilter(path)
             piece = usage_filter.passed(piece)
         self._cycle.begin_stream(b"%b%bx-request-id: %b\r\n" % (lines, way.told, start.id.encode()), piece)
-        start.stream = BegunStream(content_type, tail, usage_filter, seconds)
+        stream = start.stream = BegunStream(content_type, tail, usage_filter, seconds)
+        if self._size > _MOST_OF_STREAM:  # a task forgets it once it is sent
+            return False
+        way.cold_starts.answered(way.route.served_name, ())
+        self._use = self._head.shared.proxy.loaded.used(way.route.tier, way.route.served_name, {}, None)
+        self._use.__enter__()
+        if self._cycle.chunks_to() is not None:
+            connection.receive_by(passing(self._cycle, connection, tail, usage_filter, stream))
+        connection.is_awaited = True
+        return True
 
     def _late(self) -> None:
         """The rest did not come at once: what there is goes on."""
@@ -405,11 +452,7 @@ class _DirectAnswer:
             return False
         document = connection.come()
         verdict, tokens = dialects.read_whole(path, content_type, document, route.engine)
-        if verdict == "cut" or (
-            way.counts_prompts
-            and (lengths := head.shared.proxy.lengths_left(route, self._size))
-            and tokens.prompt in lengths
-        ):
+        if verdict == "cut" or self._is_truncated(tokens):
             return False
         seconds = self._seconds
         self._end()
@@ -418,6 +461,13 @@ class _DirectAnswer:
         head.shared.used[way] = None
         self._record("success" if verdict == "whole" else "error", 200, seconds, tokens, seconds)
         return True
+
+    def _is_truncated(self, tokens: Tokens) -> bool:
+        """Whether the count of a prompt tells that it was cut."""
+        way = self._way
+        if not way.counts_prompts or not (lengths := self._head.shared.proxy.lengths_left(way.route, self._size)):
+            return False
+        return tokens.prompt in lengths
 
     def hand_over(self) -> None:
         """Have the task go on from here that answers every other request."""
@@ -430,25 +480,51 @@ class _DirectAnswer:
 
     def gone(self) -> None:
         """Its caller has left: what the server does for it ends."""
+        seconds, stream = self._seconds, self._start.stream
         self._end()
         self._way.client.give_back(self._connection)
-        self._record("client_gone", 499, self._seconds)
+        if stream is None:
+            self._record("client_gone", 499, seconds)
+        else:  # some leave as soon as they have read the terminator
+            is_whole = stream.tail.verdict() == "whole"
+            ending: RequestEnding = "success" if is_whole else "client_gone"
+            self._record(ending, 200, seconds, stream.tail.tokens(), stream.first_byte_seconds)
 
     def _stop(self, why: Unauthorized) -> None:
         """Its key is good no more: say so, in the caller's own shape."""
         self._end()
         self._way.client.give_back(self._connection)
-        status, request_id = status_of(why), self._start.id
+        status, request_id, stream = status_of(why), self._start.id, self._start.stream
+        if stream is not None:
+            self._stop_stream(stream, status, why)
+            return
         document = dialects.written_error(self._head.entry.speech, status, dialects.words_of(why), request_id)
         more = [(name.encode(), value.encode()) for name, value in headers_of(why).items()]
         lines = header_lines((b"content-type", JSON), *more, (b"x-request-id", request_id.encode()))
         self._cycle.answer(status, lines, document)
         self._record("refused", status, self._seconds)
 
+    def _stop_stream(self, stream: BegunStream, status: int, why: Unauthorized) -> None:
+        """Say it where the answer has begun: as its end."""
+        entry, tail, is_sse = self._head.entry, stream.tail, stream.content_type.startswith(dialects.SSE)
+        rest = stream.usage_filter.rest() if stream.usage_filter is not None else b""
+        if tail.ends_inside():
+            rest += b"\n\n" if is_sse else b"\n"
+        number, words = tail.next_sequence_number(), dialects.words_of(why)
+        told = dialects.error_in_stream(
+            entry.path, entry.speech, status, words, self._start.id, sequence_number=number
+        )  # fmt: skip
+        self._cycle.write(rest + told, is_last=True)
+        self._record("refused", 200, self._seconds, tail.tokens(), stream.first_byte_seconds)
+
     def _end(self) -> None:
         """It is on its way here no longer."""
         shared, key, cycle = self._head.shared, self._head.key, self._cycle
         self._connection.watcher = None
+        self._connection.is_awaited = False
+        if self._use is not None:
+            self._use.__exit__(None, None, None)
+            self._use = None
         del shared.keys.under_way[self._stop]
         shared.admission.rates.end(key.caller.name)
         gate = self._way.gate
@@ -489,5 +565,6 @@ class _DirectAnswer:
             seconds,
             0.0,
             woke=False,
+            is_prompt_truncated=self._is_truncated(tokens),
         )
         head.shared.proxy.recorder.add(record)

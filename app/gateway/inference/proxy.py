@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from app.engines.engine import Engine
 from app.gateway.auth.admission import NOT_HELD, Admission, Admitted
@@ -19,7 +19,7 @@ from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference import abilities, operator_options, prompt_truncation
 from app.gateway.inference.detached import DetachedRequests
-from app.gateway.inference.reply import MOST_ERROR, BegunStream, CallerReply
+from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
@@ -39,6 +39,9 @@ from jobs.access.budgets import NOTHING, Taken
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, NotFound, ServerTrouble, TooManyRequests, Trouble, Unreachable
 from jobs.core.model_name import ModelName
+
+if TYPE_CHECKING:
+    from app.gateway.upstream.passed_chunks import BegunStream
 
 T = TypeVar("T")
 

@@ -4,10 +4,8 @@ An answer that has begun cannot take its status back: what goes wrong then is it
 has one. `ending` is what was seen of its end.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from app.engines.answer_tokens import Tokens
 from app.gateway.auth.admission import BYTES_A_TOKEN
@@ -16,19 +14,15 @@ from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import headers_of, status_of
-from app.gateway.protocol.exchange import ChunkCaller, Exchange
+from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_caller
 from app.gateway.protocol.usage_chunk import UsageFilter
-from app.gateway.upstream.connection import Connection, Receive, chunk_heads
 from app.gateway.upstream.holding import Expired, LoadFailed
+from app.gateway.upstream.passed_chunks import BegunStream, passing
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
-
-_NO_USAGE = UsageFilter("")
-_NO_USAGE.passes = (b"",)
-"""Of a stream in which nothing is taken out."""
 
 _ENDED_EARLY = frozenset({"client_gone", "upstream_cut", "timeout"})
 
@@ -42,23 +36,6 @@ _MOST_DOCUMENT = 64 * 1024
 
 MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""
-
-
-class BegunStream(NamedTuple):
-    """A stream whose first piece the caller has already.
-
-    Args:
-        content_type: as the caller was told it.
-        tail: was fed that piece.
-        usage_filter: has let it pass, where the usage is kept from the caller.
-        first_byte_seconds: from the request until it came.
-
-    """
-
-    content_type: bytes
-    tail: dialects.Tail
-    usage_filter: UsageFilter | None
-    first_byte_seconds: float
 
 
 class CallerReply:
@@ -93,11 +70,12 @@ class CallerReply:
         """How many tokens an answer took whose end, which counts them, never came; `size` is that of the request. Else
         whoever leaves just before the end would never use any up.
         """
-        is_left = self.ending != "success" and (self.pieces or self.ending in _ENDED_EARLY)
+        pieces = self.pieces + (self._begun.pieces if self._begun is not None else 0)
+        is_left = self.ending != "success" and (pieces or self.ending in _ENDED_EARLY)
         prompt, output = self.tokens
         if output or not is_left:  # at its beginning Anthropic's dialect counts none yet
             return 0
-        return self.pieces + (min(size // BYTES_A_TOKEN, MOST_GUESSED) if prompt is None else prompt)
+        return pieces + (min(size // BYTES_A_TOKEN, MOST_GUESSED) if prompt is None else prompt)
 
     def caller_left(self) -> None:
         """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
@@ -112,8 +90,8 @@ class CallerReply:
     def go_on(self, begun: BegunStream) -> None:
         """Go on from there, whatever becomes of it."""
         self._begun = begun
-        self._content_type, self._tail, self._usage_filter, self.first_byte_seconds = begun
-        self.pieces = 1
+        self._content_type, self._tail, self._usage_filter = begun.content_type, begun.tail, begun.usage_filter
+        self.first_byte_seconds = begun.first_byte_seconds
 
     async def comment(self, text: str, route: Route) -> None:
         """A comment line of an event stream, which begins with it if need be."""
@@ -220,53 +198,8 @@ class CallerReply:
         self.pieces += 1
         self._note(piece, tail)
         if chunk and (caller := connection.chunks_to()) is not None:
-            answer.receive_by(partial(self._chunks_passed, caller, answer.connection, tail, usage_filter or _NO_USAGE))
+            answer.receive_by(passing(caller, answer.connection, tail, usage_filter, self))
         return True
-
-    def _chunks_passed(
-        self,
-        caller: ChunkCaller,
-        server: Connection,
-        tail: dialects.Tail,
-        usage: UsageFilter,
-        otherwise: Receive,
-    ) -> Receive:
-        """Takes what comes of a stream whose first chunk has gone to the caller: passes each on that comes whole and by
-        itself, in one step.
-
-        A piece costs as much as there is code that is gone through for it, since between two of them the processor has
-        forgotten all of it. So what the connection, the answer and its tail would each do stands here together.
-        """
-        heads, flow, write, time = chunk_heads, caller.flow, caller.transport.write, asyncio.get_running_loop().time
-        ends = (*[each + b"\r\n" for each in usage.passes],)
-        kept, most, least = tail.kept, dialects.MOST_KEPT, dialects.LEAST_KEPT
-
-        def receive(data: bytes) -> None:
-            nonlocal kept
-            head = heads.get(len(data))
-            if (
-                head is None
-                or not data.startswith(head)
-                or not data.endswith(ends)
-                or server.waiter is None
-                or not server.is_between_chunks
-                or flow.write_paused
-                or usage.held
-                or caller.disconnected
-            ):
-                otherwise(data)
-                return
-            server.quiet_since = time()
-            write(data)
-            self.pieces += 1
-            if kept is None:
-                tail.feed(data[len(head) : -2])
-                return
-            kept += data[len(head) : -2]
-            if len(kept) > most:
-                del kept[:-least]
-
-        return receive
 
     def _pass_changed(self, tail: dialects.Tail, usage_filter: UsageFilter | None, piece: bytes) -> bool:
         """The same of a piece of which the caller may be sent something else."""

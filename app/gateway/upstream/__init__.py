@@ -7,6 +7,7 @@ cold_words       what a held caller waits for, in words and numbers
 connection       one connection to a server, and the exchange that is on it
 holding          how callers are held: for how long, how many, and what ends it
 loads            the loads of one tier that are wanted or under way, and how many there may be
+passed_chunks    chunks of a stream on their way: each that comes whole and by itself goes on as it came
 server_requests  what the gateway asks of a server by itself: whether it is there, and to load a model
 tier_state       the state of a tier, by what the gateway saw and what its containers reported
 upstream_client  HTTP/1.1 to the servers of one tier: connections that stay open, one exchange on each at a time

@@ -34,18 +34,11 @@ _FRAMES = frozenset({b"content-length", b"transfer-encoding"})
 _MOST_DIGITS = 10
 """Bytes in which the length of a chunk is looked for, with what ends it."""
 
-_MOST_KNOWN = 1024
-"""Bytes of a chunk whose beginning is kept: nearly all of a stream are shorter, and of few lengths."""
-
 Sink = Callable[[bytes, bytes], bool]
 """Takes a piece, and the same as one chunk of HTTP, where it came as that; false if it does not."""
 
 Receive = Callable[[bytes], None]
 """What a transport calls with what has come."""
-
-chunk_heads: dict[int, bytes] = {}
-"""What a chunk of so many bytes, all of it counted, begins with as we write it: of those that have come. Belongs to all
-event loops, since none of them changes what is there."""
 
 
 class Connection(asyncio.Protocol):
@@ -53,8 +46,9 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.waiter: asyncio.Future[None] | None = None
-        """Of the reader, while that waits for what comes next."""
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_awaited = False
+        """Whether what comes next is waited for, and nothing came before it that was not taken."""
         self.transport: asyncio.Transport
         self.is_lost = False
         self.quiet_since = self._loop.time()
@@ -92,6 +86,7 @@ class Connection(asyncio.Protocol):
         """Whether what comes is the beginning of a chunk: one that comes whole and by itself is no parser's matter."""
         self._sink = None
         self.watcher = None
+        self.is_awaited = False
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
@@ -192,7 +187,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             make: makes it of ours, to which it hands all but a chunk, whole and by itself, that it passes on while the
-                connection `is_between_chunks` and has a `waiter`; then it sets `quiet_since`.
+                connection `is_between_chunks` and `is_awaited`; then it sets `quiet_since`.
 
         """
         if self._usual is None:
@@ -269,8 +264,8 @@ class Connection(asyncio.Protocol):
         if (
             self._sink is not None
             and self._pieces
-            and self.waiter is not None
-            and not self.waiter.done()
+            and self._waiter is not None
+            and not self._waiter.done()
             and not self.is_complete
             and self._failure is None
             and self._sink(self.come(), b"")
@@ -289,17 +284,12 @@ class Connection(asyncio.Protocol):
         The parser is between two chunks before and after it, so it need not know. What is written in another way than
         we write a chunk is the parser's.
         """
-        sink, waiter = self._sink, self.waiter
+        sink, waiter = self._sink, self._waiter
         if sink is None or waiter is None or waiter.done():
             return False
         end = data.find(b"\r\n", 0, _MOST_DIGITS) + 2
         size = len(data) - end - 2
-        head = b"%x\r\n" % size
-        if size <= 0 or not data.startswith(head) or not data.endswith(b"\r\n") or not sink(data[end:-2], data):
-            return False
-        if size <= _MOST_KNOWN:
-            chunk_heads[len(data)] = head
-        return True
+        return size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n") and sink(data[end:-2], data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -365,16 +355,18 @@ class Connection(asyncio.Protocol):
     # Waiting
 
     async def _wait(self) -> None:
-        waiter = self.waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
+        self.is_awaited = True
         try:
             await waiter
         finally:
-            self.waiter = None
+            self._waiter = None
+            self.is_awaited = False
 
     def _notify(self) -> None:
         if self.watcher is not None:
             self.watcher()
-        elif self.waiter is not None:
-            waiter, self.waiter = self.waiter, None
-            if not waiter.done():
-                waiter.set_result(None)
+        elif self._waiter is not None:
+            self.is_awaited = False
+            if not self._waiter.done():
+                self._waiter.set_result(None)
