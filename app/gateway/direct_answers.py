@@ -249,7 +249,7 @@ class _Head:
         if (way := self._way(request, len(body))) is None:
             return False
         headers = b"%bx-request-id: %b\r\n" % (self.decided.to_server, start.id.encode())
-        if (asking := _asking_for_usage(request, way)) is not None:
+        if request.streams and (asking := _asking_for_usage(request, way)) is not None:
             body = body.copy()  # what it came as is for the task
             edit(body, [asking])
         if (connection := way.client.begin(way.beginning, headers, body)) is None:
@@ -421,7 +421,7 @@ class _DirectAnswer:
         tail = dialects.tail_of(path, content_type, way.route.engine)
         tail.feed(piece)
         usage_filter = None
-        if _asking_for_usage(start.request, way) is not None:
+        if content_type.startswith(dialects.SSE) and _asking_for_usage(start.request, way) is not None:
             usage_filter = UsageFilter(path)
             piece = usage_filter.passed(piece)
         self._cycle.begin_stream(b"%b%bx-request-id: %b\r\n" % (lines, way.told, start.id.encode()), piece)
@@ -565,6 +565,6 @@ class _DirectAnswer:
             seconds,
             0.0,
             woke=False,
-            is_prompt_truncated=self._is_truncated(tokens),
+            is_prompt_truncated=self._start.stream is not None and self._is_truncated(tokens),
         )
         head.shared.proxy.recorder.add(record)

@@ -31,8 +31,11 @@ KEYS = "".join(f"k{number} sha256:{number:064x} chat\n" for number in range(20))
 
 OURS = (str(ROOT / "app"), str(ROOT / "jobs"))
 
-CALLS_OF_A_REQUEST = 125
+CALLS_OF_A_REQUEST = 120
 """Functions of Python that a whole request may call, from its first byte to its record."""
+
+CALLS_OF_A_STREAM = 170
+"""The same for a whole stream of two pieces."""
 
 CALLS_OF_A_PIECE = 1.5
 """The same for a piece of a stream: one, but for the first of each length."""
@@ -283,6 +286,19 @@ def test_a_request_takes_few_steps(running: RunningGateway) -> None:
     once, twice = on_the_loop(running, trial)
     assert twice <= 2 * once + 40
     assert once / 20 <= CALLS_OF_A_REQUEST
+
+
+def test_a_stream_takes_few_steps(running: RunningGateway, told: Told) -> None:
+    """What a stream calls beside its pieces is bounded as well."""
+
+    async def trial(caller: Caller) -> int:
+        with calls_by_name(OURS) as counted:
+            for _ in range(20):
+                told.stream_of(2)
+                await caller.ask(stream=True, go_on=told.go_on)
+        return counted.total()
+
+    assert on_the_loop(running, trial) / 20 <= CALLS_OF_A_STREAM
 
 
 def test_a_piece_takes_few_steps(running: RunningGateway, told: Told) -> None:
