@@ -1,9 +1,11 @@
 """Answers the common request without a task: passed on as it has come, and its answer as that comes, by callbacks.
 
 Common is a small question by a key without limits, with a head that was let in before on its connection, to a model
-that a server has in memory and to which a connection is open; whose answer comes whole, and is one. Whatever is not,
-at whatever point that shows, is handed to the task that answers every other request (`app`, `inference.proxy`): with
-what was found out so far, and with the connection on which a server was asked, so that nothing is asked twice.
+that a server has in memory and to which a connection is open; whose answer comes whole, and is one, or is a stream that
+goes on as it comes to a caller who takes it. Whatever is not, at whatever point that shows, and be it in the middle of
+a stream, is handed to the task that answers every other request (`app`, `inference.proxy`): with
+what was found out so far, with the connection on which a server was asked, so that nothing is asked twice, and with
+what the caller has of the answer, so that nothing is said twice.
 
 So no rule is told here a second time. What is looked at here is whether a rule has anything to say.
 

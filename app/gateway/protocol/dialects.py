@@ -163,7 +163,7 @@ _MOST_LINE = 4 * 1024 * 1024
 class LineTail:
     """NDJSON: the last line, whole."""
 
-    kept = None
+    kept: bytearray | None = None
 
     def __init__(self) -> None:
         self._line: list[bytes] = []

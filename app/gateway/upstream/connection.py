@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
             self._usual = self.data_received
             receive = make(self._usual)
             wrap: Callable[[Receive], Receive] | None = getattr(self._loop, "wrapped", None)
-            self.data_received = wrap(receive) if wrap else receive  # type: ignore[method-assign]
+            self.data_received = wrap(receive) if wrap else receive  # type: ignore[assignment, method-assign]
             self.transport.set_protocol(self)  # has the transport look once more for what it calls
 
     def _receive_again(self) -> None:
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         if getattr(usual, "__func__", None) is Connection.data_received:
             del self.data_received  # else it would be a circle
         else:
-            self.data_received = usual  # type: ignore[method-assign]
+            self.data_received = usual  # type: ignore[assignment, method-assign]
         if not self.is_lost:
             self.transport.set_protocol(self)
 
