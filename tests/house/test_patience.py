@@ -5,14 +5,19 @@ A bound on the wall that is a literal is patience by luck. What only ends a test
 """
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from tests.support.call_counts import uncollected
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
+
+N = TypeVar("N", bound=ast.AST)
 
 LEAST_SECONDS = 0.6
 """From here on a literal that may end a wait counts as patience. Below are looks in a loop, and limits meant to run
@@ -34,11 +39,34 @@ BY_HAND = {
 
 @cache
 def trees() -> tuple[tuple[str, ast.Module], ...]:
-    return tuple(
-        (str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8")))
-        for path in sorted((ROOT / "tests").rglob("*.py"))
-        if path != Path(__file__)
-    )
+    with uncollected():  # of a million nodes none is garbage
+        return tuple(
+            (str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8")))
+            for path in sorted((ROOT / "tests").rglob("*.py"))
+            if path != Path(__file__)
+        )
+
+
+@cache
+def nodes_by_kind(tree: ast.AST) -> Mapping[type[ast.AST], Sequence[ast.AST]]:
+    found = defaultdict[type[ast.AST], list[ast.AST]](list)
+    for node in ast.walk(tree):
+        found[type(node)].append(node)
+    return found
+
+
+def nodes(tree: ast.AST, kind: type[N]) -> Iterator[N]:
+    """All of a kind, however deep, in the order of `ast.walk`."""
+    return (node for node in nodes_by_kind(tree).get(kind, ()) if isinstance(node, kind))
+
+
+def spelt(node: ast.expr) -> str:
+    """As `ast.unparse`, which takes its time for a name with dots as well."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+        return f"{spelt(node.value)}.{node.attr}"
+    return ast.unparse(node)
 
 
 def number(node: ast.expr) -> float | None:
@@ -56,12 +84,12 @@ def bounds(tree: ast.AST) -> Iterator[ast.expr]:
     """The literals that end a wait too early, but for those that a test wants to see run out."""
     raising = [
         (node.lineno, node.end_lineno or 0)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.With) and any("raises" in ast.unparse(item.context_expr) for item in node.items)
+        for node in nodes(tree, ast.With)
+        if any("raises" in ast.unparse(item.context_expr) for item in node.items)
     ]
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for call in nodes(tree, ast.Call):
         given = [each.value for each in call.keywords if each.arg in BOUNDS]
-        called = ast.unparse(call.func)
+        called = spelt(call.func)
         if called.rpartition(".")[2] in WAITS and "clock" not in called.lower():
             given += call.args[:1]
         elif called == "select.select":
@@ -75,9 +103,9 @@ def bounds(tree: ast.AST) -> Iterator[ast.expr]:
 
 def impatient_clients(tree: ast.AST) -> Iterator[ast.Call]:
     """Requests that give up after httpx's own five seconds."""
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for call in nodes(tree, ast.Call):
         named = {each.arg for each in call.keywords}
-        if ast.unparse(call.func) in {f"httpx.{each}" for each in CLIENTS} and not named & {
+        if spelt(call.func) in {f"httpx.{each}" for each in CLIENTS} and not named & {
             "timeout",
             "transport",
             None,
@@ -86,7 +114,7 @@ def impatient_clients(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def is_clock(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Call) and ast.unparse(each.func) in CLOCKS for each in ast.walk(node))
+    return any(isinstance(each, ast.Call) and spelt(each.func) in CLOCKS for each in ast.walk(node))
 
 
 def timed(tree: ast.AST) -> Iterator[ast.Compare]:
@@ -96,11 +124,11 @@ def timed(tree: ast.AST) -> Iterator[ast.Compare]:
     """
     measured = {
         ast.unparse(name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and is_clock(node.value)
+        for node in nodes(tree, ast.Assign)
+        if isinstance(node.value, ast.BinOp) and is_clock(node.value)
         for name in node.targets
     }
-    for claim in (node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)):
+    for claim in (node.test for node in nodes(tree, ast.Assert)):
         for compared in (node for node in ast.walk(claim) if isinstance(node, ast.Compare)):
             sides = [compared.left, *compared.comparators]
             for left, kind, right in zip(sides, compared.ops, sides[1:], strict=False):
@@ -166,8 +194,8 @@ def test_only_the_helper_says_how_long() -> None:
     said = [
         name
         for name, tree in trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and node.id == "PATIENCE" and isinstance(node.ctx, ast.Store)
+        for node in nodes(tree, ast.Name)
+        if node.id == "PATIENCE" and isinstance(node.ctx, ast.Store)
     ]
     assert said == ["tests/support/waiting.py"]
     assert PATIENCE >= 120
