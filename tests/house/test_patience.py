@@ -6,8 +6,8 @@ A bound on the wall that is a literal is patience by luck. What only ends a test
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,17 +37,7 @@ BY_HAND = {
 """Files whose literals are no patience, each with the reason."""
 
 
-@cache
-def trees() -> tuple[tuple[str, ast.Module], ...]:
-    with uncollected():  # of a million nodes none is garbage
-        return tuple(
-            (str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8")))
-            for path in sorted((ROOT / "tests").rglob("*.py"))
-            if path != Path(__file__)
-        )
-
-
-@cache
+@lru_cache(maxsize=1)
 def nodes_by_kind(tree: ast.AST) -> Mapping[type[ast.AST], Sequence[ast.AST]]:
     found = defaultdict[type[ast.AST], list[ast.AST]](list)
     for node in ast.walk(tree):
@@ -150,16 +140,34 @@ def is_fixed(side: ast.expr) -> bool:
     return any(isinstance(each, ast.Constant) for each in ast.walk(side)) or any(name.isupper() for name in names)
 
 
-@pytest.mark.parametrize("found", [bounds, impatient_clients, timed], ids=lambda each: each.__name__)
-def test_no_number_of_a_test_says_how_slow_a_machine_may_be(found: object) -> None:
+def said(tree: ast.AST) -> Iterator[ast.Name]:
+    """Where the tests' patience is given its number."""
+    return (node for node in nodes(tree, ast.Name) if node.id == "PATIENCE" and isinstance(node.ctx, ast.Store))
+
+
+@cache
+def found_in_tests() -> Mapping[str, Sequence[tuple[str, str]]]:
+    """By the function that looks for it: the files in which something is found, and what. Each file is read once, and
+    its tree let go."""
+    found: dict[str, list[tuple[str, str]]] = {look.__name__: [] for look in LOOKS}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path == Path(__file__):
+            continue
+        name = str(path.relative_to(ROOT))
+        with uncollected():  # of so many nodes none is garbage
+            tree = ast.parse(path.read_text("utf-8"))
+            for look in LOOKS:
+                found[look.__name__] += [(name, f"{node.lineno}: {ast.unparse(node)}") for node in look(tree)]
+    return found
+
+
+LOOKS: tuple[Callable[[ast.AST], Iterator[ast.expr]], ...] = (bounds, impatient_clients, timed, said)
+
+
+@pytest.mark.parametrize("look", [bounds, impatient_clients, timed], ids=lambda each: each.__name__)
+def test_no_number_of_a_test_says_how_slow_a_machine_may_be(look: Callable[[ast.AST], Iterator[ast.expr]]) -> None:
     """No wait of a test, no request and no assert has a bound of its own in real seconds."""
-    assert callable(found)
-    wrong = [
-        f"{name}:{node.lineno}: {ast.unparse(node)}"
-        for name, tree in trees()
-        if name not in BY_HAND
-        for node in found(tree)
-    ]
+    wrong = [f"{name}:{what}" for name, what in found_in_tests()[look.__name__] if name not in BY_HAND]
     assert not wrong, "\n".join(["use PATIENCE of tests/support/waiting.py, or move a clock:", *wrong])
 
 
@@ -191,11 +199,5 @@ def test_what_counts_as_a_bound(source: str, found: int) -> None:
 
 def test_only_the_helper_says_how_long() -> None:
     """One file gives the tests' patience its number."""
-    said = [
-        name
-        for name, tree in trees()
-        for node in nodes(tree, ast.Name)
-        if node.id == "PATIENCE" and isinstance(node.ctx, ast.Store)
-    ]
-    assert said == ["tests/support/waiting.py"]
+    assert [name for name, _ in found_in_tests()["said"]] == ["tests/support/waiting.py"]
     assert PATIENCE >= 120
