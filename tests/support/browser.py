@@ -100,7 +100,8 @@ class Browser:
         return str(self._ask("POST", "/element", {"using": "css selector", "value": selector})[ELEMENT])
 
     def click(self, selector: str) -> None:
-        """Click as a person does: it is scrolled to, has to be visible, and nothing may lie over it."""
+        """Click as a person does: once it is shown; it is scrolled to, and nothing may lie over it."""
+        self.until(lambda: self.is_shown(selector), f"{selector} was never shown")
         element = {ELEMENT: self.find(selector)}
         self.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", element)
         self._ask("POST", f"/element/{element[ELEMENT]}/click")

@@ -31,7 +31,7 @@ def lay_out(sources: tuple[tuple[str, str], ...], python: Interpreter, root: Pat
         root: of a container.
 
     """
-    for folder, compiled in _compiled(sources, python):
+    for folder, compiled in _compiled(tuple(sorted(sources)), python):  # the client names them in any order
         (root / folder / "__pycache__").symlink_to(compiled)
 
 
