@@ -23,6 +23,7 @@ dialects           how each kind of client asks, and the pieces of an answer to 
 disks              a small disk of one's own, and what fills it up
 document_commands  what the documents show to be run
 exhaustive         every order of steps of programs that share a store, with equal states merged
+exhaustive_programs  the programs of such a search, and the places where they stand
 failing_stores     stores that fail and stores that hang, around real ones
 file_modes         files that their modes keep from us, also where the tests are run by root
 fork_server        Python processes that have read what others would read again, and fork
@@ -54,6 +55,7 @@ processes          real processes: free ports, who runs, a driver that says what
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
+shared_fields      validators of the fields of FastAPI's routes, each built once
 slow_proxy         a proxy in front of a gateway, below a folder and slow where a test says so
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
