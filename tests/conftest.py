@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import ssl
-import sys
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -69,14 +68,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folders with the slowest files first: one that begins last has the machine to itself for minutes.
-
-    Here all that the tests read is known: applications come to share what FastAPI builds of their fields.
-    """
-    if "fastapi" in sys.modules:
-        from tests.support.shared_fields import share  # noqa: PLC0415 - reads FastAPI, which most files do not
-
-        share()
+    """The folders with the slowest files first: one that begins last has the machine to itself for minutes."""
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/modal/", "tests/silence/", "tests/e2e/")))
 
 

@@ -55,7 +55,6 @@ processes          real processes: free ports, who runs, a driver that says what
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
-shared_fields      validators of the fields of FastAPI's routes, each built once
 slow_proxy         a proxy in front of a gateway, below a folder and slow where a test says so
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
