@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
@@ -90,8 +91,12 @@ def _cron(text: str) -> str:
     return text
 
 
+_timezones = cache(available_timezones)
+"""Found by a walk through hundreds of files, so once."""
+
+
 def _timezone(text: str) -> str:
-    if text not in available_timezones():
+    if text not in _timezones():
         raise PydanticCustomError("timezone", "no such timezone; a name as in Europe/Berlin, America/New_York or UTC")
     return text
 

@@ -21,7 +21,8 @@ def callers_of(port: int) -> int | None:
 
 
 def _callers_in(table: Path, port: int) -> int:
-    rows = (line.split() for line in table.read_text("ascii").splitlines()[1:])
+    named = f":{port:04X} "  # as the kernel writes it; a host may have thousands of rows, and few are about this port
+    rows = (line.split() for line in table.read_text("ascii").splitlines()[1:] if named in line)
     return sum(_port(row[1]) == port and int(row[3], 16) in (_ESTABLISHED, _SYN_RECEIVED) for row in rows)
 
 

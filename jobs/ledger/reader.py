@@ -70,8 +70,8 @@ class LedgerReader:
 
     def find(self, id: str) -> Job | None:
         """The job, or None when there is none, or none any more."""
-        facts = self.facts(id)
-        return None if facts is None else fold(facts)
+        read = self._read(id)
+        return None if read is None else read[1]
 
     def look(self, job: Job) -> Job:
         """The job as it is, for whoever knows how it was a moment ago: while it stands as it did, this is two reads.
@@ -106,14 +106,20 @@ class LedgerReader:
 
     def facts(self, id: str) -> JobFacts | None:
         """What its job is the fold of, or None when there is none, or none any more."""
+        read = self._read(id)
+        return None if read is None else read[0]
+
+    def _read(self, id: str) -> tuple[JobFacts, Job] | None:
+        """The facts, and the job that they tell of."""
         request = self._facts.get(keys.job(id))
         if request is None:
             return None
         facts = self._facts_of(id, request)
         # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
-        if not fold(facts).has_ended and self._facts.get(keys.gone(id)) is not None:
+        job = fold(facts)
+        if not job.has_ended and self._facts.get(keys.gone(id)) is not None:
             return None
-        return facts
+        return facts, job
 
     def latest(self, kind: str, subject: str) -> Job | None:
         """The newest job of this kind about this subject; None when there is none, or none any more."""

@@ -7,7 +7,6 @@ never answered cannot be ended from here; `heard` tells of it, and who may leave
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -47,8 +46,7 @@ class Calls:
         self._answers = 0
         self._answered_at = clock.monotonic()
 
-    @contextmanager
-    def counted(self, what: str) -> Iterator[None]:
+    def _counted(self, what: str, call: Callable[[], T]) -> T:
         """One call. To be told of an empty queue, or of a value that is no JSON, is an answer as well."""
         with self._lock:
             self._asked += 1
@@ -56,7 +54,7 @@ class Calls:
             self._began[number] = what
         is_answered = True
         try:
-            yield
+            return call()
         except StoreTrouble:
             is_answered = False
             raise
@@ -82,14 +80,12 @@ class Calls:
         deadline = self._clock.monotonic() + WITHIN.total_seconds()
         for pause in PAUSES:
             try:
-                with self.counted(what):
-                    return call()
+                return self._counted(what, call)
             except StoreUnavailable:
                 if self._clock.monotonic() >= deadline:
                     raise
             self._clock.wait(pause)
-        with self.counted(what):
-            return call()
+        return self._counted(what, call)
 
 
 class PatientReads:

@@ -2,10 +2,14 @@
 SQLite, over a deployment's stores in round trips and in what they stream.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from shutil import copytree
+from typing import Self
 
 import modal
 import pytest
@@ -40,9 +44,10 @@ from jobs.store import keys
 from jobs.telemetry.nightly_report import OF_NIGHTS, NightJob, Ran, report
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
-from tests.support.counting_sqlite import Steps
+from tests.support.counting_sqlite import steps_of
 from tests.support.counting_stores import CountingStore, Trips
 from tests.support.past_jobs import write_past
+from tests.support.stores import open_store
 
 N = 400
 FLEET = load()
@@ -54,30 +59,39 @@ SPARE = 1.15
 # -- one machine -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class PastHome:
     """A home with so many jobs that ended within days, a few of which failed, and as many that are older."""
 
-    def __init__(self, root: Path, ended: int, ago: timedelta = timedelta(0)) -> None:
-        self.home = Home(root)
-        self.home.prepare()
+    home: Home
+    ids: Sequence[str]
+
+    @classmethod
+    def written(cls, root: Path, ended: int, ago: timedelta = timedelta(0), *, is_checked: bool) -> Self:
+        """So long ago; `is_checked` is one for which a running `up` has looked for alerts, as it does every few
+        minutes."""
+        home = Home(root)
+        home.prepare()
         path, now = root / "ledger.sqlite", datetime.now(UTC) - ago
-        self.now = now
         write_past(path, ended, now - AFTER, models="old", failed_each=0)
         write_past(path, 5, now - timedelta(minutes=20), models="broken", failed_each=1)
-        self.ids = write_past(path, ended, now - timedelta(minutes=5), failed_each=0)
-        night = Ran(now - timedelta(days=1), now - timedelta(days=1), (NightJob(self.ids[0], "pull", "m", "why"),))
-        self.home.facts().put(keys.NIGHT_RAN, night.as_json())
-        ledger = self.home.ledger(SystemClock())
-        ledger.index_all(ledger.reader.jobs())
-        acts = [PostedAct("pull", f"m{number}:latest", id, attached=False) for number, id in enumerate(self.ids)]
-        record_posted(self.home.facts(), now - timedelta(minutes=5), who="alice", request="test", posted=acts)
+        ids = write_past(path, ended, now - timedelta(minutes=5), failed_each=0)
+        night = Ran(now - timedelta(days=1), now - timedelta(days=1), (NightJob(ids[0], "pull", "m", "why"),))
+        with closing(open_store(path, SystemClock())) as store:
+            store.facts.put(keys.NIGHT_RAN, night.as_json())
+            ledger = store.ledger()
+            ledger.index_all(ledger.reader.jobs())
+            acts = [PostedAct("pull", f"m{number}:latest", id, attached=False) for number, id in enumerate(ids)]
+            record_posted(store.facts, now - timedelta(minutes=5), who="alice", request="test", posted=acts)
+            if is_checked:
+                for _ in clearing(store.facts, now):
+                    pass
+                look_and_remember(ledger.reader, store.facts, now)
+        return cls(home, ids)
 
-    def check_alerts(self) -> None:
-        """As a running `up` does every few minutes."""
-        facts = self.home.facts()
-        for _ in clearing(facts, self.now):
-            pass
-        look_and_remember(self.home.reader(SystemClock()), facts, self.now)
+    def copied(self, root: Path) -> Self:
+        """The same in another place, for one test."""
+        return replace(self, home=Home(copytree(self.home.root, root)))
 
 
 Work = Callable[[PastHome], object]
@@ -159,26 +173,37 @@ def test_each_command_is_counted() -> None:
     assert commands == rows | ELSEWHERE.keys()
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    steps = Steps()
-    steps.watch(monkeypatch)
-    return steps
+PastOf = Callable[[int, timedelta | None], PastHome]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> PastOf:
+    """Each past is written once, and nobody asks it anything: who does asks a copy."""
+
+    @cache
+    def past_of(ended: int, up_ended: timedelta | None) -> PastHome:
+        root = tmp_path_factory.mktemp("past") / "home"
+        return PastHome.written(root, ended, up_ended or timedelta(0), is_checked=up_ended is not None)
+
+    return past_of
 
 
 @pytest.fixture
-def counted(
-    tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Work, timedelta | None], list[int]]:
+def past_of(tmp_path: Path, written: PastOf, monkeypatch: pytest.MonkeyPatch) -> PastOf:
+    """A past for this test alone, in the home that commands ask from now on."""
+
+    def past_of(ended: int, up_ended: timedelta | None) -> PastHome:
+        past = written(ended, up_ended).copied(tmp_path / str(ended))
+        monkeypatch.setenv(VARIABLE, str(past.home.root))
+        return past
+
+    return past_of
+
+
+@pytest.fixture
+def counted(past_of: PastOf) -> Callable[[Work, timedelta | None], list[int]]:
     def counts(work: Work, up_ended: timedelta | None) -> list[int]:
-        found = []
-        for ended in (N, 2 * N):
-            past = PastHome(tmp_path / str(ended), ended, up_ended or timedelta(0))
-            if up_ended is not None:
-                past.check_alerts()
-            monkeypatch.setenv(VARIABLE, str(past.home.root))
-            found.append(steps.of(partial(work, past)))
-        return found
+        return [steps_of(partial(work, past_of(ended, up_ended))) for ended in (N, 2 * N)]
 
     return counts
 
@@ -194,15 +219,13 @@ def test_a_command_costs_the_same_whatever_the_past(
 
 
 @pytest.mark.parametrize("what", ["status", "jobs --dead"])
-def test_what_needs_somebody_is_known_without_a_fleet(what: str, tmp_path: Path, steps: Steps) -> None:
+def test_what_needs_somebody_is_known_without_a_fleet(what: str, past_of: PastOf) -> None:
     """Where no check for alerts ever came, since `up` had no fleet, who archives has left how the jobs stand."""
     counts = []
     for ended in (N, 2 * N):
-        past = PastHome(tmp_path / str(ended), ended)
+        past = past_of(ended, None)
         ArchiveThread(past.home, HandClock(datetime.now(UTC))).run_once()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(VARIABLE, str(past.home.root))
-            counts.append(steps.of(partial(FLAT[what], past)))
+        counts.append(steps_of(partial(FLAT[what], past)))
     once, twice = counts
     assert 0 < twice <= SPARE * once, (once, twice)
 
@@ -223,49 +246,58 @@ def test_a_command_about_all_jobs_grows_as_they_do(
 class Deployed:
     """The stores of a deployment with so many jobs that have ended, and the commands of `app.jobs` over them."""
 
-    def __init__(self, ended: int) -> None:
-        self.clock = HandClock()
-        self.store = CountingStore(self.clock)
-        self.ids: list[str] = []
-        for number in range(ended):
-            use = UsageRecorder(self.store.facts, self.clock, f"gateway-{number}")
-            use.add(Use(self.clock.now(), "m1:latest", "key", "a10g", "success"))
-            use.flush()
-        ledger = Ledger(self.store.queue, self.store.facts, self.clock)
-        ledger.sweep()
-        for number in range(ended):
-            self.ids.append(self._ended(ledger, number))
-        look_and_remember(ledger.reader, self.store.facts, self.clock.now())  # as the last tick did
-        for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
-            self.store.facts.pop(key)
-        acts = [PostedAct("pull", "m:latest", id, attached=False) for id in self.ids]
-        record_posted(self.store.facts, self.clock.now(), who="alice", request="test", posted=acts)
-        self.clock.tick(300)
-        fresh = Ledger(self.store.queue, self.store.facts, self.clock)
-        self.reader = fresh.reader
+    def __init__(self, clock: HandClock, store: CountingStore, ids: Sequence[str]) -> None:
+        self.clock, self.store, self.ids = clock, store, ids
+        ledger = Ledger(store.queue, store.facts, clock)
+        self.reader = ledger.reader
         self.commands = JobCommands(
-            fresh,
-            self.clock,
+            ledger,
+            clock,
             is_worked=lambda: True,
             idle=("", ""),
             log="",
-            dead=lambda: known_jobs(fresh.reader, self.clock.now()).dead,
-            listed=partial(list_jobs_of, fresh.reader, self.clock, lambda _: ()),
+            dead=lambda: known_jobs(ledger.reader, clock.now()).dead,
+            listed=partial(list_jobs_of, ledger.reader, clock, lambda _: ()),
         )
 
-    def _ended(self, ledger: Ledger, number: int) -> str:
-        model = f"m{number}"
-        id = ledger.post("pull", f"{model}:latest", {"model": model}, by="test").job.id
-        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=5))
-        assert claim is not None
-        ledger.end(claim, Ending("failed", "network", "cut") if number < 3 else Ending("succeeded"), Reading())
-        self.clock.tick(3_700)
-        return id
+    @classmethod
+    def written(cls, ended: int) -> Self:
+        clock = HandClock()
+        store = CountingStore(clock)
+        for number in range(ended):
+            use = UsageRecorder(store.facts, clock, f"gateway-{number}")
+            use.add(Use(clock.now(), "m1:latest", "key", "a10g", "success"))
+            use.flush()
+        ledger = Ledger(store.queue, store.facts, clock)
+        ledger.sweep()
+        ids = [_ended(ledger, clock, number) for number in range(ended)]
+        look_and_remember(ledger.reader, store.facts, clock.now())  # as the last tick did
+        for key in list(store.facts.keys(keys.CHANGED)):  # as the archive does
+            store.facts.pop(key)
+        acts = [PostedAct("pull", "m:latest", id, attached=False) for id in ids]
+        record_posted(store.facts, clock.now(), who="alice", request="test", posted=acts)
+        clock.tick(300)
+        return cls(clock, store, ids)
+
+    def copied(self) -> Self:
+        """The same for one test."""
+        clock = HandClock(self.clock.now())
+        return type(self)(clock, self.store.copied(clock), self.ids)
 
     def counted(self, work: "Look") -> Trips:
         self.store.trips.begin()
         work(self)
         return self.store.trips
+
+
+def _ended(ledger: Ledger, clock: HandClock, number: int) -> str:
+    model = f"m{number}"
+    id = ledger.post("pull", f"{model}:latest", {"model": model}, by="test").job.id
+    claim = ledger.claim(id, worker="w", lease=timedelta(minutes=5))
+    assert claim is not None
+    ledger.end(claim, Ending("failed", "network", "cut") if number < 3 else Ending("succeeded"), Reading())
+    clock.tick(3_700)
+    return id
 
 
 Look = Callable[[Deployed], object]
@@ -358,14 +390,19 @@ def test_each_entry_point_is_counted() -> None:
     assert not rows & ELSEWHERE_DEPLOYED.keys()
 
 
+@pytest.fixture(scope="module")
+def deployed() -> tuple[Deployed, Deployed]:
+    """With jobs, and with twice as many: written once, and nobody asks them anything; who does asks a copy."""
+    return Deployed.written(RECENT + 20), Deployed.written(2 * (RECENT + 20))
+
+
 @pytest.mark.parametrize("what", LOOKS)
-def test_a_command_of_a_deployment_keeps_to_its_budget(what: str) -> None:
+def test_a_command_of_a_deployment_keeps_to_its_budget(what: str, deployed: tuple[Deployed, Deployed]) -> None:
     """A command makes no more round trips than its budget says, whatever the past; what it streams is no more than
     before, or grows as the jobs do for the reason that is given."""
     work, most, why = LOOKS[what]
     (few, streamed), (many, streamed_more) = (
-        (len(trips.asked), trips.listed)
-        for trips in (Deployed(size).counted(work) for size in (RECENT + 20, 2 * (RECENT + 20)))
+        (len(trips.asked), trips.listed) for trips in (each.copied().counted(work) for each in deployed)
     )
     assert few == many <= most, (few, many)
     assert streamed < streamed_more <= 2 * SPARE * streamed if why else streamed == streamed_more

@@ -37,7 +37,7 @@ from tests.support.pull_setup import MODEL, Scene, post
 from tests.support.stores import Store
 from tests.support.waiting import PATIENCE
 
-N = 40
+N = 20
 
 
 class StillVolume:

@@ -1,7 +1,10 @@
 """What is folded from all that there is costs twice as much for twice as much of it, counted by the calls it makes."""
 
+import json
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,27 +51,54 @@ PAST = datetime(2026, 1, 1, tzinfo=UTC)
 FLEET = declared()
 
 
+@cache
+def written(size: int, which: str) -> str:
+    """What a world of this size has written down, as text, which no fold can change. Two of a size have no id in
+    common."""
+    clock, facts, queue = HandClock(PAST), MemoryDict(), CountingQueue(Trips())
+    ledger = Ledger(queue, facts, clock)
+    for number in range(size):
+        _worked(ledger, "pull", f"m{number}:latest", failed=number % 5 == 0)
+        _worked(ledger, "verify", f"m{number}:latest", failed=False)
+        ledger.post("delete", f"m{number}:latest", {"model": f"m{number}"}, by="test")
+    usage_recorder = UsageRecorder(facts, clock, "gateway")
+    for number in range(size):
+        for key in ("a", "b"):
+            usage_recorder.add(Use(PAST, f"m{number}:latest", key, "a10g", "success"))
+    usage_recorder.flush()
+    incidents = _incidents(size)
+    record(facts, (), incidents, clock.now())
+    known, passed_at = cases(dict(facts.items(*keys.CASES))), clock.now() + timedelta(hours=1)
+    record(facts, known, incidents[::2], passed_at)
+    return json.dumps([dict(facts.items()), [[lane, list(waiting)] for lane, waiting in queue.lanes.items()]])
+
+
+def _worked(ledger: Ledger, kind: str, subject: str, *, failed: bool) -> None:
+    id = ledger.post(kind, subject, {"model": subject}, by="test").job.id
+    claim = ledger.claim(id, worker="w", lease=LEASE)
+    assert claim is not None
+    result = {"models": [subject], "way": "registry", "digest": "d"}
+    ending = Ending("failed", "network", "cut") if failed else Ending("succeeded", result=result)
+    ledger.end(claim, ending, Reading())
+
+
+def _incidents(size: int) -> list[Incident]:
+    return [Incident("job", f"pull/m{number}", "failed") for number in range(size)]
+
+
 class World:
     """So many models, each pulled and verified, used by two keys, and in trouble once; a fifth of the pulls failed."""
 
     def __init__(self, size: int, home: Path) -> None:
+        facts, lanes = json.loads(written(size, home.name))
         self.clock = HandClock(PAST)
         self.facts = MemoryDict()
+        self.facts.update(facts)
         self.archive = archive_at(home / str(size))
-        self.ledger = Ledger(CountingQueue(Trips()), self.facts, self.clock)
-        for number in range(size):
-            self._worked("pull", f"m{number}:latest", failed=number % 5 == 0)
-            self._worked("verify", f"m{number}:latest", failed=False)
-            self.ledger.post("delete", f"m{number}:latest", {"model": f"m{number}"}, by="test")
-        usage_recorder = UsageRecorder(self.facts, self.clock, "gateway")
-        for number in range(size):
-            for key in ("a", "b"):
-                usage_recorder.add(Use(PAST, f"m{number}:latest", key, "a10g", "success"))
-        usage_recorder.flush()
-        self.incidents = [Incident("job", f"pull/m{number}", "failed") for number in range(size)]
-        record(self.facts, (), self.incidents, self.clock.now())
-        known, passed_at = cases(dict(self.facts.items(*keys.CASES))), self.clock.now() + timedelta(hours=1)
-        record(self.facts, known, self.incidents[::2], passed_at)
+        queue = CountingQueue(Trips())
+        queue.lanes = {lane: deque(waiting) for lane, waiting in lanes}
+        self.ledger = Ledger(queue, self.facts, self.clock)
+        self.incidents = _incidents(size)
         self.jobs = self.ledger.reader.jobs()
         self.clock.tick(3600)
         self.names = [ModelName.parse(f"m{number}") for number in range(size)]
@@ -96,14 +126,6 @@ class World:
         now = self.clock.now()
         entries = dict(self.facts.items()) | {each.key: each.as_json() for each in self.meters}
         return AlertFacts(entries, KnownJobs((), tuple(self.jobs)), healths(entries, self.fleet, now), [], now, now)
-
-    def _worked(self, kind: str, subject: str, *, failed: bool) -> None:
-        id = self.ledger.post(kind, subject, {"model": subject}, by="test").job.id
-        claim = self.ledger.claim(id, worker="w", lease=LEASE)
-        assert claim is not None
-        result = {"models": [subject], "way": "registry", "digest": "d"}
-        ending = Ending("failed", "network", "cut") if failed else Ending("succeeded", result=result)
-        self.ledger.end(claim, ending, Reading())
 
 
 FOLDS: dict[str, Callable[[World], object]] = {

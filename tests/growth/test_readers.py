@@ -3,9 +3,11 @@ stores, at N jobs that have ended and at 2N, and for one viewer and for fifty.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Self, TypeVar
 
 import httpx
 import pytest
@@ -59,24 +61,49 @@ class SameMoment(SystemClock):
         return self._at
 
 
+class AheadClock(SystemClock):
+    """Waits as any clock does, and is ahead of the machine's by as much as it was moved."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead.total_seconds()
+
+
 class Past:
     """A deployment with so many jobs behind it, the last of which ended hours ago, some of them failed for good."""
 
-    def __init__(self, ended: int, *, batches: int = 5) -> None:
+    def __init__(self) -> None:
         self.clock = HandClock()
         self.store = CountingStore(self.clock)
         self.number = 0
-        ledger = self.ledger()
+
+    @classmethod
+    def written(cls, ended: int, *, batches: int = 5) -> Self:
+        past = cls()
+        ledger = past.ledger()
         ledger.sweep()
         for number in range(ended):
-            self.ended(ledger, "failed" if number % 10 == 0 else "succeeded")
-        self.batches(batches)
-        usage_recorder = UsageRecorder(self.store.facts, self.clock, "gateway-1")
-        usage_recorder.add(Use(self.clock.now(), "m1:latest", "key", "a10g", "success"))
+            past.ended(ledger, "failed" if number % 10 == 0 else "succeeded")
+        past.batches(batches)
+        usage_recorder = UsageRecorder(past.store.facts, past.clock, "gateway-1")
+        usage_recorder.add(Use(past.clock.now(), "m1:latest", "key", "a10g", "success"))
         usage_recorder.flush()
-        self.clock.tick(3 * 3600)
-        for key in list(self.store.facts.keys(keys.CHANGED)):  # as the archive does
-            self.store.facts.pop(key)
+        past.clock.tick(3 * 3600)
+        for key in list(past.store.facts.keys(keys.CHANGED)):  # as the archive does
+            past.store.facts.pop(key)
+        return past
+
+    def copied(self) -> Self:
+        """The same, for one look."""
+        copy = type(self)()
+        copy.clock = HandClock(self.clock.now())
+        copy.store = self.store.copied(copy.clock)
+        copy.number = self.number
+        return copy
 
     def batches(self, ended: int) -> None:
         """So many batches that have ended."""
@@ -122,6 +149,35 @@ class Past:
                 fleet=FLEET,
             )
         )
+
+
+P = TypeVar("P", bound=Past)
+
+
+class Pasts:
+    """Pasts of each size, written once: whoever asks for one gets a copy, which nobody else changes."""
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[type[Past], int, int], Past] = {}
+
+    def of(self, ended: int, *, batches: int = 5) -> Past:
+        return self._copied(Past, ended, batches)
+
+    def checked(self, ended: int) -> "Checked":
+        return self._copied(Checked, ended, 5)
+
+    def _copied(self, kind: type[P], ended: int, batches: int) -> P:
+        key = kind, ended, batches
+        if key not in self._written:
+            self._written[key] = kind.written(ended, batches=batches)
+        written = self._written[key]
+        assert isinstance(written, kind)
+        return written.copied()
+
+
+@pytest.fixture(scope="module")
+def pasts() -> Pasts:
+    return Pasts()
 
 
 class Ask:
@@ -184,25 +240,54 @@ async def _live(app: ASGIApp, events: asyncio.Queue[Message], said: asyncio.Queu
     await app({"type": "lifespan", "asgi": {"version": "3.0"}}, events.get, said.put)
 
 
-def counted(past: Past, work: Work, before: Work | None = None) -> Trips:
-    """What is asked of the stores while this is done, by a gateway whose page was asked for a few seconds ago."""
+class StandingGateway:
+    """A gateway over a past that is asked again and again, an hour after whatever it was asked before."""
 
-    async def run() -> None:
-        async with serving(past.composed().app) as ask:
-            await look(ask)
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, HandLoop)
-            loop.ahead += 10
-            await asyncio.sleep(0)  # what was shared is let go
-            await asyncio.sleep(0)
-            if before is not None:
-                await before(ask)
-            past.store.trips.begin()
-            await work(ask)
+    def __init__(self, past: Past) -> None:
+        self._clock = AheadClock()
+        self._trips = past.store.trips
+        self._runner = asyncio.Runner(loop_factory=HandLoop)
+        self._serving = serving(past.composed(self._clock).app)
+        self._ask = self._runner.run(self._serving.__aenter__())
 
-    with asyncio.Runner(loop_factory=HandLoop) as runner:
-        runner.run(run())
+    def counted(self, work: Work) -> Trips:
+        """What is asked of the stores while this is done, by a gateway whose page was asked for a few seconds ago."""
+        self._runner.run(self._run(work))
+        return replace(self._trips, asked=[*self._trips.asked])
+
+    async def _run(self, work: Work) -> None:
+        self._clock.ahead += timedelta(hours=1)
+        await pass_seconds(3600)
+        await look(self._ask)
+        await pass_seconds(10)
+        self._trips.begin()
+        await work(self._ask)
+
+    def close(self) -> None:
+        self._runner.run(self._serving.__aexit__(None, None, None))
+        self._runner.close()
+
+
+def counted(past: Past, work: Work) -> Trips:
+    """The same of a gateway that is asked nothing else, until it has ended."""
+    with closing(StandingGateway(past)) as gateway:
+        gateway.counted(work)
     return past.store.trips
+
+
+@pytest.fixture(scope="module")
+def gateways(pasts: Pasts) -> Iterator[Mapping[int, StandingGateway]]:
+    """One over N jobs that have ended, and one over 2N."""
+    with ExitStack() as stack:
+        yield {size: stack.enter_context(closing(StandingGateway(pasts.of(size)))) for size in (N, 2 * N)}
+
+
+async def pass_seconds(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, HandLoop)
+    loop.ahead += seconds
+    await asyncio.sleep(0)  # what was shared is let go
+    await asyncio.sleep(0)
 
 
 async def look(ask: Ask) -> None:
@@ -264,7 +349,7 @@ ELSEWHERE = {
 """What is counted in another file, or follows from what is."""
 
 
-def test_each_operation_of_the_api_is_counted() -> None:
+def test_each_operation_of_the_api_is_counted(pasts: Pasts) -> None:
     """Whatever the document of the API tells of has a row above, or a line that says where it is counted."""
     told: list[str] = []
 
@@ -272,31 +357,31 @@ def test_each_operation_of_the_api_is_counted() -> None:
         paths = (await ask("openapi.json")).json()["paths"]
         told.extend(f"{method.upper()} {path.removeprefix('/ops/v1')}" for path in paths for method in paths[path])
 
-    counted(Past(1), ask_for_document)
+    counted(pasts.of(1), ask_for_document)
     rows = {f"GET /{path.partition('?')[0]}" for path in READERS if path != "the page"}
     assert set(told) == rows | ELSEWHERE.keys()
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_look_keeps_to_its_budget(reader: str) -> None:
+def test_a_look_keeps_to_its_budget(reader: str, gateways: Mapping[int, StandingGateway]) -> None:
     """Each thing that is shown costs no more round trips than its budget says, and no more with twice the past."""
     work, most = READERS[reader]
-    few, many = (counted(Past(size), work) for size in (N, 2 * N))
+    few, many = (gateways[size].counted(work) for size in (N, 2 * N))
     assert len(few) <= most, few.asked
     assert (len(few), few.listed) == (len(many), many.listed)
 
 
 @pytest.mark.parametrize("number", [0, N - 1])
-def test_one_batch_costs_the_same(number: int) -> None:
+def test_one_batch_costs_the_same(number: int, pasts: Pasts) -> None:
     """However many there are: a read of its record, and one of its end."""
     path = f"batches/batch_{number:024x}"
-    few, many = (counted(Past(1, batches=size), asking(path)) for size in (N, 2 * N))
+    few, many = (counted(pasts.of(1, batches=size), asking(path)) for size in (N, 2 * N))
     assert (len(few), few.listed) == (len(many), many.listed) == (2, 0)
 
 
-def test_a_list_of_batches_reads_each_record_and_end_once() -> None:
+def test_a_list_of_batches_reads_each_record_and_end_once(pasts: Pasts) -> None:
     """As many round trips however many there are: they stay for as long as files are kept, and no longer."""
-    few, many = (counted(Past(1, batches=size), asking("batches?limit=20")) for size in (N, 2 * N))
+    few, many = (counted(pasts.of(1, batches=size), asking("batches?limit=20")) for size in (N, 2 * N))
     assert len(few) == len(many) == 2
     assert many.listed - few.listed == 2 * N
 
@@ -315,33 +400,35 @@ newest reads on, as does who turns pages: below."""
 class Checked(Past):
     """The same with some jobs under way, and a tick some minutes ago."""
 
-    def __init__(self, ended: int) -> None:
-        super().__init__(ended)
-        ledger = self.ledger()
+    @classmethod
+    def written(cls, ended: int, *, batches: int = 5) -> Self:
+        past = super().written(ended, batches=batches)
+        ledger = past.ledger()
         for number in range(RUNNING + QUEUED):
             id = ledger.post("pull", f"open{number}:latest", {"model": f"open{number}"}, by="test").job.id
             assert number >= RUNNING or ledger.claim(id, worker="w", lease=LEASE)
-        self.check()
-        self.clock.tick(200)
-        self.ended(ledger)
-        self.ended(ledger, "failed")
+        past.check()
+        past.clock.tick(200)
+        past.ended(ledger)
+        past.ended(ledger, "failed")
+        return past
 
 
 @pytest.mark.parametrize("reader", FIRST)
-def test_a_first_look_streams_no_job_that_has_ended(reader: str) -> None:
+def test_a_first_look_streams_no_job_that_has_ended(reader: str, pasts: Pasts) -> None:
     """A gateway that has only begun shows the newest jobs, counts all and tells of failures by what goes on, what has
     changed and what the last tick remembered, however many have ended."""
     work, most = FIRST[reader]
-    few, many = (counted_first(Checked(size), work) for size in (LONG, 2 * LONG))
+    few, many = (counted_first(pasts.checked(size), work) for size in (LONG, 2 * LONG))
     assert len(few) <= most, few.asked
     assert "items of jobs" not in few.asked
     assert (len(few), few.listed) == (len(many), many.listed)
 
 
-def test_who_reads_on_has_all_jobs_listed_once() -> None:
+def test_who_reads_on_has_all_jobs_listed_once(pasts: Pasts) -> None:
     """Pages follow one another through the newest jobs without a listing of all; the first one after these makes one,
     and none comes twice or is left out."""
-    past = Checked(LONG)
+    past = pasts.checked(LONG)
     ids: list[str] = []
     listings: list[int] = []
 
@@ -359,9 +446,9 @@ def test_who_reads_on_has_all_jobs_listed_once() -> None:
     assert listings[-1] == 1
 
 
-def test_what_an_older_version_left_is_read_once() -> None:
+def test_what_an_older_version_left_is_read_once(pasts: Pasts) -> None:
     """Where no tick has left the newest jobs and their number, all are read by the first look, and by no other."""
-    past = Checked(N)
+    past = pasts.checked(N)
     noted = dict(past.store.facts.get(keys.DEAD_LETTERS))
     del noted["ended"]
     past.store.facts.put(keys.DEAD_LETTERS, noted)
@@ -371,11 +458,7 @@ def test_what_an_older_version_left_is_read_once() -> None:
     async def look_twice(ask: Ask) -> None:
         for _ in range(2):
             told.append((await ask("jobs/summary")).json()["counts"])
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, HandLoop)
-            loop.ahead += 10
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await pass_seconds(10)
 
     trips = counted_first(past, look_twice)
     assert trips.asked.count("items of jobs") == 1
@@ -383,21 +466,21 @@ def test_what_an_older_version_left_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_fifty_viewers_cost_as_much_as_one(reader: str) -> None:
+def test_fifty_viewers_cost_as_much_as_one(reader: str, gateways: Mapping[int, StandingGateway]) -> None:
     """Fifty who look within the same seconds ask the stores what one does."""
     work, _ = READERS[reader]
 
     async def fifty(ask: Ask) -> None:
         await asyncio.gather(*(work(ask) for _ in range(50)))
 
-    one, all_of_them = counted(Past(N), work), counted(Past(N), fifty)
+    one, all_of_them = gateways[N].counted(work), gateways[N].counted(fifty)
     assert len(all_of_them) <= len(one) + 1, all_of_them.asked  # whether the ledger answers, where all come at once
     assert all_of_them.listed <= one.listed
 
 
-def test_who_changes_something_is_shown_it_at_once() -> None:
+def test_who_changes_something_is_shown_it_at_once(pasts: Pasts) -> None:
     """A post, a dismissal and a retry are in the next list of whoever made them, though one was shown a moment ago."""
-    past = Past(N)
+    past = pasts.of(N)
 
     async def act(ask: Ask) -> None:
         async def listed(path: str) -> list[str]:

@@ -4,8 +4,11 @@ Counted in the steps of SQLite's own machine, so that whatever is read counts, b
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -24,6 +27,7 @@ from jobs.testing.clock import HandClock
 from tests.support.counting_files import file_operations
 from tests.support.counting_sqlite import Steps
 from tests.support.past_jobs import write_past
+from tests.support.stores import open_store
 
 N = 400
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -43,20 +47,28 @@ def fleet() -> Fleet:
     return parse(read(), "fleet.toml")
 
 
-class Idle:
-    """A home whose `up` has nothing to do, with so many jobs that ended in the last days."""
+def write_home(root: Path, ended: int, old: int) -> None:
+    """A home with so many jobs that ended in the last days, and as many as are `old` to be archived."""
+    home = Home(root)
+    home.prepare()
+    path = root / "ledger.sqlite"
+    if old:
+        write_past(path, old, NOW - AFTER - timedelta(hours=1), models="old")
+    write_past(path, ended, NOW - timedelta(minutes=5), failed_each=0)
+    with closing(open_store(path, HandClock(NOW))) as store:
+        ledger = store.ledger()
+        ledger.index_all(ledger.reader.jobs())
 
-    def __init__(self, root: Path, ended: int, old: int = 0) -> None:
+
+class Idle:
+    """A home whose `up` has nothing to do."""
+
+    def __init__(self, root: Path) -> None:
         self.clock = HandClock(NOW)
         self.home = Home(root)
-        self.home.prepare()
         path = root / "ledger.sqlite"
-        if old:
-            write_past(path, old, NOW - AFTER - timedelta(hours=1), models="old")
-        write_past(path, ended, NOW - timedelta(minutes=5), failed_each=0)
         self.facts = self.home.facts()
         self.ledger = self.home.ledger(self.clock)
-        self.ledger.index_all(self.ledger.reader.jobs())
         self.archive = ArchiveThread(self.home, self.clock)
         self.known = KnownState(self.facts, NoModels(), self.clock)
         self.queue = SqliteQueue(path, clock=self.clock)
@@ -73,6 +85,19 @@ WORK: dict[str, Callable[[Idle], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """Each home is written once, and nobody works in it: who does takes a copy."""
+
+    @cache
+    def home_of(ended: int, old: int) -> Path:
+        root = tmp_path_factory.mktemp("written") / "home"
+        write_home(root, ended, old)
+        return root
+
+    return home_of
+
+
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     steps = Steps()
@@ -81,11 +106,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 
 @pytest.fixture
-def idle(tmp_path: Path, steps: Steps) -> Callable[..., Idle]:
+def idle(tmp_path: Path, written: Callable[[int, int], Path], steps: Steps) -> Callable[..., Idle]:
     assert steps.count == 0
 
     def make(ended: int, old: int = 0) -> Idle:
-        return Idle(tmp_path / f"{ended} {old}", ended, old)
+        return Idle(copytree(written(ended, old), tmp_path / f"{ended} {old}"))
 
     return make
 

@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from app.scheduler.alert_rules import hint_on_one_machine
 from jobs.cli import main
 from jobs.cli.main import with_url
 from tests.house.test_documents import fenced
+from tests.support.call_counts import uncollected
 from tests.support.checkout import ROOT
 
 SOURCES = sorted(path for folder in ("app", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -28,9 +29,23 @@ ALWAYS_SEVERAL = " (bytes|characters|layers|jobs begin|models are)\\b"
 """Of these a message tells only when there are more than may be, or than one."""
 
 
-def formatted(path: Path) -> Iterator[ast.JoinedStr]:
-    tree = ast.parse(path.read_text("utf-8"))
-    return (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
+@cache
+def read(path: Path) -> tuple[Sequence[ast.JoinedStr], Sequence[ast.Constant]]:
+    """The texts of a source that are put together as it runs, and those that stand in it as they are. The rest of the
+    tree is let go."""
+    with uncollected():
+        tree = ast.parse(path.read_text("utf-8"))
+    joined, constants = list[ast.JoinedStr](), list[ast.Constant]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            joined.append(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            constants.append(node)
+    return joined, constants
+
+
+def formatted(path: Path) -> Sequence[ast.JoinedStr]:
+    return read(path)[0]
 
 
 def test_counts_agree_with_their_nouns() -> None:
@@ -75,15 +90,16 @@ STANDS_FOR_ANY = {"NAME", "COMMAND", "X"}
 """In place of a command's name."""
 
 
-def strings(path: Path) -> Iterator[str]:
+@cache
+def strings(path: Path) -> Sequence[str]:
     """The texts of a source, X in place of what is put in when it runs."""
-    tree = ast.parse(path.read_text("utf-8"))
-    within = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            yield "".join(str(each.value) if isinstance(each, ast.Constant) else "X" for each in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
-            yield re.sub(r"\{\w+(![rs])?\}", "X", node.value)
+    joined, constants = read(path)
+    within = {id(part) for node in joined for part in ast.walk(node)}
+    put_together = (
+        "".join(str(each.value) if isinstance(each, ast.Constant) else "X" for each in node.values) for node in joined
+    )
+    plain = (str(node.value) for node in constants if id(node) not in within)
+    return [*put_together, *(re.sub(r"\{\w+(![rs])?\}", "X", text) for text in plain)]
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -121,9 +137,14 @@ def what_is_wrong(command: str) -> str:
     return _wrong_on_modal(name, words[words.index("-m") + 2 :]) if name.strip("X") not in {"", *STANDS_FOR_ANY} else ""
 
 
-def _wrong_here(words: list[str]) -> str:
+@cache
+def commands() -> Any:
     importlib.import_module("app.local.main")  # adds its commands
-    command: Any = typer.main.get_command(main.app)
+    return typer.main.get_command(main.app)
+
+
+def _wrong_here(words: list[str]) -> str:
+    command = commands()
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         if words[0] in STANDS_FOR_ANY:
             return ""
@@ -181,8 +202,7 @@ def test_commands_that_are_named_exist() -> None:
 
 def test_commands_are_told_apart_from_words() -> None:
     """A command in a message stands between backticks: only so is it worded for each place."""
-    importlib.import_module("app.local.main")
-    verbs = "|".join(typer.main.get_group(main.app).commands)
+    verbs = "|".join(commands().commands)
     bare = [
         f"{path.relative_to(ROOT)}: {text}"
         for path in SOURCES

@@ -5,14 +5,19 @@ A bound on the wall that is a literal is patience by luck. What only ends a test
 """
 
 import ast
-from collections.abc import Iterator
-from functools import cache
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from tests.support.call_counts import uncollected
 from tests.support.checkout import ROOT
 from tests.support.waiting import PATIENCE
+
+N = TypeVar("N", bound=ast.AST)
 
 LEAST_SECONDS = 0.6
 """From here on a literal that may end a wait counts as patience. Below are looks in a loop, and limits meant to run
@@ -32,13 +37,26 @@ BY_HAND = {
 """Files whose literals are no patience, each with the reason."""
 
 
-@cache
-def trees() -> tuple[tuple[str, ast.Module], ...]:
-    return tuple(
-        (str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8")))
-        for path in sorted((ROOT / "tests").rglob("*.py"))
-        if path != Path(__file__)
-    )
+@lru_cache(maxsize=1)
+def nodes_by_kind(tree: ast.AST) -> Mapping[type[ast.AST], Sequence[ast.AST]]:
+    found = defaultdict[type[ast.AST], list[ast.AST]](list)
+    for node in ast.walk(tree):
+        found[type(node)].append(node)
+    return found
+
+
+def nodes(tree: ast.AST, kind: type[N]) -> Iterator[N]:
+    """All of a kind, however deep, in the order of `ast.walk`."""
+    return (node for node in nodes_by_kind(tree).get(kind, ()) if isinstance(node, kind))
+
+
+def spelt(node: ast.expr) -> str:
+    """As `ast.unparse`, which takes its time for a name with dots as well."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+        return f"{spelt(node.value)}.{node.attr}"
+    return ast.unparse(node)
 
 
 def number(node: ast.expr) -> float | None:
@@ -56,12 +74,12 @@ def bounds(tree: ast.AST) -> Iterator[ast.expr]:
     """The literals that end a wait too early, but for those that a test wants to see run out."""
     raising = [
         (node.lineno, node.end_lineno or 0)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.With) and any("raises" in ast.unparse(item.context_expr) for item in node.items)
+        for node in nodes(tree, ast.With)
+        if any("raises" in ast.unparse(item.context_expr) for item in node.items)
     ]
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for call in nodes(tree, ast.Call):
         given = [each.value for each in call.keywords if each.arg in BOUNDS]
-        called = ast.unparse(call.func)
+        called = spelt(call.func)
         if called.rpartition(".")[2] in WAITS and "clock" not in called.lower():
             given += call.args[:1]
         elif called == "select.select":
@@ -75,9 +93,9 @@ def bounds(tree: ast.AST) -> Iterator[ast.expr]:
 
 def impatient_clients(tree: ast.AST) -> Iterator[ast.Call]:
     """Requests that give up after httpx's own five seconds."""
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for call in nodes(tree, ast.Call):
         named = {each.arg for each in call.keywords}
-        if ast.unparse(call.func) in {f"httpx.{each}" for each in CLIENTS} and not named & {
+        if spelt(call.func) in {f"httpx.{each}" for each in CLIENTS} and not named & {
             "timeout",
             "transport",
             None,
@@ -86,7 +104,7 @@ def impatient_clients(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def is_clock(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Call) and ast.unparse(each.func) in CLOCKS for each in ast.walk(node))
+    return any(isinstance(each, ast.Call) and spelt(each.func) in CLOCKS for each in ast.walk(node))
 
 
 def timed(tree: ast.AST) -> Iterator[ast.Compare]:
@@ -96,11 +114,11 @@ def timed(tree: ast.AST) -> Iterator[ast.Compare]:
     """
     measured = {
         ast.unparse(name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and is_clock(node.value)
+        for node in nodes(tree, ast.Assign)
+        if isinstance(node.value, ast.BinOp) and is_clock(node.value)
         for name in node.targets
     }
-    for claim in (node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)):
+    for claim in (node.test for node in nodes(tree, ast.Assert)):
         for compared in (node for node in ast.walk(claim) if isinstance(node, ast.Compare)):
             sides = [compared.left, *compared.comparators]
             for left, kind, right in zip(sides, compared.ops, sides[1:], strict=False):
@@ -122,16 +140,34 @@ def is_fixed(side: ast.expr) -> bool:
     return any(isinstance(each, ast.Constant) for each in ast.walk(side)) or any(name.isupper() for name in names)
 
 
-@pytest.mark.parametrize("found", [bounds, impatient_clients, timed], ids=lambda each: each.__name__)
-def test_no_number_of_a_test_says_how_slow_a_machine_may_be(found: object) -> None:
+def said(tree: ast.AST) -> Iterator[ast.Name]:
+    """Where the tests' patience is given its number."""
+    return (node for node in nodes(tree, ast.Name) if node.id == "PATIENCE" and isinstance(node.ctx, ast.Store))
+
+
+@cache
+def found_in_tests() -> Mapping[str, Sequence[tuple[str, str]]]:
+    """By the function that looks for it: the files in which something is found, and what. Each file is read once, and
+    its tree let go."""
+    found: dict[str, list[tuple[str, str]]] = {look.__name__: [] for look in LOOKS}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path == Path(__file__):
+            continue
+        name = str(path.relative_to(ROOT))
+        with uncollected():  # of so many nodes none is garbage
+            tree = ast.parse(path.read_text("utf-8"))
+            for look in LOOKS:
+                found[look.__name__] += [(name, f"{node.lineno}: {ast.unparse(node)}") for node in look(tree)]
+    return found
+
+
+LOOKS: tuple[Callable[[ast.AST], Iterator[ast.expr]], ...] = (bounds, impatient_clients, timed, said)
+
+
+@pytest.mark.parametrize("look", [bounds, impatient_clients, timed], ids=lambda each: each.__name__)
+def test_no_number_of_a_test_says_how_slow_a_machine_may_be(look: Callable[[ast.AST], Iterator[ast.expr]]) -> None:
     """No wait of a test, no request and no assert has a bound of its own in real seconds."""
-    assert callable(found)
-    wrong = [
-        f"{name}:{node.lineno}: {ast.unparse(node)}"
-        for name, tree in trees()
-        if name not in BY_HAND
-        for node in found(tree)
-    ]
+    wrong = [f"{name}:{what}" for name, what in found_in_tests()[look.__name__] if name not in BY_HAND]
     assert not wrong, "\n".join(["use PATIENCE of tests/support/waiting.py, or move a clock:", *wrong])
 
 
@@ -163,11 +199,5 @@ def test_what_counts_as_a_bound(source: str, found: int) -> None:
 
 def test_only_the_helper_says_how_long() -> None:
     """One file gives the tests' patience its number."""
-    said = [
-        name
-        for name, tree in trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and node.id == "PATIENCE" and isinstance(node.ctx, ast.Store)
-    ]
-    assert said == ["tests/support/waiting.py"]
+    assert [name for name, _ in found_in_tests()["said"]] == ["tests/support/waiting.py"]
     assert PATIENCE >= 120

@@ -150,8 +150,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterat
     gpu_programs(programs)
     environ = {
         **LEASE,
-        "OLLAMA_MODAL_PROBE_SECONDS": "0.5",
-        "OLLAMA_MODAL_REFRESH_SECONDS": "0.5",
+        "OLLAMA_MODAL_PROBE_SECONDS": "1",
+        "OLLAMA_MODAL_REFRESH_SECONDS": "1",
         "OLLAMA_MODAL_TRUST_SECONDS": "1",
         "OLLAMA_MODAL_GATEWAY_PORT": str(free_port()),
         "OLLAMA_SIM_TOKENS_PER_SECOND": "40",

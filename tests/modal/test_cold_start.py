@@ -177,7 +177,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     environ = {
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_MODAL_COMMENT_SECONDS": "0.2",
-        "OLLAMA_MODAL_REFRESH_SECONDS": "0.5",
+        "OLLAMA_MODAL_REFRESH_SECONDS": "1",
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",
         "OLLAMA_SIM_TOKENS_PER_SECOND": "200",
         SLOWLY: str(find_size("tiny")),

@@ -150,7 +150,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     gpu_programs(tmp_path)
     ollama, gateway = free_port(), free_port()
     environ = {
-        "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
+        "OLLAMA_MODAL_PROBE_SECONDS": "1",
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",
     }

@@ -40,7 +40,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def platform(programs: Path) -> Iterator[Platform]:
-    environ = {"OLLAMA_HOST": f"127.0.0.1:{PORT}", "OLLAMA_MODAL_PROBE_SECONDS": "0.3"}
+    environ = {"OLLAMA_HOST": f"127.0.0.1:{PORT}", "OLLAMA_MODAL_PROBE_SECONDS": "1"}
     settings = Settings(path_prefix=programs, environ=environ, idle_seconds=30)
     with Platform(settings=settings) as platform:
         yield platform

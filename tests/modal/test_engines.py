@@ -83,8 +83,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         **LEASE,
         "OLLAMA_HOST": f"127.0.0.1:{port}",
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
-        "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
-        "OLLAMA_MODAL_REFRESH_SECONDS": "0.5",
+        "OLLAMA_MODAL_PROBE_SECONDS": "1",
+        "OLLAMA_MODAL_REFRESH_SECONDS": "1",
     }
     settings = Settings(path_prefix=programs, environ=environ, idle_seconds=60, commit_seconds=0.5)
     with Platform(settings=settings) as platform, platform.client() as client:

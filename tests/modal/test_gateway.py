@@ -36,7 +36,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     ollama, gateway = free_port(), free_port()
     environ = {
         **LEASE,
-        "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
+        "OLLAMA_MODAL_PROBE_SECONDS": "1",
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",
         "OLLAMA_SIM_TOKENS_PER_SECOND": "40",

@@ -186,8 +186,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     shutil.copy(ROOT / "requirements.lock", folder)
     environ = {
         **LEASE,
-        "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
-        "OLLAMA_MODAL_REFRESH_SECONDS": "0.5",
+        "OLLAMA_MODAL_PROBE_SECONDS": "1",
+        "OLLAMA_MODAL_REFRESH_SECONDS": "1",
         "OLLAMA_SIM_TOKENS_PER_SECOND": "200",
     }
     settings = Settings(path_prefix=programs, environ=environ, idle_seconds=20, commit_seconds=0.5)

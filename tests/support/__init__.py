@@ -23,6 +23,7 @@ dialects           how each kind of client asks, and the pieces of an answer to 
 disks              a small disk of one's own, and what fills it up
 document_commands  what the documents show to be run
 exhaustive         every order of steps of programs that share a store, with equal states merged
+exhaustive_programs  the programs of such a search, and the places where they stand
 failing_stores     stores that fail and stores that hang, around real ones
 file_modes         files that their modes keep from us, also where the tests are run by root
 fork_server        Python processes that have read what others would read again, and fork

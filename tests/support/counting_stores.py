@@ -1,10 +1,11 @@
 """A deployment's dicts and queue that count what is asked of them: each call is a round trip, each listing streams."""
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, Full
-from typing import Any
+from typing import Any, Self
 
 from jobs.core.clock import Clock
 from jobs.store import keys
@@ -113,3 +114,11 @@ class CountingStore:
         self.facts = DictBySort(self.jobs, self.sorts, clock)
         self.facts.get(keys.TICK_DONE)  # when it learns that everything is moved
         self.trips.begin()
+
+    def copied(self, clock: Clock) -> Self:
+        """Another one that holds the same, and of which nothing was asked yet: what is done to it stays in it."""
+        other = type(self)(clock)
+        for mine, its in ((self.jobs, other.jobs), *((self.sorts[sort], other.sorts[sort]) for sort in self.sorts)):
+            its.kept = json.loads(json.dumps(mine.kept))
+        other.queue.lanes = {lane: deque(waiting) for lane, waiting in self.queue.lanes.items()}
+        return other

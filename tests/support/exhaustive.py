@@ -1,9 +1,7 @@
 """Every order of steps of several programs that share one store, to a depth, with equal states merged.
 
-A program is run again from its beginning with the replies that it has had, up to the first operation that has no reply
-yet: so what it is at depends on its replies alone, two actors that had the same ones are in the same place, and each
-such place is computed once. A state is the store, the time, and the place of each actor. What a state allows is one
-operation of any actor, a reply that is lost on its way, or time that passes.
+A state is the store, the time, and the place of each actor (see `tests.support.exhaustive_programs`). What a state
+allows is one operation of any actor, a reply that is lost on its way, or time that passes.
 
 Two kinds of steps are taken at once, because their order changes nothing for anybody: a read whose answer can no longer
 change, and a look at a clock that will not move any more. A crash needs no step: an actor that is never moved again has
@@ -11,177 +9,29 @@ crashed, so what holds in each state holds after any crashes, and `Scenario.chec
 """
 
 import json
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from threading import Event
 from typing import Any, NoReturn
-from unittest import mock
 
 from loguru import logger
 
-from jobs.core.errors import StoreTrouble, StoreUnavailable
-
-BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-PASSES = timedelta(minutes=1)
-"""What passes when time does: longer than any lease of the programs."""
-
-Operation = tuple[Any, ...]
-Entries = Mapping[str, str]
-"""What a store holds: values as JSON text, by key."""
-
-LOST_ONCE, LOST = "lost once", "lost"
-"""Replies of a write that was done: the first try is told of a failure, or all of them are."""
-
-
-class Violation(Exception):
-    """A promise is broken, and this is the way there."""
-
-
-class _Needed(BaseException):
-    """The program stands before this operation. No program may catch it."""
-
-    def __init__(self, operation: Operation) -> None:
-        self.operation = operation
-
-
-class View:
-    """What one actor's program sees: a store, a queue, a clock, and choices, all from the replies it has had."""
-
-    def __init__(self, name: str, replies: tuple[Any, ...], seconds: float) -> None:
-        self.name = name
-        self.facts = _Facts(self)
-        self.queue = NoQueue()
-        self.clock = _Clock(self)
-        self.seconds = seconds
-        """Since `BEGIN`, when it last looked at the clock."""
-        self.looks: list[float] = []
-        """The same for each look of this phase."""
-        self._replies = iter(replies)
-        self._tokens = 0
-
-    def ask(self, *operation: Any) -> Any:
-        """The reply to an operation.
-
-        The program's own, of `Scenario.do`, begin with `do`, or with `check` where they only look and judge.
-        """
-        for reply in self._replies:
-            return reply
-        raise _Needed(operation)
-
-    def choose(self, *options: Any) -> Any:
-        return self.ask("choose", *options)
-
-    def token(self) -> str:
-        self._tokens += 1
-        return f"{self.name}.{self._tokens}"
-
-
-class _Facts:
-    """The dict, as far as the ledger uses it."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
-        return bool(self._written(self._view.ask("put", key, json.dumps(value, sort_keys=True), skip_if_exists)))
-
-    def pop(self, key: str, default: Any = None) -> Any:
-        text = self._written(self._view.ask("pop", key))
-        return default if text is None else json.loads(text)
-
-    def remove_all(self, keys: Iterable[str], /) -> int:
-        return sum(self.pop(key) is not None for key in keys)
-
-    def update(self, other: Mapping[str, Any], /) -> None:
-        """As a platform may: any that fails leaves those before it written."""
-        for key, value in other.items():
-            self.put(key, value)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        text = self._view.ask("get", key)
-        return default if text is None else json.loads(text)
-
-    def keys(self, *prefixes: str) -> Iterator[str]:
-        return iter([key for key, _ in self._view.ask("items", *prefixes)])
-
-    def items(self, *prefixes: str) -> Iterator[tuple[str, Any]]:
-        return iter([(key, json.loads(text)) for key, text in self._view.ask("items", *prefixes)])
-
-    def _written(self, reply: Any) -> Any:
-        if reply == LOST_ONCE:
-            raise StoreUnavailable("the first reply was lost")
-        if reply == LOST:
-            raise StoreTrouble("every reply was lost")
-        return reply
-
-
-class NoQueue:
-    """A queue that loses everything: the ledger has to do without."""
-
-    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
-        pass
-
-    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
-        pass
-
-    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        return None
-
-    def len(self, *, partition: str | None = None) -> int:
-        return 0
-
-
-class _Clock:
-    """Looking at the time is a step; the seconds that nobody sets are those of the actor's last look."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def now(self) -> datetime:
-        self._view.seconds = self._view.ask("now")
-        self._view.looks.append(self._view.seconds)
-        return BEGIN + timedelta(seconds=self._view.seconds)
-
-    def monotonic(self) -> float:
-        return self._view.seconds
-
-    def wait(self, seconds: float, wake: Event | None = None) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of an actor's work. What was done before is forgotten at its end, but for what `run` gives to the next.
-
-    Args:
-        key: all that makes it differ from other phases of this actor, to merge those that do not.
-        run: does it, and returns the next one, or None at the end of the work.
-
-    """
-
-    key: tuple[Any, ...]
-    run: Callable[[View], "Phase | None"]
-
-
-@dataclass(frozen=True)
-class Actor:
-    """One process.
-
-    Args:
-        name: of it, and of its tokens.
-        begin: its first phase.
-        writes: the beginnings of all keys that it may ever write.
-
-    """
-
-    name: str
-    begin: Phase
-    writes: tuple[str, ...]
+from tests.support.exhaustive_programs import (
+    LOST,
+    LOST_ONCE,
+    PASSES,
+    UNKNOWN,
+    Actor,
+    Entries,
+    Guess,
+    Operation,
+    Places,
+    Tokens,
+    Violation,
+    no_guess,
+)
 
 
 @dataclass(frozen=True)
@@ -228,70 +78,6 @@ class Searched:
     depth: int
     is_complete: bool
     seconds: float
-
-
-class _Place:
-    """Where an actor is: before an operation, or at the end of its work (then `operation` is None)."""
-
-    __slots__ = ("after", "number", "operation", "phase", "replies", "seconds")
-
-    def __init__(self, number: int, phase: Phase | None, replies: tuple[Any, ...], seconds: float) -> None:
-        self.number = number
-        self.phase = phase
-        self.replies = replies
-        self.seconds = seconds
-        self.operation: Operation | None = None
-        self.after: dict[Any, _Place] = {}
-
-
-class _Places:
-    """The places of one actor, each once."""
-
-    def __init__(self, actor: Actor) -> None:
-        self._actor = actor
-        self._known: dict[Any, _Place] = {}
-        self.all: list[_Place] = []
-        self.first = self._at(actor.begin, (), 0.0)
-
-    def next(self, place: _Place, reply: Any) -> _Place:
-        after = place.after.get(reply)
-        if after is None:
-            after = place.after[reply] = self._at(place.phase, (*place.replies, reply), place.seconds)
-        return after
-
-    def _at(self, phase: Phase | None, replies: tuple[Any, ...], seconds: float) -> _Place:
-        while phase is not None:
-            view = View(f"{self._actor.name}.{'.'.join(map(str, phase.key))}", replies, seconds)
-            try:
-                with _tokens(view):
-                    phase = phase.run(view)
-            except _Needed as needed:
-                place = self._once(phase, replies, seconds)
-                place.operation = needed.operation
-                return place
-            replies, seconds = (), view.seconds
-        return self._once(None, (), 0.0)
-
-    def _once(self, phase: Phase | None, replies: tuple[Any, ...], seconds: float) -> _Place:
-        key = (phase.key if phase else None, replies, seconds)
-        if key not in self._known:
-            self._known[key] = _Place(len(self.all), phase, replies, seconds)
-            self.all.append(self._known[key])
-        return self._known[key]
-
-
-@contextmanager
-def _tokens(view: View) -> Iterator[None]:
-    """Every token that is drawn in here is the same the next time."""
-
-    def token_hex(_: int) -> str:
-        return view.token()
-
-    with (
-        mock.patch.object(secrets, "token_hex", token_hex),
-        mock.patch.object(secrets, "choice", lambda options: options[0]),
-    ):
-        yield
 
 
 class _Stores:
@@ -347,6 +133,21 @@ somebody's work, and the number of each actor's place. The fourth and fifth stay
 _PLACES = 5
 _NOBODY = -1
 
+_Step = tuple[int, Operation, Any] | None
+"""The number of the actor, its operation, and the reply; None where time passes."""
+
+
+@dataclass(frozen=True)
+class _Settling:
+    """When the order of an operation and what others do changes nothing: `always`, once time passes no more
+    (`at_last`), or, of a read of `key`, when it `is_once` and there, or nobody who writes it is still at work."""
+
+    always: bool = False
+    at_last: bool = False
+    key: str | None = None
+    is_once: bool = False
+    writers: frozenset[int] = frozenset()
+
 
 class Search:
     """One search of a scenario.
@@ -358,12 +159,15 @@ class Search:
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
-        self._way: dict[State, tuple[State, str] | None] = {}
+        self._way: dict[State, tuple[State, _Step] | None] = {}
         self._steps = 0
         self._switches: int | None = None
+        self._tokens = Tokens()
+        self._settling: dict[Operation, _Settling] = {}
         try:
-            self._stores = _Stores(scenario)
-            self._places = [_Places(actor) for actor in scenario.actors]
+            with self._tokens.drawn():
+                self._stores = _Stores(scenario)
+                self._places = [Places(actor, self._tokens) for actor in scenario.actors]
         except Violation as violation:
             raise Violation(f"{violation}, before any step") from None
 
@@ -371,12 +175,16 @@ class Search:
         """All orders to `depth`, or until so many states are known, the shallow ones first.
 
         With `switches`, of those orders the ones in which so often at most another actor is moved before the one that
-        was moved has done its work; the deep ones first.
+        moved has done its work; the deep ones first.
         """
+        with self._tokens.drawn():
+            return self._run(states, depth, switches)
+
+    def _run(self, states: int | None, depth: int | None, switches: int | None) -> Searched:
         began = time.monotonic()
         self._switches = switches
         first = (self._stores.first, 0, 0, _NOBODY, 0, *(places.first.number for places in self._places))
-        self._way |= dict.fromkeys(each for each, _ in self._settled(first, ""))
+        self._way |= dict.fromkeys(self._settled(first))
         left = deque((state, 0) for state in self._way)
         ends = deepest = 0
         is_cut = False
@@ -397,19 +205,22 @@ class Search:
         is_complete = not left and not is_cut
         return Searched(len(self._way), ends, self._steps, tried, is_complete, time.monotonic() - began)
 
-    def _after(self, state: State) -> Iterator[tuple[State, str]]:
+    def _after(self, state: State) -> Iterator[tuple[State, _Step]]:
         """The states that one step leads to, and the step."""
         store, moment = state[:2]
         try:
-            for index, operation in self._standing(state):
+            standing = self._standing(state)
+            for index, operation in standing:
                 turned = self._turned(state, index)
                 if turned is None:
                     continue
-                name = self._scenario.actors[index].name
-                for moved, step in self._done(turned, index, operation):
-                    yield from self._settled(moved, f"{name}: {step}")
-            if moment < self._scenario.moments and any(True for _ in self._standing(state)):
-                yield from self._settled((store, moment + 1, *state[2:]), "time passes")
+                for moved, reply in self._done(turned, index, operation):
+                    step = index, operation, reply
+                    for settled in self._settled(moved):
+                        yield settled, step
+            if moment < self._scenario.moments and standing:
+                for settled in self._settled((store, moment + 1, *state[2:])):
+                    yield settled, None
         except Violation as violation:
             self._fail(state, violation)
 
@@ -422,61 +233,90 @@ class Search:
             switches += 1
         return None if switches > self._switches else (*state[:3], index, switches, *state[_PLACES:])
 
-    def _standing(self, state: State) -> Iterator[tuple[int, Operation]]:
-        for index, places in enumerate(self._places):
-            operation = places.all[state[_PLACES + index]].operation
-            if operation is not None:
-                yield index, operation
+    def _standing(self, state: State) -> list[tuple[int, Operation]]:
+        return [
+            (index, operation)
+            for index, places in enumerate(self._places)
+            if (operation := places.all[state[_PLACES + index]].operation) is not None
+        ]
 
-    def _done(self, state: State, index: int, operation: Operation) -> Iterator[tuple[State, str]]:
-        """What comes of an actor's operation: more than one state, where there is a choice or a reply can be lost."""
+    def _done(self, state: State, index: int, operation: Operation) -> list[tuple[State, Any]]:
+        """What comes of an actor's operation, and the reply: several where there is a choice, or one can be lost."""
         store, moment, lost = state[:3]
         self._steps += 1
         match operation[0]:
             case "choose":
-                for option in operation[1:]:
-                    yield self._moved(state, index, store, lost, option), f"choose {option}"
+                return [(self._moved(state, index, store, lost, option), option) for option in operation[1:]]
             case "now":
                 seconds = moment * PASSES.total_seconds()
-                yield self._moved(state, index, store, lost, seconds), f"now {seconds:.0f} s"
-            case _:
-                self._expect_allowed(index, operation)
-                after, reply = self._stores.move(store, operation)
-                words = " ".join(map(str, operation))
-                yield self._moved(state, index, after, lost, reply), f"{words} -> {_short(reply)}"
-                if operation[0] in {"put", "pop"} and lost < self._scenario.lost_replies:
-                    for told in (LOST_ONCE, LOST):
-                        yield self._moved(state, index, after, lost + 1, told), f"{words} -> {told}"
+                return [(self._moved(state, index, store, lost, seconds), seconds)]
+        self._expect_allowed(index, operation)
+        after, reply = self._stores.move(store, operation)
+        done = [(self._moved(state, index, after, lost, reply), reply)]
+        if operation[0] in {"put", "pop"} and lost < self._scenario.lost_replies:
+            done += [(self._moved(state, index, after, lost + 1, told), told) for told in (LOST_ONCE, LOST)]
+        return done
 
     def _moved(self, state: State, index: int, store: int, lost: int, reply: Any) -> State:
         places = self._places[index]
-        after = places.next(places.all[state[_PLACES + index]], reply).number
-        return store, state[1], lost, *state[3 : _PLACES + index], after, *state[_PLACES + index + 1 :]
+        place = places.all[state[_PLACES + index]]
+        after = place.after.get(reply) or places.next(place, reply, self._guess(store, state[1]))
+        return store, state[1], lost, *state[3 : _PLACES + index], after.number, *state[_PLACES + index + 1 :]
 
-    def _settled(self, state: State, step: str) -> Iterator[tuple[State, str]]:
-        """The state after all steps whose order changes nothing."""
-        for index, operation in self._standing(state):
-            if self._is_settled(state, operation):
-                for moved, _ in self._done(state, index, operation):
-                    yield from self._settled(moved, step)
-                return
-        yield state, step
+    def _guess(self, store: int, moment: int) -> Guess:
+        """What a program is told from here on if nobody else moves and no reply is lost.
 
-    def _is_settled(self, state: State, operation: Operation) -> bool:
+        Only where the deep orders are tried first: the search goes there next, but for a few steps.
+        """
+        if self._switches is None:
+            return no_guess
+
+        def guess(operation: Operation) -> Any:
+            nonlocal store
+            match operation[0]:
+                case "choose":
+                    return operation[1]
+                case "now":
+                    return moment * PASSES.total_seconds()
+            try:
+                store, reply = self._stores.move(store, operation)
+            except Violation:  # told by the search, once it is here
+                return UNKNOWN
+            return reply
+
+        return guess
+
+    def _settled(self, state: State) -> list[State]:
+        """The states after all steps whose order changes nothing."""
+        standing = self._standing(state)
+        for index, operation in standing:
+            if self._is_settled(state, operation, standing):
+                return [settled for moved, _ in self._done(state, index, operation) for settled in self._settled(moved)]
+        return [state]
+
+    def _is_settled(self, state: State, operation: Operation, standing: list[tuple[int, Operation]]) -> bool:
+        known = self._settling.get(operation)
+        if known is None:
+            known = self._settling[operation] = self._settling_of(operation)
+        if known.always or (known.at_last and state[1] == self._scenario.moments):
+            return True
+        if known.key is None:
+            return False
+        if known.is_once and known.key in self._stores.all[state[0]]:
+            return True
+        return not any(index in known.writers for index, _ in standing)
+
+    def _settling_of(self, operation: Operation) -> _Settling:
         match operation[0]:
             case "choose" | "check":
-                return True
+                return _Settling(always=True)
             case "now":
-                return state[1] == self._scenario.moments
+                return _Settling(at_last=True)
             case "get":
                 key = operation[1]
-                if key.startswith(self._scenario.once) and key in self._stores.all[state[0]]:
-                    return True
-                return not any(key.startswith(actor.writes) for actor in self._at_work(state))
-        return False
-
-    def _at_work(self, state: State) -> Iterator[Actor]:
-        return (self._scenario.actors[index] for index, _ in self._standing(state))
+                writers = [i for i, actor in enumerate(self._scenario.actors) if key.startswith(actor.writes)]
+                return _Settling(key=key, is_once=key.startswith(self._scenario.once), writers=frozenset(writers))
+        return _Settling()
 
     def _expect_allowed(self, index: int, operation: Operation) -> None:
         """The reductions are right only if nobody writes what he has not said that he writes."""
@@ -488,9 +328,21 @@ class Search:
         steps = []
         at = self._way.get(state)
         while at is not None:
-            steps.append(at[1])
+            steps.append(self._words(at[1]))
             at = self._way.get(at[0])
         raise Violation("\n  ".join([f"{violation}; after", *reversed(steps)])) from None
+
+    def _words(self, step: _Step) -> str:
+        if step is None:
+            return "time passes"
+        index, operation, reply = step
+        name = self._scenario.actors[index].name
+        match operation[0]:
+            case "choose":
+                return f"{name}: choose {reply}"
+            case "now":
+                return f"{name}: now {reply:.0f} s"
+        return f"{name}: {' '.join(map(str, operation))} -> {_short(reply)}"
 
 
 def _short(reply: Any) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from jobs.core.errors import Fenced, NotFound, StoreTrouble
 from jobs.core.progress import Reading
@@ -23,7 +23,9 @@ from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.testing.clock import HandClock
-from tests.support.exhaustive import (
+from tests.support.exhaustive import Scenario, Search
+from tests.support.exhaustive import quiet as without_log_lines
+from tests.support.exhaustive_programs import (
     BEGIN,
     PASSES,
     Actor,
@@ -31,12 +33,9 @@ from tests.support.exhaustive import (
     NoQueue,
     Operation,
     Phase,
-    Scenario,
-    Search,
     View,
     Violation,
 )
-from tests.support.exhaustive import quiet as without_log_lines
 
 LEASE = PASSES / 2
 ALLOWED = 2
@@ -222,8 +221,9 @@ def _check_due(entries: Entries, id: str) -> None:
 class Promises:
     """P1 to P4, wherever everybody dies."""
 
-    def __init__(self) -> None:
-        self._known_to_end: set[frozenset[tuple[str, str]]] = set()
+    _known_to_end: ClassVar[set[frozenset[tuple[str, str]]]] = set()
+    """The facts from which every job comes to its end; in all scenarios, because it is the real ledger that brings it
+    there."""
 
     def check(self, entries: Entries) -> None:
         facts = _facts(entries)

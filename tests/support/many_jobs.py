@@ -14,6 +14,7 @@ from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
+from tests.support.failing_stores import MemoryDict
 from tests.support.gateways import ModelList, RunningGateway, gateway, model
 from tests.support.processes import free_port
 
@@ -26,7 +27,7 @@ class JobHistory:
     """Writes jobs into a ledger as they came, the oldest first, and the last one now."""
 
     ledger: Ledger
-    facts: SqliteDict
+    facts: MemoryDict
     clock: HandClock
 
     def succeeded(self, kind: str, model: str) -> Job:
@@ -55,10 +56,12 @@ class JobHistory:
 
 @contextmanager
 def history(path: Path, began: datetime) -> Iterator[JobHistory]:
-    clock = HandClock(began)
+    """What is written down until the end of this is then put into the file in one go."""
+    clock, written = HandClock(began), MemoryDict()
     facts, queue = SqliteDict(path), SqliteQueue(path, clock=clock)
     try:
-        yield JobHistory(Ledger(queue, facts, clock), facts, clock)
+        yield JobHistory(Ledger(queue, written, clock), written, clock)
+        facts.update(dict(written.items()))
     finally:
         queue.close()
         facts.close()

@@ -8,6 +8,7 @@ tries whether they do.
 
 import inspect
 from datetime import date, datetime
+from functools import cache
 from typing import Annotated, Any, Literal, Union
 
 from fastapi import Query
@@ -156,6 +157,7 @@ def job_body(kinds: Kinds) -> Any:
     return Annotated[Union[tuple(map(_body, with_commands(kinds).values()))], Field(discriminator="kind")]  # noqa: UP007 - of as many as there are
 
 
+@cache
 def _body(kind: Kind) -> type[JobBody]:
     example = {"kind": kind.name, **({"model": "llama3.2"} if kind.model == "one" else {})}
     fields: dict[str, Any] = {each.name: (_annotation(each), each.default) for each in kind.parameters}

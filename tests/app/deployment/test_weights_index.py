@@ -57,7 +57,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts = Facts(folder / "facts.sqlite")
+        self.facts = Facts(Path(":memory:"))  # outlives each worker, as Modal's does, and is asked over one connection
         self.volume = Volume()
         self.opened()
 

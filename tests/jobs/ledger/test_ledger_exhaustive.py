@@ -13,7 +13,8 @@ from jobs.ledger.job import Job, JobFacts, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import QueueLike, ShrinkingDict
-from tests.support.exhaustive import Search, View, Violation, quiet
+from tests.support.exhaustive import Search, quiet
+from tests.support.exhaustive_programs import View, Violation
 from tests.support.ledger_proof import OpenLedger, scenario
 
 
