@@ -3,6 +3,8 @@
 import inspect
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 PATIENCE = 300.0
@@ -48,6 +50,26 @@ def worked(work: Callable[[], object]) -> float:
     before = time.thread_time()
     work()
     return time.thread_time() - before
+
+
+class Stalls:
+    """What threads of these processes are kept waiting for a processor from here on, as Linux counts it."""
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
+        self._before = self._counted()
+
+    @property
+    def seconds(self) -> float:
+        """So far, of all threads together that are still there."""
+        return sum(waited - self._before.get(thread, 0) for thread, waited in self._counted().items()) / 1e9
+
+    def _counted(self) -> dict[Path, int]:
+        found: dict[Path, int] = {}
+        for file in (file for pid in self._pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found[file] = int(file.read_text("ascii").split()[1])
+        return found
 
 
 def _as_written(question: Callable[[], Any]) -> str:
