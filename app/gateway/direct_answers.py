@@ -35,7 +35,7 @@ from app.gateway.protocol.body import Budget
 from app.gateway.protocol.errors import headers_of, status_of
 from app.gateway.protocol.exchange import JSON
 from app.gateway.protocol.headers import Header, to_caller, written
-from app.gateway.protocol.json_fields import BodyEdit, edit
+from app.gateway.protocol.json_body.edits import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, is_encoded, is_small_kind, small_request
 from app.gateway.protocol.routes import RouteEntry
 from app.gateway.protocol.usage_chunk import UsageFilter

@@ -61,6 +61,7 @@ FLOORS: dict[str, int] = {
     "app/deployment/batches": 18,
     "app/gateway/auth": 11,
     "app/gateway/event_loop": 11,
+    "app/gateway/protocol/json_body": 12,
     "app/gateway/protocol": 13,
     "app/gateway/catalog": 14,
     "app/gateway/upstream": 15,
