@@ -69,6 +69,7 @@ FLOORS: dict[str, int] = {
     "app/gateway/inference": 16,
     "app/llama_host": 16,
     "app/gateway/batches": 17,
+    "app/gateway/direct": 17,
     "app/gateway/ops": 17,
     "app/gateway/dashboard": 18,
     "app/gateway/dashboard/batches": 18,
