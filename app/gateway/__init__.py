@@ -5,7 +5,6 @@ app              identifies the caller, looks the path up in the table of routes
 cross_origin     lets pages of other origins ask the gateway: which may, and what browsers are told of it
 compose          puts the gateway together from what differs between one machine and a deployment
 deployed         the gateway of a deployment: one small container that is always there
-direct_answers   answers the common request without a task, by what its connection and the server's call
 http_cycle       one request and its answer, with as few steps and writes as there can be
 http_head        the head of a request that comes again on its connection, which is compared and not read
 http_protocol    HTTP/1.1 as the server reads it: strict about heads, with limits to every wait

@@ -21,7 +21,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.auth.live_keys import LiveKeys
 from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
-from app.gateway.direct_answers import DecidedHead, DirectAnswers
+from app.gateway.direct.heads import DecidedHead, DirectAnswers
 from app.gateway.http_cycle import CALLER
 from app.gateway.inference.request_log import Recorder, RequestEnding, turned_away
 from app.gateway.protocol import body as bodies

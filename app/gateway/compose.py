@@ -33,7 +33,7 @@ from app.gateway.dashboard import audit, cold, cost, daily, keys, limits, nightl
 from app.gateway.dashboard.batches import batch_list, estimates
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
-from app.gateway.direct_answers import DirectAnswers
+from app.gateway.direct.heads import DirectAnswers
 from app.gateway.event_loop.lag import LagMeter
 from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.inference.detached import DetachedRequests

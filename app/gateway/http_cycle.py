@@ -7,34 +7,21 @@ said: a short answer is written at once with its head, and so is the beginning o
 import asyncio
 from abc import abstractmethod
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
-    HEADER_VALUE_RE,
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from app.gateway.protocol.header_lines import header_line, header_lines
 
 if TYPE_CHECKING:
+    from app.gateway.direct.answer import DirectAnswer
+    from app.gateway.direct.shared import Begin
     from app.gateway.http_head import ReadHead
-    from app.gateway.protocol.headers import Header
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
 
 _NO_BODY = frozenset({204, 304})
-
-
-class DirectAnswer(Protocol):
-    """Answers a request without a task."""
-
-    def gone(self) -> None:
-        """The caller has left."""
-
-    def hand_over(self) -> None:
-        """Have a task answer it from here."""
 
 
 class CallersProtocol(HttpToolsProtocol):
@@ -87,7 +74,7 @@ class HttpCycle(RequestResponseCycle):
     """Of the body, in the digits of a head that has come again."""
     head_start: Any = None
     """What was done for it before its task."""
-    direct: DirectAnswer | None = None
+    direct: "DirectAnswer | None" = None
     """What answers it while it has no task."""
     _protocol: "CallersProtocol | None" = None
     _message_event: asyncio.Event | None = None
@@ -104,7 +91,7 @@ class HttpCycle(RequestResponseCycle):
         """What the application has made of the same head before, on this connection; None where nothing."""
         return self.read_head and self.read_head.decided
 
-    def decide(self, decided: object, app: Any = None, begin: Any = None) -> None:
+    def decide(self, decided: object, app: Any = None, begin: "Begin | None" = None) -> None:
         """Keep this for the next request with the same head. If they are given, `begin` is called with its cycle and
         answers it, or has a task do it, in which this application answers."""
         if self.read_head is not None:
@@ -313,7 +300,7 @@ class HttpCycle(RequestResponseCycle):
         closes = False
         for said, value in headers:
             name = said.lower()
-            lines.append(_remembered_line(name, value) if name in _REMEMBERED else _line(name, value))
+            lines.append(_remembered_line(name, value) if name in _REMEMBERED else header_line(name, value))
             if name not in _ABOUT_THE_REST:
                 continue
             if name == b"content-length" and self.chunked_encoding is None:
@@ -379,31 +366,7 @@ class HttpCycle(RequestResponseCycle):
             raise RuntimeError("Response content shorter than Content-Length")
 
 
-def _line(name: bytes, value: bytes) -> bytes:
-    """A header as it is written.
-
-    Raises:
-        RuntimeError: it cannot be one.
-
-    """
-    if HEADER_RE.search(name):
-        raise RuntimeError("Invalid HTTP header name.")
-    if HEADER_VALUE_RE.search(value):
-        raise RuntimeError("Invalid HTTP header value.")
-    return b"%b: %b\r\n" % (name, value)
-
-
-def header_lines(*headers: "Header") -> bytes:
-    """Headers as they are written.
-
-    Raises:
-        RuntimeError: one cannot be one.
-
-    """
-    return b"".join([_line(name, value) for name, value in headers])
-
-
-_remembered_line = lru_cache(256)(_line)
+_remembered_line = lru_cache(256)(header_line)
 _remembered_lines = lru_cache(4)(header_lines)
 _ABOUT_THE_REST = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REMEMBERED = frozenset({b"content-type", b"x-served-model", b"x-served-tier"})

@@ -5,7 +5,10 @@ is kept as long as its connection rests or answers, as the last head of a connec
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.gateway.direct.shared import Begin
 
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,10})[ \t]*\r\n", re.IGNORECASE)
@@ -35,7 +38,7 @@ class ReadHead:
         """What the application made of the head: for itself, with the next request."""
         self.app: Any = None
         """Answers the next request in place of the whole application, where that has said so."""
-        self.begin: Any = None
+        self.begin: Begin | None = None
         """Answers it without a task or has one do it, where the application has said so."""
 
     @classmethod

@@ -11,7 +11,7 @@ import pytest
 
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.json_fields import fields_of
+from app.gateway.protocol.json_body.search import fields_of
 from app.gateway.protocol.request import is_quick, read_request
 from app.gateway.protocol.routes import find
 from jobs.core.errors import BadRequest

@@ -13,7 +13,8 @@ from loguru import logger
 
 from app.gateway.auth.keys import Caller
 from app.gateway.catalog.state import KnownState
-from app.gateway.protocol.json_fields import Body, fields_of
+from app.gateway.protocol.json_body.edits import Body
+from app.gateway.protocol.json_body.search import fields_of
 from app.logs import request_of_lines
 from jobs.access.audit import Audit
 from jobs.core.clock import Clock, isoformat

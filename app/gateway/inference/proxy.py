@@ -29,7 +29,7 @@ from app.gateway.protocol import dialects, model_defaults
 from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import written
-from app.gateway.protocol.json_fields import BodyEdit, edit
+from app.gateway.protocol.json_body.edits import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, naming, read_request, with_context
 from app.gateway.upstream.cold_start import ColdStarts, Ready
 from app.gateway.upstream.connection import Connection

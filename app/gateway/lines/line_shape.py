@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.gateway.protocol import refusals
-from app.gateway.protocol.json_fields import fields_of
+from app.gateway.protocol.json_body.search import fields_of
 from app.gateway.protocol.request import few_marks
 from jobs.batches.lines.line_check import LineRefusal
 from jobs.core.errors import BadRequest, Trouble

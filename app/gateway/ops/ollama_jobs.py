@@ -21,7 +21,7 @@ from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, Poster
-from app.gateway.protocol.json_fields import fields_of
+from app.gateway.protocol.json_body.search import fields_of
 from jobs.core.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain

@@ -5,8 +5,8 @@ dialects        the three dialects: how each words an error, and how the end of 
 errors          what goes wrong, as HTTP says it: one table of statuses
 exchange        one request and the means to answer it: what every handler is given
 forms           the one way in which a form may be written, so that no two readers cut it differently
+header_lines    headers of an answer as they are written to its caller
 headers         which headers pass
-json_fields     the fields of a JSON body that decide something, as Go reads them, found by one pass
 model_defaults  what an operator sets for a model, put into requests that leave it open
 refusals        what Ollama refuses of a request by its body alone, before a model is loaded for it
 request         what a request asks for, as far as it decides where it goes

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from app.gateway.protocol.headers import Header
-from app.gateway.protocol.json_fields import Body, ValueSpan
+from app.gateway.protocol.json_body.edits import Body, ValueSpan
 from jobs.core.errors import BadRequest
 from jobs.core.units import counted
 

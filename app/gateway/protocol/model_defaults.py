@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.gateway.protocol.json_fields import Body, BodyEdit, Fields
+from app.gateway.protocol.json_body.edits import Body, BodyEdit
+from app.gateway.protocol.json_body.fields import Fields
 from jobs.core.model_name import ModelName
 from jobs.models.model_settings import ModelSettings
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.gateway.protocol.errors import InvalidOption
-from app.gateway.protocol.json_fields import TOO_LONG, Fields
+from app.gateway.protocol.json_body.fields import TOO_LONG, Fields
 from jobs.core.errors import BadRequest, Trouble
 from jobs.ollama import request_content as content
 from jobs.ollama.go_types import FRACTION, TEXT, TRUTH, WHOLE, check, field

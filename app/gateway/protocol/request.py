@@ -18,7 +18,10 @@ from app.gateway.protocol import forms, refusals, usage_chunk
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header
-from app.gateway.protocol.json_fields import Body, BodyEdit, Fields, ValueSpan, cut, fields_of, is_json
+from app.gateway.protocol.json_body.cut_texts import cut, is_json
+from app.gateway.protocol.json_body.edits import Body, BodyEdit, ValueSpan
+from app.gateway.protocol.json_body.fields import Fields
+from app.gateway.protocol.json_body.search import fields_of
 from app.gateway.protocol.model_defaults import LOOKED_AT, edits
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden, Trouble

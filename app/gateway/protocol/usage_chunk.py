@@ -6,7 +6,8 @@ have a usage of zeros in every other chunk as well (middleware/openai.go). Witho
 the one that was asked for. A quoted name with a colon behind it cannot stand inside a JSON text.
 """
 
-from app.gateway.protocol.json_fields import BodyEdit, Fields
+from app.gateway.protocol.json_body.edits import BodyEdit
+from app.gateway.protocol.json_body.fields import Fields
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol import refusals
-from app.gateway.protocol.json_fields import edit, fields_of
+from app.gateway.protocol.json_body.edits import edit
+from app.gateway.protocol.json_body.search import fields_of
 from app.gateway.protocol.model_defaults import LOOKED_AT, edits, no_effect, takes_options
 from jobs.models.model_settings import UNSET, ModelSettings
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol import refusals
-from app.gateway.protocol.json_fields import fields_of
+from app.gateway.protocol.json_body.search import fields_of
 from jobs.core.errors import BadRequest
 from jobs.ollama.request_content import is_plain_talk
 

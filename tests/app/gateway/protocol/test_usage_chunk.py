@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.protocol.json_fields import edit, fields_of
+from app.gateway.protocol.json_body.edits import edit
+from app.gateway.protocol.json_body.search import fields_of
 from app.gateway.protocol.usage_chunk import UsageFilter, asking
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.protocol import json_fields
-from app.gateway.protocol.json_fields import (
-    MOST_DEPTH,
-    MOST_NAMES,
-    MOST_TEXT,
-    MOST_VALUES,
-    TOO_LONG,
-    Fields,
-    cut,
-    fields_of,
-    is_json,
-)
+from app.gateway.protocol.json_body import scan
+from app.gateway.protocol.json_body.cut_texts import cut, is_json
+from app.gateway.protocol.json_body.fields import MOST_TEXT, TOO_LONG, Fields
+from app.gateway.protocol.json_body.scan import MOST_DEPTH, MOST_NAMES, MOST_VALUES
+from app.gateway.protocol.json_body.search import fields_of
 from jobs.core.errors import BadRequest
 from jobs.ollama.go_types import CUT
 
@@ -148,7 +141,7 @@ def test_the_library_takes_no_more_than_we_do(inside: bytes) -> None:
         fields_of(body, NAMES | {"messages"}, INSIDE, marks=len(body))
 
 
-@pytest.mark.parametrize("step", [json_fields._STEP, json_fields._SHORT])
+@pytest.mark.parametrize("step", [scan._STEP, scan._SHORT])
 @pytest.mark.parametrize("piece", [b"\\u0061", b"\\\\", b'\\"', b"\xc3\xa9"])
 def test_a_long_text_may_be_cut_anywhere(step: int, piece: bytes) -> None:
     """Where a step ends inside an escape, the next one goes on with it."""

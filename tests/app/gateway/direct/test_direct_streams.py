@@ -12,7 +12,7 @@ import pytest
 
 from app.gateway.upstream.upstream_client import Patience
 from jobs.access.keys.proofs import hash_of
-from tests.app.gateway.test_direct_answers import (
+from tests.app.gateway.direct.test_direct_answers import (
     KEYS,
     Play,
     Server,

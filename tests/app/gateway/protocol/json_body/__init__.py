@@ -1,0 +1,1 @@
+"""Promises of app/gateway/protocol/json_body."""
