@@ -206,12 +206,12 @@ class ColdStarts:
             return TierState(self._tier, "waking", self._waker.since, self._waker.why, held)
         loading = ", ".join(sorted({load.model for load in self.loads}))
         why = f"loading {loading}" if loading else ""
-        if self._servers.pausing_until(self._tier) is not None:
-            why = f"{self._tier} takes in new weights"
+        pauses = f"{self._tier} takes in new weights" if self._servers.pausing_until(self._tier) is not None else ""
         if (since := self._waker.up_since()) is not None:
-            return TierState(self._tier, "ready", since, why, held)
+            return TierState(self._tier, "ready", since, pauses or why, held)
         left_at = self._servers.left_at(self._tier) or self._waker.since
-        return TierState(self._tier, "asleep", left_at, why or self._waker.why, held)
+        # A wake that has just failed is told before the load that waits for it hears of that.
+        return TierState(self._tier, "asleep", left_at, pauses or self._waker.why or why, held)
 
     def coming(self, model: str = "") -> Coming | None:
         """The start or load that goes on, by what the servers report, else by what is known here; None where none does.
