@@ -233,7 +233,7 @@ def test_the_phases_add_up(case: Case, http: httpx.Client, tmp_path: Path) -> No
     assert least(difference, 0) <= 0
     server, start = started[-1]
     assert set(start.seconds) == set(PHASES)
-    assert start.seconds["memory"] >= LONG_SECONDS
+    assert start.seconds["memory"] >= 0.9 * LONG_SECONDS  # it begins when the last bytes are seen to be there
     assert (start.model, start.kind, start.size) == ("tiny:latest", "start", find_size("tiny"))
     told = httpx.get(f"{case.url}/ops/v1/cold", headers=KEY, timeout=PATIENCE).json()["starts"]
     assert server.id in {each["container"] for each in told}

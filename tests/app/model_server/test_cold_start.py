@@ -126,7 +126,7 @@ def test_a_start_is_told_by_its_phases(case: Case) -> None:
     took = time.monotonic() - began
     (start,) = until(lambda: kinds(case, "start"), "the fact")
 
-    assert seen[0] in {"weights", "engine"}  # the first report is made beside the start
+    assert seen == sorted(seen, key=[*OF_THE_SERVER, "over"].index)  # the first report is made beside the start
     assert seen[-1] == "over"
     assert "bytes" in seen
     assert (start.model, set(start.seconds)) == ("llama3.2:latest", set(OF_THE_SERVER))
