@@ -120,7 +120,9 @@ class ServerSupervisor:
         self._served_before = 0
         self._meter = Meter(host.facts, host.clock, settings.tier, host.container, settings.dollars_per_hour)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-        #: What is to be in memory beside the first model; written by the thread that starts the server.
+        #: What came into memory before the server answered, and what is to be there beside it; written by the thread
+        #: that starts the server.
+        self._first: ModelName | None = None
         self._others: list[ModelName] = []
         self._loader = threading.Thread(target=self._load_others, name="other models", daemon=True)
 
@@ -164,7 +166,7 @@ class ServerSupervisor:
             running = self._in_memory()
             self._require_gpu(running)
             said.result()  # before anything else is said
-            beside.submit(self._report, running, share="cold")
+            beside.submit(self._report, share="cold")
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
@@ -181,7 +183,7 @@ class ServerSupervisor:
             beside.shutdown(wait=False)
         count = counted(len(self._models_view.names()), "model")
         logger.info("{} {} answers; it has {}", self._settings.engine.name, self._version, count)
-        self._start_reports.end_start()
+        self._start_reports.end_start(self._first_blobs)
         self._thread.start()
         self._loader.start()
 
@@ -204,8 +206,13 @@ class ServerSupervisor:
         first, self._others = names[:1], names[1:]
         for name in first:
             phases.of(str(name))
-            if not self._weights_reload.load([name]):
+            if self._weights_reload.load([name]):
+                self._first = name
+            else:
                 phases.over()
+
+    def _first_blobs(self) -> frozenset[str]:
+        return frozenset() if self._first is None else self._models_view.blobs(str(self._first))
 
     def _ask_ahead(self) -> AskedAhead:
         host, settings = self._host, self._settings
@@ -249,7 +256,7 @@ class ServerSupervisor:
         return None if self._daemon.group is None else bytes_read(self._daemon.group)
 
     def _tell_progress(self) -> None:
-        self._report(self._last_running, state=None)
+        self._report(state=None)
 
     def stop(self) -> None:
         """Let what is in flight end if it is quick, then end the engine and all that it started."""
@@ -354,7 +361,6 @@ class ServerSupervisor:
         # A load from slow storage silences Ollama for a while, and is no trouble yet.
         is_trouble = self._misses >= MISSES_ALLOWED - 1
         self._report(
-            self._last_running,
             why=f"{counted(self._misses, 'probe')} in a row without an answer: {trouble}" if is_trouble else "",
         )
         if self._misses >= MISSES_ALLOWED:
@@ -373,7 +379,7 @@ class ServerSupervisor:
         elif step is ReloadStep.REFRESH:
             self._last_view = None
             self._weights_reload.refresh(wanted, view)
-            self._report(self._last_running)  # whoever waits for what is new need not wait for the next check
+            self._report()  # whoever waits for what is new need not wait for the next check
         elif step is ReloadStep.PAUSE:
             self._last_view = None
             self._pause(wanted)
@@ -396,7 +402,7 @@ class ServerSupervisor:
         began = clock.monotonic()
         unloaded: set[ModelName] = set()
         try:
-            self._report(self._last_running)
+            self._report()
             if not self._reloaded_within(wanted, began, began + length.total_seconds(), unloaded):
                 self._stale_since = clock.monotonic()
                 if not self._weights_reload.is_backing_off:
@@ -404,9 +410,9 @@ class ServerSupervisor:
                     logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
             self._pausing_until = None
-            self._report(self._last_running)  # whoever is held back need not wait for the loads as well
+            self._report()  # whoever is held back need not wait for the loads as well
             self._weights_reload.load(sorted(unloaded))
-            self._report(self._last_running)
+            self._report()
 
     def _reloaded_within(self, wanted: Any, began: float, until: float, unloaded: set[ModelName]) -> bool:
         clock = self._host.clock
@@ -434,7 +440,7 @@ class ServerSupervisor:
 
     def _running(self) -> list[Running]:
         running = self._in_memory()
-        self._report(running)
+        self._report()
         return running
 
     def _in_memory(self) -> list[Running]:
@@ -473,43 +479,35 @@ class ServerSupervisor:
         """By the digest that lists have, which is not the one that the server tells where something is set for it."""
         return replace(Loaded.of(running), digest=self._models_view.published_digest(running.digest))
 
-    def _report(
-        self,
-        running: Sequence[Running] | None = None,
-        *,
-        state: str | None = "serving",
-        why: str = "",
-        share: TimeShare | None = None,
-    ) -> None:
+    def _report(self, *, state: str | None = "serving", why: str = "", share: TimeShare | None = None) -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server.
 
         Without a state only what is loaded and what goes on is news, and no time is counted. Without a share the time
-        since the last report went to whatever the server says it did.
+        since the last report went to whatever the server says it did. Each tells what is known as it is written: one
+        that had to wait for another takes nothing back of what that one told.
         """
-        report = Report(
-            tier=self._settings.tier,
-            container=self._host.container,
-            state=state or self._state,
-            at=self._host.clock.now(),
-            why=why,
-            started_at=self._started_at,
-            version=self._version,
-            engine=self._settings.engine.name,
-            gpu=self._gpu,
-            models=tuple(sorted(str(name) for name in self._models_view.names())),
-            loaded=tuple(self._loaded(each) for each in running or ()),
-            served=self._served(),
-            in_flight=self._in_flight(),
-            generation=self._weights_reload.generation,
-            pausing_until=self._pausing_until,
-            dollars_per_hour=self._settings.dollars_per_hour,
-            progress=self._start_reports.progress(),
-        )
         with self._reporting:
             if self._has_reported_end:
                 return  # a check that was under way meanwhile must not have the last word
-            if state is None:
-                report = replace(report, state=self._state, why=self._why)
+            report = Report(
+                tier=self._settings.tier,
+                container=self._host.container,
+                state=state or self._state,
+                at=self._host.clock.now(),
+                why=self._why if state is None else why,
+                started_at=self._started_at,
+                version=self._version,
+                engine=self._settings.engine.name,
+                gpu=self._gpu,
+                models=tuple(sorted(str(name) for name in self._models_view.names())),
+                loaded=tuple(map(self._loaded, self._last_running)) if state in {None, "serving"} else (),
+                served=self._served(),
+                in_flight=self._in_flight(),
+                generation=self._weights_reload.generation,
+                pausing_until=self._pausing_until,
+                dollars_per_hour=self._settings.dollars_per_hour,
+                progress=self._start_reports.progress(),
+            )
             self._state, self._why = report.state, report.why
             self._has_reported_end = report.is_final
             try:

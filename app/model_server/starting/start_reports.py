@@ -6,7 +6,7 @@ it, that has more to say and writes the same key later.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -73,10 +73,14 @@ class StartReports:
         self._engines_bytes = engines_bytes
         self._read_ahead = read_ahead
         self._lock = threading.Lock()
-        #: The server's start, and the load that began last. Under `_lock`, as the three below.
+        #: The server's start, and the load that began last. Under `_lock`, as those below.
         self._start: Phases | None = None
         self._load: Phases | None = None
         self._count = 0
+        #: Whether the engine has said that it loads the model of the start; and the blobs of it, where the server
+        #: answered before the engine's output was read so far.
+        self._has_start_begun_load = False
+        self._late: Collection[str] = ()
         #: The blobs that loads began with, until somebody has looked what they belong to.
         self._unnamed: list[tuple[Phases, str]] = []
         #: Those that have ended and are not written down yet.
@@ -97,10 +101,17 @@ class StartReports:
         self._thread.start()
         return self._start
 
-    def end_start(self) -> None:
+    def end_start(self, blobs: Callable[[], Collection[str]] = frozenset) -> None:
         """The server answers, and what it loads from now on it loads while it serves. A model that was on its way is in
-        memory, whether the engine has said so or not."""
+        memory, whether the engine has said so or not.
+
+        Args:
+            blobs: of that model: where the engine's output is read late, what it says of them is of the start.
+
+        """
+        late = () if self._has_start_begun_load else blobs()
         with self._lock:
+            self._late = () if self._has_start_begun_load else late
             if self._start is not None:
                 if self._start.has_model:
                     self._start.ended("memory")
@@ -111,11 +122,14 @@ class StartReports:
     def load_began(self, blob: str) -> None:
         """The engine begins to load the model of this blob."""
         with self._lock:
-            phases = self._start
-            if phases is None or phases.is_over:
+            phases, is_late = self._start, blob in self._late
+            self._late = ()  # the engine says one thing after the other
+            self._has_start_begun_load = True
+            if not is_late and (phases is None or phases.is_over):
                 self._count += 1
                 phases = self._load = Phases(self._clock, self._count, "load")
-            self._unnamed.append((phases, blob))
+            if phases is not None:
+                self._unnamed.append((phases, blob))
         self._news.set()
 
     def bytes_are_read(self) -> None:

@@ -40,23 +40,53 @@ class Case:
             raise FileNotFoundError(blob)
         return Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None
 
-    def started(self) -> None:
+    def started(self, *, has_heard: bool = True) -> None:
+        """A start with a model, of which the engine has said that it loads it, or its output was not read so far."""
         phases = self.start_reports.begin_start()
         self.clock.tick(1)
         phases.ended("weights")
         self.clock.tick(2)
         phases.ended("engine")
         phases.of("llama3.2:latest", 2 * GB)
-        self.clock.tick(4)
-        self.start_reports.bytes_are_read()
-        self.clock.tick(0.5)
-        self.start_reports.load_ended()
-        self.start_reports.end_start()
+        if has_heard:
+            self.start_reports.load_began("sha256-2")
+            self.clock.tick(4)
+            self.start_reports.bytes_are_read()
+            self.clock.tick(0.5)
+            self.start_reports.load_ended()
+        self.start_reports.end_start(lambda: {"sha256-2"})
 
 
 @pytest.fixture
 def case(store: Store) -> Case:
     return Case(store)
+
+
+def told_of(case: Case) -> list[tuple[str, int]]:
+    """The facts of starts and loads, by their numbers."""
+    return sorted(((each.kind, each.n) for each in read_cold_starts(case.store.facts)), key=lambda each: each[1])
+
+
+def test_what_the_engine_says_late_of_a_start_is_no_other_load(case: Case) -> None:
+    """Where a server answers before the engine's output was read so far, what comes of its first model is the start's;
+    the next load is a load, be it of the same model."""
+    case.started(has_heard=False)
+    for _ in range(2):
+        case.start_reports.load_began("sha256-2")
+        case.start_reports.bytes_are_read()
+        case.start_reports.load_ended()
+    case.start_reports.look()
+    assert told_of(case) == [("start", 0), ("load", 1)]
+
+
+def test_a_load_of_another_model_after_a_silent_start_is_one(case: Case) -> None:
+    """An engine that has not told of its first load is taken by its word when it tells of the next ones."""
+    case.started(has_heard=False)
+    for blob in ("sha256-1", "sha256-2"):
+        case.start_reports.load_began(blob)
+        case.start_reports.load_ended()
+    case.start_reports.look()
+    assert told_of(case) == [("start", 0), ("load", 1), ("load", 2)]
 
 
 def test_a_start_and_a_load_are_facts(case: Case) -> None:
