@@ -14,7 +14,7 @@ MOST_OUTLINE = 64 * 1024
 """Bytes of a value of which an outline is built; it takes some milliseconds."""
 
 MOST_UNCUT = 1024
-"""Bytes of a text that stands in an outline as it is."""
+"""Bytes of a text that stands in an outline as it is, as it is written: with its quotes and what it escapes."""
 
 MOST_SEARCHED = 8 * 1024 * 1024
 """Bytes of a value in which long texts are looked for: all of it is gone through once more."""
@@ -32,7 +32,9 @@ _MOST_BACKSLASHES = 64
 """Of those before a quote; a text with more is left to the pass over all bytes."""
 
 _BACKSLASH = ord("\\")
-LONG_TEXT = re.compile(rb'"[^"]{%d}' % MOST_UNCUT)
+LONG_TEXT = re.compile(rb'"[^"]{%d}' % (MOST_UNCUT - 1))
+_ESCAPES = b'"\\\b\f\n\r\t'
+"""Each is written as two bytes; of others that may be escaped no value is built."""
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
@@ -95,7 +97,7 @@ def _beginning(body: Body, start: int) -> bytes:
 def cut_value(value: Any) -> Any:
     """The value with its long texts cut off behind their beginning, which has nothing that would be escaped."""
     match value:
-        case str() if len(value) > MOST_UNCUT:
+        case str() if _is_long(value):
             beginning = value[:_BEGINNING].encode("utf-8", "replace")[: _BEGINNING - 1].decode("utf-8", "ignore")
             return _ESCAPED.split(beginning, 1)[0] + CUT
         case list():
@@ -104,6 +106,16 @@ def cut_value(value: Any) -> Any:
             return {cut_value(name): cut_value(each) for name, each in value.items()}
         case _:
             return value
+
+
+def _is_long(text: str) -> bool:
+    """Whether as much stands in the body as is cut."""
+    if 4 * len(text) < MOST_UNCUT - 1:  # as nearly all
+        return False
+    if len(text) > MOST_UNCUT:
+        return True
+    raw = text.encode("utf-8", "replace")
+    return len(raw) + sum(map(raw.count, _ESCAPES)) > MOST_UNCUT - 2
 
 
 def outline_of(body: Body, start: int, end: int) -> bytes | None:

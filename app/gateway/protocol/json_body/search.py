@@ -101,7 +101,8 @@ def _built_fields(
 def _document(body: Body, marks: int) -> dict[str, Any] | None:
     """The object that a body is, by the library's own reader, which is many times as fast as we are and takes and
     refuses what we do, but for its own constants and for how deep it goes. None for what it does not take, for what
-    may be wrong otherwise, and for halves of surrogate pairs: for these we have words of our own.
+    may be wrong otherwise, for halves of surrogate pairs, for which we have words of our own, and where something is
+    escaped that need not be: how long a text was written has to be seen from its value.
     """
     try:
         text = body.decode()
@@ -110,7 +111,7 @@ def _document(body: Body, marks: int) -> dict[str, Any] | None:
         return None
     is_one = type(document) is dict and (end == len(text) or not text[end:].strip(" \t\n\r"))
     is_deep = marks > MOST_DEPTH and text.count("[") + text.count("{") > MOST_DEPTH
-    has_codes = "\\" in text and "\\u" in text
+    has_codes = "\\" in text and ("\\u" in text or "\\/" in text)
     return document if is_one and not is_deep and not has_codes else None
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol.json_body import scan
-from app.gateway.protocol.json_body.cut_texts import cut, is_json
+from app.gateway.protocol.json_body.cut_texts import MOST_UNCUT, cut, is_json
 from app.gateway.protocol.json_body.fields import MOST_TEXT, TOO_LONG, Fields
 from app.gateway.protocol.json_body.scan import MOST_DEPTH, MOST_NAMES, MOST_VALUES
 from app.gateway.protocol.json_body.search import fields_of
@@ -101,6 +101,17 @@ def _scalar(found: Fields, name: str) -> Any:
 def test_who_builds_the_values_changes_nothing(body: bytes) -> None:
     """Where the library's reader builds the values, the same is found, and refused in the same words."""
     assert read_by(body, len(body)) == read_by(body, None)
+
+
+@pytest.mark.parametrize("most", range(MOST_UNCUT - 4, MOST_UNCUT + 3))
+@pytest.mark.parametrize(
+    "part", [b"x", "\u00e9".encode(), "\U0001f600".encode(), b"\\n", b'\\"', b"\\\\", b"\\/", b"/"]
+)
+def test_a_text_is_as_long_as_it_is_written(part: bytes, most: int) -> None:
+    """Whoever builds the values, the same texts are cut in an outline: by their bytes, whatever these stand for."""
+    text = part * (most // len(part))
+    for body in (b'{"prompt":["%b"],"x":"\\n"}' % text, b'{"prompt":{"%b":1}}' % text):
+        assert read_by(body, len(body)) == read_by(body, None)
 
 
 @given(wild, st.integers(2, 100))
