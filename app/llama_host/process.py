@@ -115,6 +115,7 @@ class EngineProcess:
         loop = asyncio.get_running_loop()
         while not await self._answers():
             if self.has_ended:
+                await self._hear_last()
                 raise self._trouble(f"the engine of {self.name!r} ended {self._how()} while it loaded")
             if loop.time() - self._heard_at > silence_seconds:
                 raise Stalled(f"the engine of {self.name!r} loads, and has said nothing for {silence_seconds:g} s")
@@ -176,12 +177,16 @@ class EngineProcess:
 
     async def _await_end(self, on_end: Callable[[str], None]) -> None:
         await self._process.wait()
-        if self._reader is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._reader), 1.0)  # what it said last is told with its end
+        await self._hear_last()
         self.kill()  # whatever it left running
         self.client.close()
         on_end(self._how())
+
+    async def _hear_last(self) -> None:
+        """What it said last is told with its end; something that it left behind may hold its output for ever."""
+        if self._reader is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
 
     def _how(self) -> str:
         code = self._process.returncode
