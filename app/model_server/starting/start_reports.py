@@ -101,7 +101,7 @@ class StartReports:
         self._thread.start()
         return self._start
 
-    def end_start(self, blobs: Callable[[], Collection[str]] = frozenset) -> None:
+    def end_start(self, blobs: Callable[[], Collection[str]]) -> None:
         """The server answers, and what it loads from now on it loads while it serves. A model that was on its way is in
         memory, whether the engine has said so or not.
 

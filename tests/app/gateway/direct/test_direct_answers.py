@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.gateway.upstream.upstream_client import Patience
 from jobs.access.keys.proofs import hash_of
 from jobs.telemetry.usage import usage
 from tests.support.dialects import TALK
@@ -146,22 +145,6 @@ class Server:
         else:
             self.heard.set()
             self.play(heard, line)
-
-
-@pytest.fixture(scope="module")
-def told() -> Server:
-    return Server()
-
-
-@pytest.fixture(scope="module")
-def running(told: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with (
-        ScriptedServer(told.answer) as server,
-        gateway(
-            tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, patience=Patience(1.0, 1.0)
-        ) as found,
-    ):
-        yield found
 
 
 def request(key: str, text: str | None = None, **more: object) -> bytes:

@@ -3,14 +3,13 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.gateway.upstream.upstream_client import Patience
 from jobs.access.keys.proofs import hash_of
 from tests.app.gateway.direct.test_direct_answers import (
     KEYS,
@@ -110,22 +109,6 @@ STREAMS: dict[str, Paced] = {
         chunk(b'{"done":true}\n') + END,
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def told() -> Server:
-    return Server()
-
-
-@pytest.fixture(scope="module")
-def running(told: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with (
-        ScriptedServer(told.answer) as server,
-        gateway(
-            tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, patience=Patience(1.0, 1.0)
-        ) as found,
-    ):
-        yield found
 
 
 class Heard:
