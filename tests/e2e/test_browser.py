@@ -291,16 +291,18 @@ def test_a_failure_can_be_dismissed(board: Browser) -> None:
 
 def test_a_rollback_says_what_it_does(board: Browser, house: House) -> None:
     """It is offered where the trash has a version: what comes back, and that the night leaves it so."""
-    pull(board, "tiny")
-    board.until_text("#model-list", "tiny:latest")
-    assert not board.is_shown('[aria-label="Roll back: tiny:latest"]')
-    house.registry.put(arbitrary("tiny", 61_000, layers=2))
-    pull(board, "tiny")
-    board.until(lambda: board.is_shown('[aria-label="Roll back: tiny:latest"]'))
-    board.click('[aria-label="Roll back: tiny:latest"]')
+    house.registry.put(arbitrary("turned", 60_000, layers=2))
+    pull(board, "turned")
+    board.until(lambda: state(board, "turned:latest") == "succeeded")  # else the next pull would be this one
+    board.until_text("#model-list", "turned:latest")
+    assert not board.is_shown('[aria-label="Roll back: turned:latest"]')
+    house.registry.put(arbitrary("turned", 61_000, layers=2))
+    pull(board, "turned")
+    board.until(lambda: board.is_shown('[aria-label="Roll back: turned:latest"]'))
+    board.click('[aria-label="Roll back: turned:latest"]')
     assert "comes back from the trash" in board.text("#asking-words")
     board.click('#asking [data-part="yes"]')
-    board.until(lambda: "rollback" in board.text(row("tiny:latest")) and state(board, "tiny:latest") == "succeeded")
+    board.until(lambda: "rollback" in board.text(row("turned:latest")) and state(board, "turned:latest") == "succeeded")
 
 
 def test_without_streams_the_looks_still_tell(board: Browser) -> None:
