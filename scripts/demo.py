@@ -36,7 +36,8 @@ TEXTS = ("The GPU sleeps at night.", "A panda eats bamboo in the garden.", "Each
 REGISTRY = "https://registry.ollama.ai"
 MIRROR = "OLLAMA_MODAL_REGISTRY"
 TIERS = ("a10g", "h100")
-READY_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0
+"""For whatever starts, answers or ends: a busy machine stalls for minutes, and what is broken ends by itself."""
 REGISTRY_SECONDS = 5.0
 SLOWLY: dict[Kind, str] = {"simulated": "7MB", "toys": "60KB"}
 """What is made up has 20 MB, and toys 0.1: so the bar can be seen."""
@@ -66,16 +67,52 @@ class Failed(Exception):
     """A step of the demo did not go as it should."""
 
 
+class Interrupts:
+    """Ctrl-C and a polite kill: the first one ends the demo, and nothing ends its cleaning up.
+
+    While a process is being started it waits: else that would be nobody's, and write where everything is gone.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._wait = False
+        self._came: int | None = None
+
+    def listen(self) -> None:
+        for number in self.NUMBERS:
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, _: FrameType | None = None) -> None:
+        if self._wait:
+            self._came = number
+            return
+        for each in self.NUMBERS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._wait = True
+        try:
+            yield
+        finally:
+            self._wait = False
+        if self._came is not None:
+            self._interrupt(self._came)
+
+
 class Demo:
     """The steps, in a scratch directory of their own."""
 
-    def __init__(self, scratch: Path, kind: Kind) -> None:
+    def __init__(self, scratch: Path, kind: Kind, interrupts: Interrupts) -> None:
         self.kind = kind
+        self.interrupts = interrupts
         self.wanted = MODELS[kind]
         self.home = scratch / "home"
         self.models = scratch / "models"
-        self.up: subprocess.Popen[str] | None = None
-        self.registry: subprocess.Popen[str] | None = None
+        #: What runs, the oldest first: a registry, `up`, a command.
+        self.started: list[subprocess.Popen[str]] = []
         self.url = ""
         self._step = 0
         self._env = {**os.environ, "OLLAMA_MODAL_HOME": str(self.home)}
@@ -117,20 +154,21 @@ class Demo:
         self.ollama_modal("jobs")
         self.ollama_modal("job", first)
         self.step("Stop")
-        self.stop_up()
+        self.stop()
 
     def start_registry(self) -> None:
         """A registry of this machine that has the toy weights."""
-        self.registry = subprocess.Popen(
-            [sys.executable, "-m", "jobs.testing.registry", "--toys"],
-            stdout=subprocess.PIPE,
-            env=self._env,
-            text=True,
-            process_group=0,
-        )
-        if not (url := first_line(self.registry, READY_SECONDS)):
+        words = [sys.executable, "-m", "jobs.testing.registry", "--toys"]
+        registry = self.start(words, stdout=subprocess.PIPE, process_group=0)
+        if not (url := first_line(registry, PATIENCE_SECONDS)):
             raise Failed("the registry of toy weights did not start")
         self._env[MIRROR] = url
+
+    def start(self, words: Sequence[str], **more: Any) -> "subprocess.Popen[str]":
+        """A process that ends with the demo, however that ends."""
+        with self.interrupts.waiting():
+            self.started.append(subprocess.Popen(words, env=self._env, text=True, **more))
+        return self.started[-1]
 
     def step(self, what: str) -> None:
         self._step += 1
@@ -147,10 +185,8 @@ class Demo:
         show(arguments)
         log = self.home.with_name("up.err")
         with log.open("wb") as err:
-            self.up = subprocess.Popen(
-                [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=err, env=self._env, text=True, process_group=0
-            )
-        line = first_line(self.up, READY_SECONDS)
+            up = self.start([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=err, process_group=0)
+        line = first_line(up, PATIENCE_SECONDS)
         if not line.startswith("ready "):
             raise Failed("`up` did not become ready")
         print(line, flush=True)
@@ -159,16 +195,12 @@ class Demo:
     def ollama_modal(self, *arguments: str, captured: bool = False) -> str:
         """Run a command as a person would; its stdout is answered when `captured`, else it is shown."""
         show(arguments)
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            stdout=subprocess.PIPE if captured else None,
-            env=self._env,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Failed(f"`ollama-modal {shlex.join(arguments)}` exited with {done.returncode}")
-        return done.stdout or ""
+        command = self.start([*COMMAND, *arguments], stdout=subprocess.PIPE if captured else None)
+        said, _ = command.communicate()
+        self.started.remove(command)
+        if command.returncode != 0:
+            raise Failed(f"`ollama-modal {shlex.join(arguments)}` exited with {command.returncode}")
+        return said or ""
 
     def chat(self) -> None:
         model = self.wanted.chats
@@ -209,36 +241,32 @@ class Demo:
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(request, timeout=120) as answer:
+            with direct.open(request, timeout=PATIENCE_SECONDS) as answer:
                 yield answer
         except (OSError, ValueError, KeyError) as error:
             raise Failed(f"asking {path} failed: {error}") from error
 
-    def stop_up(self) -> None:
+    def stop(self) -> None:
         """End `up` politely, and see that it ended well."""
-        code = self.take_down()
-        if code != 0:
+        if code := self.take_down()[0]:
             raise Failed(f"`up` exited with {code}")
         say("`up` has ended, and its servers with it.")
 
-    def take_down(self) -> int | None:
-        """End `up` whatever state it is in; its servers end with it."""
-        if self.registry is not None:
-            self.registry.terminate()
-            self.registry.communicate()
-            self.registry = None
-        if self.up is None:
-            return None
-        self.up.send_signal(signal.SIGTERM)
-        try:
-            return self.up.wait(30)
-        except subprocess.TimeoutExpired:
-            self.up.kill()
-            return self.up.wait()
-        finally:
-            if self.up.stdout is not None:
-                self.up.stdout.close()
-            self.up = None
+    def take_down(self) -> list[int]:
+        """End what runs, the newest first, whatever state it is in; servers end with `up`. Returns the exit codes."""
+        codes = []
+        while self.started:
+            process = self.started[-1]
+            process.terminate()
+            try:
+                codes.append(process.wait(PATIENCE_SECONDS))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes.append(process.wait())
+            if process.stdout is not None:
+                process.stdout.close()
+            self.started.pop()
+        return codes
 
     def tail(self) -> Iterator[str]:
         """The end of what `up` and its servers said."""
@@ -354,26 +382,29 @@ INTRODUCTIONS: dict[Kind, str] = {
 }
 
 
-def interrupted(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Show the main job on this machine.")
     parser.add_argument("--simulate", action="store_true", help="pretend, even where there is a real Ollama")
     given = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupted)
-    kind: Kind = "simulated" if given.simulate else available_kind()
+    interrupts = Interrupts()
+    try:
+        interrupts.listen()
+        return shown("simulated" if given.simulate else available_kind(), interrupts)
+    except KeyboardInterrupt:
+        return 130
+
+
+def shown(kind: Kind, interrupts: Interrupts) -> int:
+    """The exit code of the demo of one kind."""
     say(INTRODUCTIONS[kind])
     started = time.monotonic()
     with scratch() as folder:
-        demo = Demo(folder, kind)
+        demo = Demo(folder, kind, interrupts)
         try:
             demo.run()
         except KeyboardInterrupt:
             say("\ninterrupted; cleaning up")
-            return 130
+            raise
         except (Failed, OSError, subprocess.SubprocessError) as error:
             print(f"\nerror: {error}", file=sys.stderr)
             if kind != "simulated":

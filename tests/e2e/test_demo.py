@@ -15,7 +15,7 @@ from jobs.testing.toy_weights import PHRASE, embedder, speaker
 from tests.support.checkout import ROOT
 from tests.support.llama_hosts import needs_engine
 from tests.support.processes import running_with
-from tests.support.waiting import PATIENCE, WHOLE, until
+from tests.support.waiting import PATIENCE, WHOLE
 
 TOYS = (toy("toy", speaker(), "completion"), toy("toy-embed", embedder(), "embedding"))
 """What a registry has in place of the real models: other weights, under their names."""
@@ -113,7 +113,31 @@ def test_an_interrupted_demo_cleans_up(tmp_path: Path, environ: dict[str, str], 
     demo.send_signal(number)
     demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 130
-    until(lambda: is_clean(environ), "the end of a command that had just begun")
+    assert is_clean(environ)
+
+
+STARTING = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from demo import Interrupts
+
+interrupts = Interrupts()
+interrupts.listen()
+try:
+    with interrupts.waiting():
+        os.kill(os.getpid(), signal.SIGINT)
+        print("started", flush=True)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGINT)
+    print("cleaned up", flush=True)
+"""
+
+
+def test_an_interrupt_waits_until_a_process_has_started() -> None:
+    """One that comes while the demo starts a process is heard once that is known, to be ended; none comes after it."""
+    words = [sys.executable, "-c", STARTING, ROOT / "scripts"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\ncleaned up\n", "")
 
 
 def test_a_demo_that_fails_says_why_and_cleans_up(tmp_path: Path, environ: dict[str, str]) -> None:
