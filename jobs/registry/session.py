@@ -42,6 +42,9 @@ from jobs.weights.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Mani
 _HOPS = 6
 """Requests for one answer: a login, and redirects."""
 
+_ADDRESSES = 6
+"""Addresses of one blob that may be refused before a request: each one but the last was learnt by another thread."""
+
 _PARAMETER = re.compile(r'\b(\w++)="([^"]*+)"')
 
 _TLS_HINT = (
@@ -137,23 +140,27 @@ class RegistrySession:
     @contextmanager
     def _ask_blob(self, layer: Layer, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """Through the address known for this blob; through the registry when there is none or it has expired."""
-        known = self._addresses.get(layer.digest)
-        if known is not None:
-            with self._ask(known, headers) as response:
-                if response.status_code not in {401, 403, 404, 410}:
-                    yield response
-                    return
-        with ExitStack() as stack:
-            with self._lock:
-                lock = self._blob_locks.setdefault(layer.digest, threading.Lock())
-            with lock:  # one thread asks the registry; the others wait for the address it learns
-                address = self._addresses.get(layer.digest)
-                if address is None or address == known:
+        refused: httpx.URL | None = None
+        with self._lock:
+            lock = self._blob_locks.setdefault(layer.digest, threading.Lock())
+        for _ in range(_ADDRESSES):
+            known = self._addresses.get(layer.digest)
+            if known is not None and known != refused:
+                with self._ask(known, headers) as response:
+                    if response.status_code not in {401, 403, 404, 410}:
+                        yield response
+                        return
+                refused = known
+            with ExitStack() as stack:
+                with lock:  # one thread asks the registry; the others wait for the address it learns
+                    if self._addresses.get(layer.digest) not in (None, refused):
+                        continue
                     response = stack.enter_context(self._ask(self._url("blobs", layer.digest), headers))
                     if response.is_success:
                         self._addresses[layer.digest] = response.url
-                    address = None
-            yield stack.enter_context(self._ask(address, headers)) if address else response
+                yield response
+                return
+        raise ServerTrouble(f"the addresses of blob {layer.digest} of {self._name} expire before they are asked")
 
     @contextmanager
     def _ask(self, url: httpx.URL, headers: dict[str, str]) -> Iterator[httpx.Response]:

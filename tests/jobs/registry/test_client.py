@@ -54,7 +54,7 @@ def double() -> Iterator[RegistryDouble]:
         yield double
 
 
-def registry_of(double: RegistryDouble, *, policy: Policy = AT_ONCE, stall: float = 10) -> Registry:
+def registry_of(double: RegistryDouble, *, policy: Policy = AT_ONCE, stall: float = PATIENCE) -> Registry:
     return Registry(
         mirrors={"registry.ollama.ai": double.url},
         connections=4,
@@ -187,9 +187,18 @@ def test_a_pull_outlives_what_passes(double: RegistryDouble, faults: list[Regist
     for fault in faults:
         double.faults.add(fault)
     stalls = {fault.kind for fault in faults} & {"hang", "silent"}
-    progress = pull(registry_of(double, stall=1.5 if stalls else PATIENCE), tmp_path)
+    progress = pull(registry_of(double, stall=12) if stalls else registry_of(double), tmp_path)
     assert_whole(tmp_path)
     assert progress.read().completed == MODEL.size
+
+
+def test_an_address_that_another_learnt_may_be_refused(double: RegistryDouble, tmp_path: Path) -> None:
+    """Whoever waited for an address which has expired when he asks there has the registry tell him another one: it is
+    no failure of his range."""
+    double.faults.add(RegistryFault("cdn", "expire", times=3))
+    pull(registry_of(double, policy=NEVER), tmp_path)
+    assert_whole(tmp_path)
+    assert double.requests["blob"] > len(MODEL.blobs)
 
 
 # Faults that stay: the pull ends with the right trouble
@@ -211,7 +220,7 @@ def test_a_pull_ends_with_what_stays(
     """Trouble that stays ends the pull in bounded time, with all threads joined."""
     double.faults.add(fault)
     with pytest.raises(trouble):
-        pull(registry_of(double, stall=0.5 if trouble is Stalled else PATIENCE), tmp_path)
+        pull(registry_of(double, stall=0.5) if trouble is Stalled else registry_of(double), tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
 
 
