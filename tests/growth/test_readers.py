@@ -32,6 +32,7 @@ from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.counting_stores import CountingStore, Trips
 from tests.support.gateways import ModelList
+from tests.support.moved_clock import HandLoop
 
 N = 40
 LEASE = timedelta(minutes=5)
@@ -198,15 +199,6 @@ class Ask:
 
 
 Work = Callable[[Ask], Awaitable[object]]
-
-
-class HandLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time moves when it is moved: a busy machine takes seconds for what is asked at once."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return self.ahead
 
 
 class _Caller:

@@ -32,18 +32,18 @@ from tests.modal.platform.plane import Platform
 from tests.support.waiting import PATIENCE
 
 LIMIT = timedelta(seconds=1)
-SHORT = CallLimits(
-    entry=LIMIT,
-    listing=LIMIT,
-    request=LIMIT,
-    commit=LIMIT,
-    reload=LIMIT,
-    retry=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
-    commit_retry=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
-)
-ONCE = CallLimits(
-    entry=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, retry=NEVER, commit_retry=NEVER
-)
+RETRY = Policy(attempts=3, within=timedelta(seconds=PATIENCE), first=timedelta(milliseconds=10))
+
+
+def limits(each: timedelta, retry: Policy) -> CallLimits:
+    return CallLimits(entry=each, listing=each, request=each, commit=each, reload=each, retry=retry, commit_retry=retry)
+
+
+SHORT = limits(LIMIT, RETRY)
+"""Where somebody is never answered; the client's own tries of one call take most of it."""
+LONG = limits(timedelta(seconds=PATIENCE), RETRY)
+"""Where everybody is answered: what a busy machine takes for it is no trouble."""
+ONCE = limits(LIMIT, NEVER)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def undisturbed(platform: Platform) -> Iterator[None]:
 
 @pytest.fixture
 def facts(client: Client) -> LimitedDict:
-    return LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), SHORT)
+    return LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LONG)
 
 
 @pytest.fixture
 def limited(client: Client) -> LimitedQueue:
-    return LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), SHORT)
+    return LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), LONG)
 
 
 class Answers:
@@ -109,10 +109,11 @@ FAILURES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_what_fails_for_a_moment_is_asked_again(
-    platform: Platform, facts: LimitedDict, limited: LimitedQueue, failure: str
-) -> None:
+def test_what_fails_for_a_moment_is_asked_again(platform: Platform, client: Client, failure: str) -> None:
     """A call that is refused for now, or never answered, is made again, and whoever asked hears nothing of it."""
+    within = SHORT if failure == "never" else LONG
+    facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), within)
+    limited = LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), within)
     for name, ask in ASKED:
         if name == "QueuePut" and failure == "exhausted":
             continue  # this is how a full queue is told
@@ -208,8 +209,9 @@ def test_a_long_list_is_waited_for_as_long_as_it_comes(platform: Platform, clien
     raise AssertionError("never whole")
 
 
-def test_an_empty_queue_is_no_trouble(limited: LimitedQueue) -> None:
+def test_an_empty_queue_is_no_trouble(client: Client) -> None:
     """`get` keeps its own meaning: Empty after its own timeout, which may be longer than the limit; None at once."""
+    limited = LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), SHORT)
     began = time.monotonic()
     with pytest.raises(queue.Empty):
         limited.get(timeout=1.5, partition="empty")
@@ -241,7 +243,9 @@ def volume(client: Client) -> LimitedVolume:
     return LimitedVolume(modal.Volume.from_name("weights", create_if_missing=True, version=2, client=client), SHORT)
 
 
-def test_a_commit_that_is_refused_for_now_is_made_again(platform: Platform, volume: LimitedVolume) -> None:
+def test_a_commit_that_is_refused_for_now_is_made_again(
+    platform: Platform, client: Client, volume: LimitedVolume
+) -> None:
     """FAILED_PRECONDITION and RESOURCE_EXHAUSTED are for now; what lasts is no bug, and is worth another attempt."""
     # Outside of a container the plane itself answers FAILED_PRECONDITION, whatever came before.
     platform.wire.meddler = Answers("VolumeCommit", refused(Status.RESOURCE_EXHAUSTED), "never")
@@ -249,8 +253,9 @@ def test_a_commit_that_is_refused_for_now_is_made_again(platform: Platform, volu
         volume.commit()
     assert caught.value.can_retry
     platform.wire.meddler = Answers("VolumeCommit", *[refused(Status.RESOURCE_EXHAUSTED)] * 9)
+    real = modal.Volume.from_name("weights", create_if_missing=True, version=2, client=client)
     with pytest.raises(TooManyRequests, match="committing the volume: Modal says ResourceExhaustedError"):
-        volume.commit()
+        LimitedVolume(real, LONG).commit()
 
 
 def test_a_commit_that_hangs_holds_up_no_other(platform: Platform, client: Client, volume: LimitedVolume) -> None:

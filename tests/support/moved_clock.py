@@ -1,5 +1,6 @@
 """The machine's clock, moved on by a test's hand: what must outlast a lease need not wait for one."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 from jobs.core.clock import SystemClock
@@ -38,3 +39,18 @@ class StandingClock(SystemClock):
 
     def monotonic(self) -> float:
         return 1_000.0
+
+
+class HandLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time moves when it is moved: a busy machine takes seconds for what is asked at once."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return self.ahead
+
+    async def pass_seconds(self, seconds: float) -> None:
+        """So much passes at once, and whoever waited for it gets his turn."""
+        self.ahead += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from app.gateway.protocol.body import bounded
 from jobs.access.keys.proofs import hash_of
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
 from tests.support.gateways import CLOCK, RunningGateway, caller_of, gateway
+from tests.support.moved_clock import HandLoop
 from tests.support.scripted_server import Connection, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -131,9 +132,11 @@ def test_a_slow_line_is_no_fault() -> None:
 
     async def trial() -> int:
         left = [5]
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, HandLoop)
 
         async def receive() -> Message:
-            await asyncio.sleep(0.03)
+            await loop.pass_seconds(0.03)
             left[0] -= 1
             return {"type": "http.request", "body": b"x" * 16 * 1024, "more_body": left[0] > 0}
 
@@ -142,7 +145,8 @@ def test_a_slow_line_is_no_fault() -> None:
             count += 1
         return count
 
-    assert asyncio.run(trial()) == 4
+    with asyncio.Runner(loop_factory=HandLoop) as runner:
+        assert runner.run(trial()) == 4
 
 
 def test_the_ops_api_does_not_wait_either() -> None:

@@ -67,7 +67,7 @@ class Case:
         kinds = {*(each.kind for each in self.faults), *(each.kind for each in self.server)}
         if kinds & {"silent", "hang"} and self.attempts == THRICE:
             return STALL
-        return 3.0 if kinds & {"hang", "crawl", "slow"} else PATIENCE
+        return 12.0 if kinds & {"hang", "crawl", "slow"} else PATIENCE
 
 
 @dataclass

@@ -8,20 +8,7 @@ import pytest
 
 from app.gateway.catalog.shared_answer import MadeOnce, SharedAnswer
 from jobs.core.errors import StoreUnavailable
-
-
-class HandLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time moves when it is moved."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return self.ahead
-
-    async def pass_seconds(self, seconds: float) -> None:
-        self.ahead += seconds
-        for _ in range(3):
-            await asyncio.sleep(0)
+from tests.support.moved_clock import HandLoop
 
 
 def run(work: Callable[[HandLoop], Awaitable[None]]) -> None:
