@@ -135,7 +135,7 @@ except KeyboardInterrupt:
 
 def test_an_interrupt_waits_until_a_process_has_started() -> None:
     """One that comes while the demo starts a process is heard once that is known, to be ended; none comes after it."""
-    words = [sys.executable, "-c", STARTING, ROOT / "scripts"]
+    words = [sys.executable, "-c", STARTING, str(ROOT / "scripts")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "started\ncleaned up\n", "")
 
