@@ -25,6 +25,7 @@ from tests.support.workers import (
     RunningWorker,
     all_answered,
     ended,
+    let_a_lease_pass,
     live_through_a_lease,
     post,
     worker,
@@ -87,13 +88,14 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
         return {"n": run.n}
 
     first = post(live_store)
-    with working(worker(troubled(live_store, away, clock), work, clock=clock)) as running:
+    ledger = troubled(live_store, away, clock)
+    with working(worker(ledger, work, clock=clock)) as running:
         until(lambda: live_store.ledger().reader.get(first).state is JobState.RUNNING)
         away.begin()
         hold_on.set()  # its work is done, and its end cannot be written down
         second = post(live_store, "other:latest")
         until(lambda: running.worker.trouble is not None)
-        clock.tick(PASSED)
+        let_a_lease_pass(clock, ledger)
         met = len(away.met)
         until(lambda: len(away.met) > met + 2)
         assert live_store.ledger().reader.get(first).attempts[-1].outcome is None

@@ -117,7 +117,7 @@ def gateway(
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
     tiers: Sequence[TierCapacity] | None = None,
-    comment_seconds: float = 0.05,
+    comment_seconds: float = PATIENCE,
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
     most_containers: int = 1,

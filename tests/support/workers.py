@@ -74,6 +74,15 @@ def live_through_a_lease(clock: MovedClock, store: Store, *ids: str) -> None:
         until(lambda since=since: all(_last_beat(store, id) > since for id in ids))  # type: ignore[misc]
 
 
+def let_a_lease_pass(clock: MovedClock, ledger: Ledger) -> None:
+    """More than a lease passes, in steps; after each one the store has answered this ledger before the next: else its
+    worker would take itself out."""
+    for _ in range(5):
+        clock.tick(QUICK.lease.total_seconds() / 4)
+        answers = ledger.heard().answers
+        until(lambda answers=answers: ledger.heard().answers > answers)  # type: ignore[misc]
+
+
 def _last_beat(store: Store, id: str) -> str:
     return str((store.facts.get(keys.beat(id, 1)) or {"at": ""})["at"])
 

@@ -48,7 +48,7 @@ def here() -> ModelList:
 
 @pytest.fixture
 def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
-    with gateway(tmp_path, {"local": double.url}, source=here(), comment_seconds=9, aliases=ALIASES) as gate:
+    with gateway(tmp_path, {"local": double.url}, source=here(), aliases=ALIASES) as gate:
         yield gate
 
 

@@ -41,7 +41,7 @@ def running(double: OllamaDouble, tmp_path_factory: pytest.TempPathFactory) -> I
         tmp_path_factory.mktemp("gateway"),
         f"alice {hash_of(CHAT_KEY)} chat\nroot {hash_of(ADMIN_KEY)} chat admin",
     )
-    with gateway(folder, {"local": double.url}, source=models, keys=keys, comment_seconds=9) as gate:
+    with gateway(folder, {"local": double.url}, source=models, keys=keys) as gate:
         yield gate
 
 

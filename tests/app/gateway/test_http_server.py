@@ -23,7 +23,7 @@ from tests.support.moved_clock import HandLoop
 from tests.support.scripted_server import Connection, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
-SOON = ConnectionLimits(head_seconds=0.2, unread_seconds=0.3)
+SOON = ConnectionLimits(head_seconds=1.0, unread_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def server() -> Iterator[ScriptedServer]:
 def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway that waits for a head or a body no longer than a moment."""
     folder = tmp_path_factory.mktemp("gateway")
-    with gateway(folder, {"a10g": server.url}, limits=SOON, body_seconds=0.2) as found:
+    with gateway(folder, {"a10g": server.url}, limits=SOON, body_seconds=1.0) as found:
         yield found
 
 

@@ -39,7 +39,7 @@ def double(models: Path) -> Iterator[OllamaDouble]:
 @pytest.fixture
 def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
     source = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
-    with gateway(tmp_path, {"local": double.url}, source=source, comment_seconds=9) as gate:
+    with gateway(tmp_path, {"local": double.url}, source=source) as gate:
         yield gate
 
 

@@ -92,8 +92,8 @@ def test_a_model_that_generates_is_proved_by_some_tokens(bench: Bench, reads_fil
     """Its speed is that of several tokens, and the first one is timed by itself."""
     result = warmed(bench, LLAMA, reads_files=reads_files)
     assert result["proved_by"] == "tokens"
-    assert 20 < result["tokens_per_second"] < 1000
-    assert result["first_token_seconds"] < 16 / 20
+    assert 0 < result["tokens_per_second"] < 1000  # a busy machine takes its time; what is not real takes none
+    assert 0 < result["first_token_seconds"] < PATIENCE
 
 
 @pytest.mark.parametrize("model", [LLAMA, EMBEDS], ids=str)

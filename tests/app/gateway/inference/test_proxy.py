@@ -47,7 +47,7 @@ def raw(running: RunningGateway, request: bytes) -> bytes:
 
 def quiet(folder: Path, server: ScriptedServer) -> AbstractContextManager[RunningGateway]:
     """A gateway that says nothing of its own to callers who wait, however slow this machine is."""
-    return gateway(folder, {"a10g": server.url}, comment_seconds=PATIENCE)
+    return gateway(folder, {"a10g": server.url})
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

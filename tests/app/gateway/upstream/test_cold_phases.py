@@ -47,6 +47,7 @@ def remote(folder: Path, server: ScriptedServer, **options: Any) -> Any:
         refresh_seconds=0.02,
         most_containers=2,
         startup=PATIENCE,
+        comment_seconds=0.05,
         **options,
     )
 

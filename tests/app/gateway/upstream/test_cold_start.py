@@ -326,7 +326,7 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
     held_server = HeldServer(awake=False)
     with (
         ScriptedServer(whole_answer, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}) as running,
+        gateway(tmp_path, {"a10g": server.url}, comment_seconds=0.05) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
         assert response.headers["content-type"] == "text/event-stream"
@@ -339,7 +339,8 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
         said = rest[rest.index(dialect.pieces[0]) :]
         assert said == b"".join(dialect.pieces)
         assert set(rest.removesuffix(said).split(b"\n\n")) <= {
-            b"", b": loading llama3.2:latest", b": waiting for a10g", *(b": waking a10g, %d s" % n for n in range(9)),
+            b"", b": loading llama3.2:latest", b": waiting for a10g",
+            *(b": waking a10g, %d s" % n for n in range(int(PATIENCE))),
         }  # fmt: skip
         assert running.row().about.ending == "success"
 
@@ -354,7 +355,7 @@ def test_a_failure_after_comments(tmp_path: Path, dialect: Dialect) -> None:
     held_server = HeldServer(awake=False)
     with (
         ScriptedServer(script, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}) as running,
+        gateway(tmp_path, {"a10g": server.url}, comment_seconds=0.05) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
         pieces = response.iter_raw()
@@ -374,7 +375,10 @@ def test_others_just_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dia
     def script(_: HeardRequest, line: Connection) -> None:
         line.document({"done": True})
 
-    with ScriptedServer(script, opening=held_server) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with (
+        ScriptedServer(script, opening=held_server) as server,
+        gateway(tmp_path, {"a10g": server.url}, comment_seconds=0.05) as running,
+    ):
         answer = many.submit(asked, running, dialect, **body)
         until(lambda: held_callers(running) == 1)
         CLOCK.wait(0.15)  # three comments' time

@@ -51,7 +51,7 @@ class Trial:
 def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
     """Trials in one gateway; each brings its own server to the port that the gateway knows."""
     port, source = free_port(), ModelList([])
-    with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, source=source, comment_seconds=9, **how) as running:
+    with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, source=source, **how) as running:
 
         def trial() -> Trial:
             name = f"m{len(source.models)}"
