@@ -64,6 +64,8 @@ class Lifeline:
         """The transport tells what it does."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._connection = info["return_value"]
+            if self.is_cut:
+                self._connection.close()  # nobody else has it yet
         # To give its socket back is what is left to do; and what somebody let go of has nobody to tell.
         if self.is_cut and "close" not in event and not isinstance(info.get("exception"), GeneratorExit):
             raise httpx.ReadError("the connection was cut")

@@ -1,8 +1,10 @@
 """Promises of jobs.http.watched_stream that the tests of its users do not show."""
 
 from collections.abc import Generator
+from typing import Any
 
 import httpx
+import pytest
 
 from jobs.http.watched_stream import Lifeline
 from jobs.testing.models import arbitrary
@@ -25,3 +27,19 @@ def test_who_lets_go_of_a_stream_that_was_cut_hears_nothing() -> None:
         lifeline.cut()
         pieces.close()
         response.close()
+
+
+def test_a_connection_that_is_made_after_the_cut_is_closed() -> None:
+    """Who cuts while the other thread connects leaves no socket behind."""
+    lifeline, made = Lifeline(), []
+
+    def cut_meanwhile(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            made.append(info["return_value"].get_extra_info("socket"))
+            lifeline.cut()
+        lifeline.extensions["trace"](event, info)
+
+    with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
+        with pytest.raises(httpx.ReadError, match="was cut"):
+            client.get(f"{registry.url}/v2/", extensions={"trace": cut_meanwhile})
+        assert [each.fileno() for each in made] == [-1]

@@ -47,6 +47,7 @@ from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
+from tests.support.waiting import PATIENCE, until
 
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -412,6 +413,13 @@ def double(registry: RegistryDouble, tmp_path: Path) -> Iterator[OllamaDouble]:
 
 @pytest.fixture
 def ollama(double: OllamaDouble) -> Iterator[OllamaClient]:
+    with OllamaClient(double.url, policy=NEVER, stall=timedelta(seconds=PATIENCE)) as ollama:
+        yield ollama
+
+
+@pytest.fixture
+def impatient(double: OllamaDouble) -> Iterator[OllamaClient]:
+    """One that lets go of a pull in which nothing moves for a moment."""
     with OllamaClient(double.url, policy=NEVER, stall=timedelta(seconds=2.5)) as ollama:
         yield ollama
 
@@ -464,13 +472,13 @@ def test_a_model_that_only_embeds_is_loaded_by_embedding(ollama: OllamaClient) -
     ],
 )
 def test_each_way_a_pull_goes_wrong_has_its_class(
-    double: OllamaDouble, ollama: OllamaClient, fault: OllamaFault, trouble: type[Trouble]
+    double: OllamaDouble, ollama: OllamaClient, impatient: OllamaClient, fault: OllamaFault, trouble: type[Trouble]
 ) -> None:
     """And the next pull, when all is well again, succeeds."""
     double.faults.add(fault)
 
     with pytest.raises(trouble):
-        ollama.pull("tiny", progress=meter())
+        (impatient if trouble is Stalled else ollama).pull("tiny", progress=meter())
 
     ollama.pull("tiny", progress=meter())
     assert [each.name for each in ollama.tags()] == ["tiny:latest"]
@@ -482,24 +490,15 @@ def parts_of(double: OllamaDouble, model: SimModel) -> list[Path]:
     return list((double.settings.models / "blobs").glob(f"{blob}-partial-*"))
 
 
-def _await(is_so: Callable[[], bool]) -> None:
-    """Until another process or thread has got there; far longer than it takes."""
-    clock = SystemClock()
-    until = clock.monotonic() + 10
-    while not is_so():
-        assert clock.monotonic() < until
-        clock.wait(0.01)
-
-
 def test_a_pull_whose_cdn_falls_silent_is_stalled_though_frames_go_on(
-    registry: RegistryDouble, double: OllamaDouble, ollama: OllamaClient
+    registry: RegistryDouble, double: OllamaDouble, ollama: OllamaClient, impatient: OllamaClient
 ) -> None:
     """The server repeats its frames; the client leaves, and the next pull goes on from the parts that were kept."""
     registry.faults.add(RegistryFault("cdn", "hang", 300_000, after=1, digest=BIG.layers[0].digest))
 
     with pytest.raises(Stalled, match=r"in$"):
-        ollama.pull("big", progress=meter())
-    _await(lambda: any('"Completed":300000' in part.read_text() for part in parts_of(double, BIG)))
+        impatient.pull("big", progress=meter())
+    until(lambda: any('"Completed":300000' in part.read_text() for part in parts_of(double, BIG)))
     registry.reset()
     ollama.pull("big", progress=meter())
 
@@ -540,8 +539,9 @@ def test_each_way_an_answer_goes_wrong_has_its_class(
     ollama.pull("tiny", progress=meter())
     double.faults.add(fault)
 
+    patience = timedelta(seconds=0.6 if trouble is Stalled else PATIENCE)
     with pytest.raises(trouble):
-        list(ollama.generate("tiny", "hi", patience=timedelta(milliseconds=600)))
+        list(ollama.generate("tiny", "hi", patience=patience))
 
 
 def test_nobody_there_is_unreachable(double: OllamaDouble) -> None:

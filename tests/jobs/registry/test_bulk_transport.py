@@ -11,16 +11,22 @@ import pytest
 
 from jobs.registry.bulk_transport import PIECE, Bulk
 from tests.support.processes import free_port
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 Script = list[list[bytes]]
 """For each connection in turn, what it answers to each request; then it is closed."""
 
 
+class Seen(list[bytes]):
+    """The requests that a server saw, and how many of its connections it has closed."""
+
+    closed = 0
+
+
 @contextmanager
-def serving(script: Script) -> Iterator[tuple[str, list[bytes]]]:
+def serving(script: Script) -> Iterator[tuple[str, Seen]]:
     """A server that answers by script; its address, and the requests it saw."""
-    seen: list[bytes] = []
+    seen = Seen()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -35,6 +41,7 @@ def serving(script: Script) -> Iterator[tuple[str, list[bytes]]]:
                             asked += more
                         seen.append(asked)
                         connection.sendall(answer)
+                seen.closed += 1
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -77,9 +84,9 @@ def test_what_is_given_back_after_the_end_is_closed() -> None:
 
 def test_a_closed_connection_is_noticed(client: httpx.Client) -> None:
     """An idle connection that the other side closed is left, and a new one made, without an error."""
-    with serving([[answer(b"one")], [answer(b"two")]]) as (url, _):
+    with serving([[answer(b"one")], [answer(b"two")]]) as (url, seen):
         assert client.get(url).content == b"one"
-        threading.Event().wait(0.05)  # until the other side's goodbye has come
+        until(lambda: seen.closed)
         assert client.get(url).content == b"two"
 
 

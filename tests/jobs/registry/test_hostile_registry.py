@@ -89,7 +89,7 @@ class Raw:
 
 
 def registry_of(url: str, *, registries: Registries = ANYWHERE, **more: Any) -> Registry:
-    usual: dict[str, Any] = {"policy": NEVER, "requests": NEVER, "stall": timedelta(seconds=10)}
+    usual: dict[str, Any] = {"policy": NEVER, "requests": NEVER, "stall": timedelta(seconds=PATIENCE)}
     return Registry(mirrors={"*": url}, registries=registries, **{**usual, **more})
 
 
@@ -251,7 +251,7 @@ def test_a_blob_in_drops_is_given_up(tmp_path: Path) -> None:
 
     layer = Layer("m", f"sha256:{'0' * 64}", size)
     with double.answering():
-        fetch = registry_of(double.url, clock=clock).fetch_all
+        fetch = registry_of(double.url, clock=clock, stall=timedelta(seconds=10)).fetch_all
         with pytest.raises(Stalled, match=r"only \d+ bytes came within \d+ seconds"):
             fetch(NAME, [layer], lambda _: tmp_path / "blob", progress=Progress(clock), check=pass_on)
 

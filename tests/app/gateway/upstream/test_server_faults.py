@@ -184,7 +184,7 @@ def _cut(line: Connection) -> None:
 
 
 def _reset(line: Connection) -> None:
-    CLOCK.wait(0.05)  # else the reset overtakes the bytes before it
+    CLOCK.wait(0.5)  # else the reset overtakes the bytes before it
     line.reset()
 
 
