@@ -227,7 +227,12 @@ class JobChange:
     @property
     def name(self) -> str:
         """Tells it from others. A job that is dismissed had ended before, and is retired after that."""
-        return self.id if self.document["job"] is not None else f"-{self.id}"
+        return f"-{self.id}" if self.is_retirement else self.id
+
+    @property
+    def is_retirement(self) -> bool:
+        """Whether it is listed no more; nothing takes that back."""
+        return self.document["job"] is None
 
     @property
     def retired_with(self) -> Sequence[str]:
@@ -239,7 +244,7 @@ class JobChange:
     def retired(self) -> Mapping[tuple[str, str, str], int] | None:
         """How many were retired in the same step of a kind, about a subject, in a state; None where an older version
         did that, which does not say."""
-        if self.document["job"] is not None:
+        if not self.is_retirement:
             return {}
         told = self.document.get("retired")
         return None if told is None else {(kind, subject, state): int(n) for kind, subject, state, n in told}
@@ -267,14 +272,15 @@ class JobChanges:
 
     def say_retired(self, jobs: Sequence[Job]) -> None:
         """One entry for all of them: a home that an older version filled retires a hundred thousand within minutes, and
-        who looks at the changes reads each entry.
+        who looks at the changes reads each entry. It has a key of its own, so that who dismisses one of them meanwhile
+        takes nothing of it back.
         """
         if not jobs:
             return
         first, *others = (job.id for job in jobs)
         counts = Counter((job.kind, job.subject, str(job.state)) for job in jobs)
         retired = [[*about, count] for about, count in sorted(counts.items())]
-        self._facts.put(keys.changed(first), self._said({"job": None, "with": others, "retired": retired}))
+        self._facts.put(keys.changed(f"-{first}"), self._said({"job": None, "with": others, "retired": retired}))
 
     def _said(self, what: Mapping[str, Any]) -> dict[str, Any]:
         return {"v": 1, "at": isoformat(self._clock.now()), **what}

@@ -272,11 +272,11 @@ class LedgerReader:
         return self._changes_in(entries), beside
 
     def _changes_in(self, entries: Mapping[str, Any]) -> dict[str, JobChange]:
-        told = {key.removeprefix(keys.CHANGED): document for key, document in entries.items()}
-        changes = {id: JobChange(id, document) for id, document in told.items()}
-        together = [(each.retired_with, each) for each in changes.values() if each.retired_with]
-        for ids, change in together:  # last: what else was told of them was before
-            changes |= dict.fromkeys(ids, change)
+        told = [JobChange(key.removeprefix(keys.CHANGED).lstrip("-"), value) for key, value in entries.items()]
+        changes = {each.id: each for each in told if not each.is_retirement}
+        for each in told:
+            if each.is_retirement:  # whatever else is told of them, when it may be
+                changes |= dict.fromkeys((each.id, *each.retired_with), each)
         return changes
 
     def ended(self, *, until: datetime, since: datetime | None = None) -> Iterator[Job]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from jobs.store.keys import TABLE, KeyPattern
 
 PARTS = {
-    # of a job, of a batch, or of a line of the audit
-    "id": r"[a-z0-9]+-\d+|(?:msg)?batch_[0-9a-f]{24}|\d\d:\d\d:\d\d\.\d{3}Z-[0-9a-f]{12}",
+    # of a job, of jobs that were retired together, of a batch, or of a line of the audit
+    "id": r"-?[a-z0-9]+-\d+|(?:msg)?batch_[0-9a-f]{24}|\d\d:\d\d:\d\d\.\d{3}Z-[0-9a-f]{12}",
     "day": r"\d{4}-\d\d-\d\d",
     "month": r"\d{4}-\d\d",
     "span": r"\d{4}-\d\d(?:-\d\d)?",

@@ -443,7 +443,7 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     assert ledger.reader.get(id).state is JobState.SUCCEEDED
 
     store.clock.wait(3601)
-    assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [3, 0]
+    assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [4, 0]
     with pytest.raises(NotFound):
         ledger.reader.get(id)
     assert ledger.sweep().enqueued == ()

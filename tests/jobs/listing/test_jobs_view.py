@@ -191,3 +191,19 @@ def test_a_check_reads_what_has_changed() -> None:
         "items of open", "items of changes", "put dead_letters",
     ]  # fmt: skip
     assert later.heard["weights"].worker == "w"
+
+
+def test_a_job_that_is_dismissed_while_it_is_retired_stays_retired() -> None:
+    """Nor does whoever dismisses it bring back what was retired together with it."""
+    deployment = Deployment()
+    for model in range(2):
+        deployment.post("pull", model)
+    deployment.look()
+    for which in range(2):
+        deployment.claim(which)
+        deployment.end(Ending("failed", "network", "cut"))
+    deployment.archive(2)
+    for which in range(2):
+        deployment.change(which, dismisses=True)
+    deployment.look()
+    assert deployment.view.look(deployment.ledger.reader).jobs == ()

@@ -142,7 +142,7 @@ def test_what_an_older_version_archived_is_counted_right() -> None:
     """An older version does not say what it archived: all jobs are read once, and the count is right."""
     clock, store, ledger, ids = six_remembered()
     ledger.retire(*map(ledger.reader.get, ids[:4]))
-    key = keys.changed(ids[0])
+    key = keys.changed(f"-{ids[0]}")
     told = dict(store.facts.get(key))
     del told["retired"]
     store.facts.put(key, told)

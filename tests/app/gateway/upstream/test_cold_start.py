@@ -197,9 +197,9 @@ def test_a_load_is_nobodys(tmp_path: Path) -> None:
     ):
         for _ in range(5):
             with closing(caller_of(running, OPENAI)):
-                until(lambda: held_callers(running) == 1)
+                until(lambda: held_callers(running) == 1 and server.loads, "a load that is waited for")
             until(lambda: held_callers(running) == 0)
-        assert tier_entry(running)["why"] == "loading llama3.2:latest"
+        until(lambda: tier_entry(running)["why"] == "loading llama3.2:latest")
         held_server.loaded.set()
         assert asked(running, OPENAI).status_code == 200
         assert len(server.loads) == 1
