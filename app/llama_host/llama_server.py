@@ -10,10 +10,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 USAGE = 2
+
+_LOG_SECONDS = 1.0
+"""For what llama.cpp has said last: a thread of its own writes that, and nobody can ask whether it has."""
 
 
 def _set(path: str, read: Callable[[str], Any]) -> Callable[[Any, str], None]:
@@ -166,6 +170,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
+        time.sleep(_LOG_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # threads of the engine may still run, and would keep us
     print(f"listening at {server.listening_address}", flush=True)

@@ -23,6 +23,7 @@ from jobs.core.sanitize import plain
 
 _POLL_SECONDS = 0.02
 _ENDS_WITHIN_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 10.0
 _LAST_LINES = 8
 _LONGEST_LINE = 4_000
 
@@ -178,15 +179,15 @@ class EngineProcess:
     async def _await_end(self, on_end: Callable[[str], None]) -> None:
         await self._process.wait()
         await self._hear_last()
-        self.kill()  # whatever it left running
         self.client.close()
         on_end(self._how())
 
     async def _hear_last(self) -> None:
-        """What it said last is told with its end; something that it left behind may hold its output for ever."""
+        """What it said last is told with its end. Whatever it left running ends first: it would hold its output."""
+        self.kill()
         if self._reader is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
+            with suppress(TimeoutError):  # of something in a group of its own, which may hold it for ever
+                await asyncio.wait_for(asyncio.shield(self._reader), _LAST_WORDS_SECONDS)
 
     def _how(self) -> str:
         code = self._process.returncode
