@@ -22,6 +22,7 @@ from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.events import RecvRequest, listen
 from grpclib.server import Server, Stream
+from h2.exceptions import StreamClosedError
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
 
@@ -125,8 +126,8 @@ class ModalService:
             raise meddled
         try:
             await answer(self.method(name), request, stream, name)
-        except (GRPCError, asyncio.CancelledError, ConnectionError):
-            raise
+        except (GRPCError, asyncio.CancelledError, ConnectionError, StreamClosedError):
+            raise  # the last: whoever asked has gone, and grpclib has not heard of it yet
         except Exception:
             # A mistake in the control plane itself: told to the test that owns it, at the latest when it stops.
             self.failures.append(f"{name}: {traceback.format_exc()}")
