@@ -222,7 +222,8 @@ class Ledger:
             raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
         self._attempts.write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
         dismissed = self.reader.get(id)
-        self._changes.say(dismissed)
+        if self._facts.get(keys.gone(id)) is None:  # what is listed no more stays so, however long that is told
+            self._changes.say(dismissed)
         return dismissed
 
     # -- what workers do -----------------------------------------------------------------------------------------------

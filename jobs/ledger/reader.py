@@ -272,7 +272,7 @@ class LedgerReader:
         return self._changes_in(entries), beside
 
     def _changes_in(self, entries: Mapping[str, Any]) -> dict[str, JobChange]:
-        told = [JobChange(key.removeprefix(keys.CHANGED).lstrip("-"), value) for key, value in entries.items()]
+        told = [JobChange(key.removeprefix(keys.CHANGED).removeprefix("-"), value) for key, value in entries.items()]
         changes = {each.id: each for each in told if not each.is_retirement}
         for each in told:
             if each.is_retirement:  # whatever else is told of them, when it may be

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from hypothesis.strategies import booleans, integers, sampled_from
@@ -193,8 +194,9 @@ def test_a_check_reads_what_has_changed() -> None:
     assert later.heard["weights"].worker == "w"
 
 
-def test_a_job_that_is_dismissed_while_it_is_retired_stays_retired() -> None:
-    """Nor does whoever dismisses it bring back what was retired together with it."""
+@pytest.mark.parametrize("minutes", [0, 40])
+def test_a_job_that_is_dismissed_when_it_is_retired_stays_retired(minutes: int) -> None:
+    """Nor does whoever dismisses it bring back what was retired together with it, then or once that is told no more."""
     deployment = Deployment()
     for model in range(2):
         deployment.post("pull", model)
@@ -203,7 +205,12 @@ def test_a_job_that_is_dismissed_while_it_is_retired_stays_retired() -> None:
         deployment.claim(which)
         deployment.end(Ending("failed", "network", "cut"))
     deployment.archive(2)
+    deployment.look()
+    deployment.wait(minutes)
     for which in range(2):
         deployment.change(which, dismisses=True)
+    deployment.look()
+    deployment.wait(minutes)
+    clear(deployment.store.facts, deployment.clock.now())
     deployment.look()
     assert deployment.view.look(deployment.ledger.reader).jobs == ()
