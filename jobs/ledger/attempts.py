@@ -170,8 +170,31 @@ class Attempts:
 
     def _say_open(self, job: Job, *, puts: bool) -> None:
         now = self._clock.now()
-        is_put = puts and job.is_due(now) and self._queue.put(job.id, job.lane)
-        self._open.say(OpenJob.of(job, put_at=now if is_put else None))
+        puts = puts and job.is_due(now)
+        self._open.say(OpenJob.of(job, put_at=now if puts else None))
+        if puts and not self._queue.put(job.id, job.lane):
+            self._open.say(OpenJob.of(job))
+
+    def say_as_read(self, job: Job, *, put_at: datetime | None = None) -> None:
+        """Say that a job is open, as it was when it was read."""
+        self._open.say(OpenJob.of(job, put_at=put_at))
+        self.put_right(job)
+
+    def put_right(self, job: Job) -> None:
+        """Say how a job stands now, where it was just said how it stood when it was read, and it has gone on since.
+
+        Whoever brought that on may have said it before: then his is overwritten, and a job that has ended is held to be
+        running until its lease would be over, and what waits for it waits as long.
+        """
+        n = len(job.attempts)
+        next_fact = keys.end(job.id, n) if job.state is JobState.RUNNING else keys.claim(job.id, n + 1)
+        if self._facts.get(next_fact) is None:
+            return
+        current = self._reader.find(job.id)
+        if current is None or current.has_ended:
+            self._open.remove(job.id)
+        else:
+            self.say_as_read(current)
 
     def end_cancelled(self, facts: JobFacts) -> Job | None:
         """End a job that nobody runs as cancelled; None when it is running, has ended, or was claimed just now, or a
@@ -201,7 +224,7 @@ class Attempts:
         self._open.remove(id)
         job = self._reader.find(id)
         if job is not None and not job.has_ended:
-            self._open.say(OpenJob.of(job))
+            self.say_as_read(job)
 
     def point(self, kind: str, subject: str, line: str, generation: int) -> None:
         """Say where to look first. When that cannot be said, an old pointer is right as well."""

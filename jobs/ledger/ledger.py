@@ -165,7 +165,7 @@ class Ledger:
             return self._left_to_worker(id)
         if job.state is JobState.RUNNING:
             asked = replace(job, cancel_asked=True)
-            self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
+            self._attempts.say_as_read(asked)  # for those who look at it; its holder asks for the fact
             return asked
         ended = self._attempts.end_cancelled(facts)
         return ended or self.reader.get(id)
@@ -180,7 +180,7 @@ class Ledger:
         if job.has_ended:
             return job
         if job.state is JobState.RUNNING:
-            self._open.say(OpenJob.of(job))
+            self._attempts.say_as_read(job)
         else:
             self._enqueued(OpenJob.of(job))
         return job
@@ -287,7 +287,7 @@ class Ledger:
         if job is None or job.has_ended:
             self._attempts.drop(id)
             return None
-        self._open.say(OpenJob.of(job))
+        self._attempts.say_as_read(job)
         return self._attempts.claimed_before(job, lease, token) if job.state is JobState.RUNNING else None
 
     def _facts_as_said(self, entry: OpenJob, *, early: bool) -> JobFacts | None:
@@ -396,9 +396,11 @@ class Ledger:
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""
         missing = self._open.add_missing(jobs)
+        for job in missing:
+            self._attempts.put_right(job)
         if missing:
-            logger.info("{} open jobs were not in the index of the open ones", missing)
-        return missing
+            logger.info("{} open jobs were not in the index of the open ones", len(missing))
+        return len(missing)
 
     def index_missing(self) -> int:
         """The same with as few jobs as the store lets be read: where it has them in their order, those that were posted

@@ -207,14 +207,14 @@ class OpenJobs:
         """Say nothing more of a job that has ended, or was never posted."""
         self._facts.pop(keys.open(id), None)
 
-    def add_missing(self, jobs: Iterable[Job]) -> int:
-        """Have an entry for each of these that has not ended; how many lacked one."""
+    def add_missing(self, jobs: Iterable[Job]) -> list[Job]:
+        """Have an entry for each of these that had not ended when it was read; those that lacked one."""
         known = {entry.id for entry in self.all().jobs}
         missing = [job for job in jobs if not job.has_ended and job.id not in known]
         for job in missing:
             self._facts.put(keys.open(job.id), OpenJob.of(job).as_json(), skip_if_exists=True)
         self._facts.put(keys.OPEN_COMPLETE, {"v": 1, "at": isoformat(self._clock.now())})
-        return len(missing)
+        return missing
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class Sweeper:
             return None
         current = OpenJob.of(job, put_at=entry.put_at if entry.ended == len(job.attempts) else None)
         if current != entry:
-            self._open.say(current)
+            self._attempts.say_as_read(job, put_at=current.put_at)
         return current
 
     def _put_lacking(self, lane: str, due: list[OpenJob], now: datetime) -> list[str]:
@@ -190,11 +190,13 @@ class Sweeper:
         for entry in (*absent, *lacking):
             if length and entry.put_at is not None and now - entry.put_at < AGAIN:
                 continue  # somebody has taken it out to claim it, most likely
+            self._open.say_put(entry, now)
+            # Looked for after that: whoever claimed it by then may have said so before us.
             if self._facts.get(keys.claim(entry.id, entry.ended + 1)) is not None:
-                self._looked_at(entry, now)  # its entry was late
+                self._looked_at(entry, now)
             elif self._queue.put(entry.id, lane):
-                self._open.say_put(entry, now)
                 enqueued.append(entry.id)
             else:
+                self._open.say_put(entry, entry.put_at)
                 break  # what fails for one would fail for all of them, and each may take its time over it
         return enqueued

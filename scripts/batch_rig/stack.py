@@ -1,8 +1,7 @@
 """A stack of one machine with a simulated server, for the benchmarks of batches."""
 
-import http.client
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -22,17 +21,16 @@ def up(folder: Path, parallel: int, prompt_milliseconds: int, tokens_per_second:
 
     Its home is `folder/home`.
     """
-    port = _free_port()
     environ = environment(folder) | {
         "OLLAMA_NUM_PARALLEL": str(parallel),
         "OLLAMA_SIM_PROMPT_MILLISECONDS": str(prompt_milliseconds),
         "OLLAMA_SIM_TOKENS_PER_SECOND": str(tokens_per_second),
     }
-    command = [str(PYTHON), "-m", "app.local", "up", "--simulate", "--port", str(port)]
+    command = [str(PYTHON), "-m", "app.local", "up", "--simulate", "--port", "0"]
     with (folder / "up.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _await_answer(port, process, folder / "up.log")
+            port = _await_ready(process, folder / "up.log")
             for words in (["pull", MODEL], ["warm", MODEL]):
                 subprocess.run(
                     [PYTHON, "-m", "app.local", *words],
@@ -50,22 +48,12 @@ def environment(folder: Path) -> dict[str, str]:
     return known | {"HOME": str(folder), "OLLAMA_MODAL_HOME": str(folder / "home"), "OLLAMA_HOST": "127.0.0.1:9"}
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _await_answer(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _await_ready(process: "subprocess.Popen[bytes]", log: Path) -> int:
     until = time.monotonic() + READY_SECONDS
     while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/healthz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                sys.exit(f"error: the stack does not answer\n{log.read_text('utf-8')[-2000:]}")
-            time.sleep(0.1)
-        finally:
-            connection.close()
+        told = log.read_text("utf-8")
+        if ready := re.search(r"^ready http://127\.0\.0\.1:(\d+)\n", told, re.MULTILINE):
+            return int(ready[1])
+        if process.poll() is not None or time.monotonic() > until:
+            sys.exit(f"error: the stack does not start\n{told[-2000:]}")
+        time.sleep(0.1)

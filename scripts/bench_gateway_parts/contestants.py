@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_gateway_parts.processes import first_line, free_port, pinned, running
+from free_ports import free_port
+
+from bench_gateway_parts.processes import first_line, pinned, running
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = str(ROOT / ".venv/bin/python")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_port
+
 from bench_gateway_parts.contestants import PYTHON, ROOT, Contestant
-from bench_gateway_parts.processes import cpu_seconds, first_line, free_port, pinned, running
+from bench_gateway_parts.processes import cpu_seconds, first_line, pinned, running
 
 SOURCE = Path(__file__).resolve().parent / "load"
 NEAR = 0.9

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,12 +40,6 @@ def memory_mb(pid: int, which: str) -> float:
             match = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{each}/status").read_text())
             kilobytes += int(match[1]) if match else 0
     return kilobytes / 1000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pinned(kind: str) -> list[str]:

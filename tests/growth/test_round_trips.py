@@ -240,7 +240,7 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
     look: (2, ""),
     look_queued: (2, ""),
     cancel_queued: (13, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
-    cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
+    cancel_running: (9, "the whole job, the wish, a word to those who look at it, and whether it has ended meanwhile"),
     retry: (13, "the whole story of the job, and a post"),
     retry_delete: (33, "as `retry`, and of each line that a later change of the model may be in what its last job was"),
     sweep: (2, ""),

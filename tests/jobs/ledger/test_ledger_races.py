@@ -2,7 +2,7 @@
 queues."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -391,6 +391,58 @@ def test_no_order_of_archiving_breaks_the_ledger(steps: list[tuple[str, int, int
             raise_failures(world.actors)
         world.recover()
         assert all(map(world.is_over, world.posted))
+
+
+READERS: dict[str, Callable[[World, str], object]] = {
+    "a comparison of the index with all jobs": lambda world, _: world.ledger().index_missing(),
+    "a sweep of a ledger without an index": lambda world, _: world.ledger().sweep(),
+    "a sweep": lambda world, _: world.ledger().sweep(),
+    "a cancellation": lambda world, id: world.ledger().cancel(id, by="test"),
+    "a second claim": lambda world, id: world.ledger().claim(id, worker="late", lease=LEASE),
+}
+
+
+@pytest.mark.parametrize("steps", range(12))
+@pytest.mark.parametrize("about", ["queued", "running"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_was_read_before_an_end_holds_nobody_up(reader: str, about: str, steps: int) -> None:
+    """Whoever read a job before it ended, and says after that how it stood, puts that right at once: what waits for
+    the job is in the queue after two sweeps, though no lease has passed."""
+    with a_world() as world:
+        id = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
+        waiting = world.watcher.post("warm", "m", {"model": "m"}, by="test").job.id
+        assert world.queue.get(block=False, partition="servers") == waiting
+        assert world.watcher.claim(waiting, worker="other", lease=LEASE) is None  # it waits, out of the queue
+        assert world.queue.get(block=False, partition="weights") == id
+        if reader != "a sweep":
+            world.facts.pop("open/" + id)
+            world.facts.pop("open_complete", None)
+
+        def act() -> None:
+            READERS[reader](world, id)
+
+        late = Actor(reader, act)
+
+        def moves(steps: int) -> None:
+            for _ in range(steps):
+                late.step()
+
+        if about == "queued":
+            moves(steps)
+        claim = world.watcher.claim(id, worker="worker", lease=LEASE)
+        if about == "running":
+            moves(steps)
+        if claim is not None:  # else the late one has it, or has ended it
+            world.watcher.end(claim, Ending("succeeded"), Reading())
+        while not late.done:
+            late.step()
+        raise_failures([late])
+
+        job = world.watcher.reader.get(id)
+        for _ in range(2):
+            world.watcher.sweep()
+        assert (world.queue.get(block=False, partition="servers") == waiting) is job.has_ended
+        assert job.has_ended or job.attempts[0].worker == "late"
 
 
 @pytest.mark.parametrize("sort", ["job", "claim", "end"])
