@@ -200,15 +200,15 @@ def test_a_lane_minds_its_own_business(live_store: Store) -> None:
 def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
     """A worker whose attempt was given up by a sweep elsewhere stops at its next check and ends nothing."""
     id = post(live_store)
-    lazy = replace(QUICK, lease=timedelta(seconds=0.2), beat=timedelta(seconds=0.5), sweep=timedelta(seconds=60))
     runs: list[RunningAttempt] = []
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
         runs.append(run)
         return forever(run) if run.n == 1 else {"n": run.n}
 
-    with working(worker(live_store, work, timing=lazy)):
-        until(lambda: live_store.ledger().sweep().lost == (id,))
+    with working(worker(live_store, work)):
+        until(lambda: runs)
+        assert live_store.ledger().sweep(no_worker_lives=True).lost == (id,)
         job = ended(live_store, id)
         until(lambda: is_fenced(runs[0]))
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
