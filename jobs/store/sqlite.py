@@ -27,6 +27,9 @@ BUSY_SECONDS = 15.0
 """How long anybody waits for another thread's or process's turn at the file. A turn takes milliseconds, so this is a
 stuck disk. It is shorter than the shortest lease, so that a holder hears of it while his still runs."""
 
+_LOCKED_SECONDS = 0.005
+"""How long until somebody else's turn at a new file is over, most likely."""
+
 POLL_SECONDS = 0.025
 """How often a waiting `get` looks, so that claims come within 50 ms: at first whether anybody has written to the file,
 which costs two microseconds, and into it only then. Of several in a process one looks."""
@@ -171,12 +174,28 @@ class _File:
                     0
                 ]:  # else it writes: on a full disk, too
                     self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._write_ahead()
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
                 self._connection.executescript(_SCHEMA + _indexes() + _INDEX_POSTED)
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _write_ahead(self) -> None:
+        """Have the file written by way of a log. Of several who turn to that in a new file at once, SQLite makes none
+        wait, as they might wait for each other: it tells all but one that the file is locked.
+        """
+        clock = SystemClock()
+        until = clock.monotonic() + self._busy_seconds
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock.monotonic() > until:
+                    raise
+            else:
+                return
+            clock.wait(_LOCKED_SECONDS)
 
     def run(self, sql: str, *values: Any) -> tuple[list[tuple[Any, ...]], int]:
         """One statement: its rows, and how many it changed."""

@@ -147,6 +147,27 @@ def test_a_call_that_hangs_holds_others_up_for_a_while(path: Path) -> None:
         assert facts.get("other") is None
 
 
+def test_a_file_that_another_one_makes_is_waited_for(tmp_path: Path) -> None:
+    """Of several who open a new home at once each waits for his turn, where SQLite itself would let nobody wait."""
+    path, failures = tmp_path / "ledger.sqlite", list[StoreUnavailable]()
+
+    def opens() -> None:
+        try:
+            SqliteQueue(path).close()
+        except StoreUnavailable as failure:
+            failures.append(failure)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE begun (x)")
+        other.execute("BEGIN IMMEDIATE")
+        opener = threading.Thread(target=opens)
+        opener.start()
+        opener.join(0.3)  # without waiting it has failed by then, unless the machine is busy
+        other.execute("COMMIT")
+    opener.join(PATIENCE)
+    assert failures == []
+
+
 # -- waiting at the queue ----------------------------------------------------------------------------------------------
 
 
