@@ -186,9 +186,11 @@ class Attempts:
         Whoever brought that on may have said it before: then his is overwritten, and a job that has ended is held to be
         running until its lease would be over, and what waits for it waits as long.
         """
-        n = len(job.attempts)
-        next_fact = keys.end(job.id, n) if job.state is JobState.RUNNING else keys.claim(job.id, n + 1)
-        if self._facts.get(next_fact) is None:
+        n, is_running = len(job.attempts), job.state is JobState.RUNNING
+        news = [keys.end(job.id, n) if is_running else keys.claim(job.id, n + 1)]
+        if not is_running and not job.cancel_asked:
+            news.append(keys.cancel(job.id))  # then one that waits until later is due for who has to end it
+        if all(self._facts.get(key) is None for key in news):
             return
         current = self._reader.find(job.id)
         if current is None or current.has_ended:

@@ -445,6 +445,32 @@ def test_what_was_read_before_an_end_holds_nobody_up(reader: str, about: str, st
         assert job.has_ended or job.attempts[0].worker == "late"
 
 
+@pytest.mark.parametrize("steps", range(24))
+def test_who_read_before_a_cancellation_does_not_take_it_back(steps: int) -> None:
+    """A job that waits for hours, and that a worker has to end when it is cancelled, is due from then on, though a
+    sweep read it before that and says how it stands after it."""
+    with a_world() as world:
+        id = world.watcher.post("batch", "m", {"model": "m"}, by="test").job.id
+        announced = world.facts.get("open/" + id) | {"posted": False}
+        claim = world.watcher.claim(id, worker="worker", lease=LEASE)
+        assert claim is not None
+        world.watcher.end(claim, Ending("retry", "later", not_before=world.clock.now() + timedelta(hours=8)), Reading())
+        world.facts.put("open/" + id, announced)  # as of who posts it a second time at once, with others
+
+        def sweep() -> None:
+            world.ledger().sweep()
+
+        late = Actor("sweeper", sweep)
+        for _ in range(steps):
+            late.step()
+        world.watcher.cancel(id, by="test")
+        while not late.done:
+            late.step()
+        raise_failures([late])
+        assert id in {world.queue.get(block=False, partition="batches") for _ in range(3)}
+        assert world.facts.get("open/" + id)["not_before"] is None
+
+
 @pytest.mark.parametrize("sort", ["job", "claim", "end"])
 def test_a_lost_reply_is_recognised(sort: str, tmp_path: Path) -> None:
     """Who wins a conditional write and never hears of it finds its own token there and goes on as the winner."""
