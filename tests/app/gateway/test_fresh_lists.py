@@ -150,7 +150,7 @@ def test_a_refused_request_loads_nothing(tmp_path: Path) -> None:
 
     with (
         ScriptedServer(refuses, opening=refuses) as server,
-        gateway(tmp_path, {"a10g": server.url}, startup=0.3) as running,
+        gateway(tmp_path, {"a10g": server.url}, startup=3) as running,
     ):
         for body in ({"keep_alive": 0}, {"prompt": "x", "keep_alive": 0}, {"prompt": "x"}):
             httpx.post(f"{running.url}/api/generate", json={"model": "llama3.2", **body}, timeout=PATIENCE)
@@ -162,7 +162,7 @@ def test_a_tier_that_went_to_sleep_has_nothing_loaded(tmp_path: Path) -> None:
     held_server = HeldServer(awake=True)
     with (
         ScriptedServer(whole_answer, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}, startup=0.3) as running,
+        gateway(tmp_path, {"a10g": server.url}, startup=3) as running,
     ):
         asked(running, OLLAMA)
         assert len(ps(running.url)) == 1

@@ -176,7 +176,7 @@ def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
     held_server = HeldServer(loaded=False)
     with (
         ScriptedServer(whole_answer, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}, startup=0.4) as running,
+        gateway(tmp_path, {"a10g": server.url}, startup=3) as running,
     ):
         late = asked(running, OLLAMA)
         assert late.status_code == 503
@@ -273,7 +273,7 @@ def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
     another = Another()
     with (
         ScriptedServer(another) as server,
-        gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=0.2) as running,
+        gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=3) as running,
     ):
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)

@@ -20,6 +20,9 @@ from tests.support.processes import free_port
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import until
 
+SILENCE = 1.5
+"""Seconds for which an impatient gateway's server may say nothing: a busy machine stalls for less."""
+
 
 @dataclass
 class Trial:
@@ -70,8 +73,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Tria
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Trial]]:
-    patience = Patience(answer_seconds=0.4, silence_seconds=0.4)
-    yield from trials(tmp_path_factory.mktemp("impatient"), patience=patience, startup=0.6)
+    patience = Patience(answer_seconds=SILENCE, silence_seconds=SILENCE)
+    yield from trials(tmp_path_factory.mktemp("impatient"), patience=patience, startup=2 * SILENCE)
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def trial(calm: Callable[[], Trial]) -> Trial:
 
 @pytest.fixture
 def hasty(impatient: Callable[[], Trial]) -> Trial:
-    """Where a server may be silent for less than half a second, and has not much more to wake."""
+    """Where a server may be silent for no longer than that, and has twice as long to wake."""
     return impatient()
 
 
@@ -184,7 +187,7 @@ def _cut(line: Connection) -> None:
 
 
 def _reset(line: Connection) -> None:
-    CLOCK.wait(0.5)  # else the reset overtakes the bytes before it
+    CLOCK.wait(SILENCE)  # else the reset overtakes the bytes before it
     line.reset()
 
 
@@ -270,7 +273,7 @@ def test_slow_is_no_fault(hasty: Trial, dialect: Dialect) -> None:
         line.begin(dialect.kind)
         for piece in dialect.pieces:
             for byte in (piece[:5], piece[5:]):
-                CLOCK.wait(0.15)
+                CLOCK.wait(SILENCE / 5)
                 line.chunk(byte)
         line.end()
 

@@ -12,6 +12,7 @@ from app.model_server.report import Report
 from tests.support.dialects import OLLAMA, whole_answer
 from tests.support.gateways import CLOCK, QUICK, asked, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from jobs.store.sqlite import SqliteDict
@@ -39,11 +40,17 @@ class Coming:
         line.head(503, "text/plain", "Content-Length: 0")
 
 
-def woken(folder: Path, coming: Coming, **pace: float) -> int:
-    """The status of an answer from a sleeping tier that may take five seconds to wake."""
+def woken(folder: Path, coming: Coming, startup: float = PATIENCE, **pace: float) -> int:
+    """The status of an answer from a sleeping tier that may take these seconds to wake."""
     with (
         ScriptedServer(whole_answer, opening=coming) as server,
-        gateway(folder, {"a10g": server.url}, pace=replace(QUICK, **pace), refresh_seconds=0.0) as running,  # type: ignore[arg-type]
+        gateway(
+            folder,
+            {"a10g": server.url},
+            pace=replace(QUICK, **pace),  # type: ignore[arg-type]
+            startup=startup,
+            refresh_seconds=0.0,
+        ) as running,
     ):
         coming.facts = running.facts
         return asked(running, OLLAMA).status_code
@@ -54,7 +61,7 @@ def test_a_server_that_starts_is_asked_often(tmp_path: Path) -> None:
     and its callers are served."""
     coming = Coming("waking", 20)
 
-    assert woken(tmp_path, coming, poke_seconds=1.0, near_poke_seconds=0.01) == 200
+    assert woken(tmp_path, coming, startup=60, poke_seconds=4.0, near_poke_seconds=0.01) == 200
     assert coming.asked == 21
 
 
@@ -62,7 +69,7 @@ def test_a_start_that_lasts_is_asked_seldom_again(tmp_path: Path) -> None:
     """One that began long ago has bytes to read, and is left in peace."""
     coming = Coming("waking", 20)
 
-    assert woken(tmp_path, coming, poke_seconds=1.0, near_poke_seconds=0.01, near_seconds=0.0) == 503
+    assert woken(tmp_path, coming, startup=5, poke_seconds=1.0, near_poke_seconds=0.01, near_seconds=0.0) == 503
     assert coming.asked <= 8
 
 
