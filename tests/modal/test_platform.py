@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import modal
 import pytest
+from grpclib import GRPCError, Status
 from modal.client import Client
 from modal_proto import api_pb2
 
@@ -25,6 +27,7 @@ from tests.modal.platform.packages import KEPT
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
+from tests.modal.platform.volumes import View, Volume
 from tests.support.deployments import modal_command
 from tests.support.processes import free_port, is_running
 from tests.support.waiting import PATIENCE, until
@@ -439,6 +442,19 @@ def test_reload_fails_while_a_file_is_open(tiny: Platform, client: Client) -> No
     assert function(client, "read").remote("held") == "x"
 
 
+def test_what_ended_takes_nothing_from_a_volume(tmp_path: Path) -> None:
+    """A commit that is still under way when its container has ended publishes nothing, and takes nothing away."""
+    volume = Volume(tmp_path / "volume")
+    view = View(volume, tmp_path / "view", read_only=False)
+    view.path.mkdir()
+    (view.path / "weights").write_bytes(b"one")
+    view.commit()
+    view.close()
+    view.commit()
+    assert volume.files() == {"weights": b"one"}
+    assert view.identities() == set()
+
+
 def test_background_commits_publish_in_time(tiny: Platform, client: Client) -> None:
     """What a container wrote and did not commit is published by itself after a while."""
     function(client, "write").remote("slow", "x", commit=False)
@@ -462,6 +478,32 @@ def test_killed_container_runs_its_input_again(tiny: Platform, client: Client) -
     assert container.exit_code == -9
     assert call.get(timeout=PATIENCE) == "attempt 2: ['killed-1', 'killed-2', 'killed-2-late']"
     tiny.settings.commit_seconds = 0.5
+
+
+def test_killed_container_may_leave_a_call_behind(tiny: Platform, client: Client) -> None:
+    """A call that is read when its container is there no more is refused, and is no mistake of the control plane."""
+    killed: list[Container] = []
+
+    def kill_who_says_hello(name: str, id: str) -> GRPCError | None:
+        if name != "ContainerHello" or killed:
+            return None
+        (container,) = (each for each in tiny.containers() if each.id == id)
+        if container.process is None:
+            return GRPCError(Status.UNAVAILABLE, "say it again: it is not known yet that this runs")
+        killed.append(container)
+        os.kill(container.pid, signal.SIGKILL)
+        until(lambda: not is_running(container.pid))
+        return None
+
+    for idle in tiny.containers("write"):
+        tiny.kill(idle)
+    tiny.wire.meddler = kill_who_says_hello
+    try:
+        function(client, "write").remote("hello", "x")
+    finally:
+        tiny.wire.meddler = lambda *_: None
+    assert [container.exit_code for container in killed] == [-signal.SIGKILL]
+    assert tiny.wire.failures == []
 
 
 def test_preempted_container_commits_and_its_input_runs_again(tiny: Platform, client: Client) -> None:

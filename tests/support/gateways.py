@@ -113,7 +113,7 @@ def gateway(
     keys: str = "",
     live_keys: bool = False,
     source: ModelsSource | None = None,
-    startup: float = 5.0,
+    startup: float = 60.0,
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
     tiers: Sequence[TierCapacity] | None = None,

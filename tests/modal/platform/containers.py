@@ -8,7 +8,6 @@ it. A test can kill one (SIGKILL for all of it) or preempt it (SIGINT, then SIGK
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -166,7 +165,8 @@ class Containers:
             container.turn("exited")
             container.done.set()
             self.on_exit(container)
-            shutil.rmtree(container.home / "views", ignore_errors=True)
+            for view in container.views.values():
+                await asyncio.to_thread(view.close)
 
     def _environment(self, container: Container) -> Environment:
         image = self.images.find(container.function.definition.image_id)
@@ -301,8 +301,7 @@ class Containers:
         while container.views:
             await asyncio.sleep(self.settings.commit_seconds)
             for view in container.views.values():
-                async with view.volume.lock:
-                    await asyncio.to_thread(view.commit)
+                await asyncio.to_thread(view.commit)
 
     # Ending
 
@@ -380,8 +379,16 @@ class Containers:
         if container is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "this can only be called from within a container")
         if container.namespace is None and self.settings.namespaces:
-            container.namespace = os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY)
+            container.namespace = self._namespace(container)
         return container
+
+    def _namespace(self, container: Container) -> int:
+        try:
+            if container.state != "exited":  # else the number may be another's
+                return os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY)
+        except FileNotFoundError:
+            pass  # killed, before its first call was read
+        raise GRPCError(Status.ABORTED, f"container {container.id!r} of {container.function.name!r} has ended")
 
     async def container_hello(self, _: Empty) -> Empty:
         """The first thing that it says, maybe before we know that it runs."""
@@ -455,17 +462,15 @@ class Containers:
 
     async def volume_commit(self, request: api_pb2.VolumeCommitRequest) -> api_pb2.VolumeCommitResponse:
         _, view = self._view(request.volume_id)
-        async with view.volume.lock:
-            await asyncio.to_thread(view.commit)
+        await asyncio.to_thread(view.commit)
         return api_pb2.VolumeCommitResponse(skip_reload=True)
 
     async def volume_reload(self, request: api_pb2.VolumeReloadRequest) -> Empty:
         container, view = self._view(request.volume_id)
-        async with view.volume.lock:
-            if await asyncio.to_thread(self._is_open, container, view):
-                raise GRPCError(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
-            await asyncio.to_thread(view.commit)
-            await asyncio.to_thread(view.refresh)
+        if await asyncio.to_thread(self._is_open, container, view):
+            raise GRPCError(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
+        await asyncio.to_thread(view.commit)
+        await asyncio.to_thread(view.refresh)
         return Empty()
 
     def _is_open(self, container: Container, view: View) -> bool:

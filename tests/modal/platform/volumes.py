@@ -4,12 +4,13 @@ A volume is a tree of files nobody writes to any more. A view is one container's
 there into the volume, file by file and the last one wins; a reload brings in what others committed.
 """
 
-import asyncio
 import itertools
 import os
 import shutil
 import stat
+import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class Volume:
         self.home = home
         self.home.mkdir(parents=True)
         self.tree: dict[str, Stored] = {}
-        self.lock = asyncio.Lock()
+        self.turn = threading.Lock()
+        """Held by the one view that commits, refreshes or closes, to its end: nobody can call back its thread."""
         self._numbers = itertools.count()
 
     def store(self, path: Path) -> Stored:
@@ -77,6 +79,7 @@ class View:
     path: Path
     read_only: bool
     synced: dict[str, tuple[Signature, Stored]] = field(default_factory=dict)
+    is_closed: bool = False
 
     def scan(self) -> dict[str, Signature]:
         found: dict[str, Signature] = {}
@@ -91,8 +94,11 @@ class View:
 
     def commit(self) -> None:
         """Publish what changed here since the last commit or reload, all of it in one step for those who look."""
-        if self.read_only:
-            return
+        with self.volume.turn:
+            if not self.read_only and not self.is_closed:
+                self._commit()
+
+    def _commit(self) -> None:
         now = self.scan()
         written: dict[str, Stored] = {}
         for name, seen in now.items():
@@ -110,6 +116,11 @@ class View:
 
     def refresh(self) -> None:
         """Make the directory hold what is committed."""
+        with self.volume.turn:
+            if not self.is_closed:
+                self._refresh()
+
+    def _refresh(self) -> None:
         tree = self.volume.tree
         for name in sorted(set(self.synced) - set(tree), reverse=True):
             self._remove(self.path / name)
@@ -118,6 +129,12 @@ class View:
             if name not in self.synced or self.synced[name][1] != stored:
                 self._write(self.path / name, stored)
                 self.synced[name] = (signature(self.path / name), stored)
+
+    def close(self) -> None:
+        """Take the directory away: what was not committed is lost, and whoever would commit it from now on does not."""
+        with self.volume.turn:
+            self.is_closed = True
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
@@ -138,9 +155,13 @@ class View:
             shutil.copy2(stored.content, path)
 
     def identities(self) -> set[tuple[int, int]]:
-        """Device and inode of the directory and of all that is in it."""
-        paths = [self.path, *(self.path / name for name in self.scan())]
-        return {(seen.st_dev, seen.st_ino) for seen in map(os.lstat, paths)}
+        """Device and inode of the directory and of all that is in it, and was still there when it was looked at."""
+        found: set[tuple[int, int]] = set()
+        for path in (self.path, *(self.path / name for name in self.scan())):
+            with suppress(FileNotFoundError):
+                seen = path.lstat()
+                found.add((seen.st_dev, seen.st_ino))
+        return found
 
 
 class Volumes:
