@@ -378,7 +378,7 @@ class Containers:
         container = self.all.get(caller.get())
         if container is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "this can only be called from within a container")
-        if container.namespace is None and self.settings.namespaces:
+        if container.namespace is None and container.process is not None and self.settings.namespaces:
             container.namespace = self._namespace(container)
         return container
 
