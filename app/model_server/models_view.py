@@ -155,7 +155,10 @@ class ModelsView:
             return ServedManifest(manifest.raw, {})
 
     def _link_each(self, served: Mapping[ModelName, ServedManifest], changed: Collection[ModelName]) -> list[Path]:
-        """Have each blob that is wanted, as a link or a file of our own; returns those that no model wants any more."""
+        """Have each blob that is wanted, as a link or a file of our own; returns those that no model wants any more.
+
+        One that a server has fetched by itself is there all the while: its manifest is, too.
+        """
         blobs = self.layout.blobs
         blobs.mkdir(exist_ok=True)
         wanted: set[str] = set()
@@ -167,11 +170,13 @@ class ModelsView:
                 path = blobs / layer.filename
                 content = each.own_blobs.get(layer.filename)
                 if content is None and not path.is_symlink():
-                    path.unlink(missing_ok=True)
-                    path.symlink_to(self._volume.blob(layer.digest))
+                    draft = self._draft()
+                    draft.symlink_to(self._volume.blob(layer.digest))
+                    draft.replace(path)
                 elif content is not None:
-                    path.unlink(missing_ok=True)  # never through a link: that would write to the volume
-                    path.write_bytes(content)
+                    draft = self._draft()
+                    draft.write_bytes(content)
+                    draft.replace(path)  # never through a link: that would write to the volume
                     self._own.add(path.name)
         # A server may be at fetching something by itself: what nobody here has written is left alone.
         return [
@@ -201,7 +206,7 @@ class ModelsView:
             # Half a one must not be seen; those of the first copy come all at once.
             if self._may_be_used:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                draft = self.layout.root / "draft"
+                draft = self._draft()
                 draft.write_bytes(raw)
                 draft.replace(target)
             else:
@@ -210,6 +215,12 @@ class ModelsView:
                 first.write_bytes(raw)
         self._shown[name] = raw
         return not is_known
+
+    def _draft(self) -> Path:
+        """Where what is to appear in one step is made; what was left there by who was killed is gone."""
+        draft = self.layout.root / "draft"
+        draft.unlink(missing_ok=True)
+        return draft
 
     def _drop(self, name: ModelName) -> None:
         path = self.layout.manifest(name)

@@ -111,7 +111,7 @@ def test_a_key_that_one_gateway_revokes_is_refused_by_both(platform: Platform, u
 
 def test_within_ten_seconds_by_one_trip_each(client: Client) -> None:
     """With the clock in hand: two gateways that looked just now both refuse the key ten seconds after, each by one
-    listing of the Dict of keys, and by nothing else.
+    listing of the Dict of keys, and by nothing else. Where that takes long, who comes meanwhile is let in as before.
     """
     clock, key = HandClock(), new_key()
     entries = modal.Dict.from_name(DICTS["access"], client=client, create_if_missing=True)
@@ -133,7 +133,8 @@ def test_within_ten_seconds_by_one_trip_each(client: Client) -> None:
     trips.clear()
     clock.tick(TRUSTED.total_seconds() + 0.001)
 
-    assert all("was revoked" in who(each) for each in gateways)
+    for each in gateways:
+        until(lambda each=each: "was revoked" in who(each))  # type: ignore[misc]
     assert trips == ["items", "items"]
 
 

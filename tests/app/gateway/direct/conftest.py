@@ -20,7 +20,7 @@ def running(told: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with (
         ScriptedServer(told.answer) as server,
         gateway(
-            tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, patience=Patience(1.0, 1.0)
+            tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, patience=Patience(4.0, 4.0)
         ) as found,
     ):
         yield found
