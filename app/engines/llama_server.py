@@ -52,7 +52,9 @@ LLAMA_SERVER = Engine(
     log=LogWords(
         # The host's own lines; those in between are llama.cpp's, which Ollama shows as well.
         answered=re.compile(r"^llama-host: answered \d+ "),
-        load_began=re.compile(r"^llama-host: loading (?P<command>.*--model \S*(?P<blob>sha256-[0-9a-f]{64})\b.*)"),
+        load_began=re.compile(
+            r"^llama-host: loading (?P<command>.*--model (?:(?! --).)*?(?P<blob>sha256-[0-9a-f]{64})\b.*)"
+        ),
         bytes_read=OLLAMA.log.bytes_read,
         load_ended=re.compile(r"^llama-host: loaded "),
         kept_off_the_gpu=OLLAMA.log.kept_off_the_gpu,

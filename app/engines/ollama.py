@@ -42,7 +42,8 @@ OLLAMA = Engine(
         answered=re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"'),
         # Which blob, and with what (llm/llama_server.go:431).
         load_began=re.compile(
-            r'msg="starting llama-server" cmd="(?P<command>[^"]*--model \S*(?P<blob>sha256-[0-9a-f]{64})\b[^"]*)"'
+            r'msg="starting llama-server" cmd="'
+            r'(?P<command>[^"]*--model (?:(?! --)[^"])*?(?P<blob>sha256-[0-9a-f]{64})\b[^"]*)"'
         ),
         # What the engine below says first when all tensors are there (llama.cpp src/llama-context.cpp,
         # common/common.cpp). A version that says neither leaves unknown when that was.

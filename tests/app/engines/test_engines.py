@@ -53,6 +53,23 @@ def test_engines_are_found_by_their_routes() -> None:
     assert speaking("/") == ()
 
 
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.name)
+@pytest.mark.parametrize("folder", ["/models/blobs", "/my models/of mine/blobs"])
+def test_a_load_is_known_by_its_weights(engine: Engine, folder: str) -> None:
+    """Wherever they lie, also where a folder has a blank in its name; no other file that it is given is taken for
+    them."""
+    weights, projector = f"sha256-{'a' * 64}", f"sha256-{'b' * 64}"
+    for before, after in (("", f" --mmproj {folder}/{projector}"), (f" --mmproj {folder}/{projector}", "")):
+        command = f"llama-server{before} --model {folder}/{weights} -ngl 0{after} -c 9"
+        said = f"llama-host: loading smollm2:latest: {command}"
+        if engine is OLLAMA:
+            said = f'time=2026-11-28 level=INFO source=x.go:1 msg="starting llama-server" cmd="{command}"'
+        began = engine.log.load_began.search(said)
+        assert began is not None
+        assert began["blob"] == weights
+        assert engine.log.kept_off_the_gpu.search(began["command"])
+
+
 def test_the_hosts_lines_tell_of_loads() -> None:
     """A load is followed by the lines of the host and those of llama.cpp in between."""
     log, blob = LLAMA_SERVER.log, f"sha256-{'a' * 64}"
