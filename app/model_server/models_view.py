@@ -54,6 +54,8 @@ class ModelsView:
         self.layout = Layout(root)
         #: Where the manifests of the first copy are gathered.
         self._first = Layout(root / "first")
+        #: Where a file that is to appear in one step is written; never a link.
+        self._draft = root / "draft"
         self._volume = Layout(volume)
         self._settings = settings or {}
         #: The file names of the blobs that were written here, no links. Used by whoever copies.
@@ -163,6 +165,8 @@ class ModelsView:
         blobs.mkdir(exist_ok=True)
         wanted: set[str] = set()
         new = set(changed)
+        link = self.layout.root / "link"
+        link.unlink(missing_ok=True)  # of one who was killed
         for name, each in served.items():
             layers = Manifest.parse(each.raw).blobs
             wanted.update(layer.filename for layer in layers)
@@ -170,13 +174,11 @@ class ModelsView:
                 path = blobs / layer.filename
                 content = each.own_blobs.get(layer.filename)
                 if content is None and not path.is_symlink():
-                    draft = self._draft()
-                    draft.symlink_to(self._volume.blob(layer.digest))
-                    draft.replace(path)
+                    link.symlink_to(self._volume.blob(layer.digest))
+                    link.replace(path)
                 elif content is not None:
-                    draft = self._draft()
-                    draft.write_bytes(content)
-                    draft.replace(path)  # never through a link: that would write to the volume
+                    self._draft.write_bytes(content)
+                    self._draft.replace(path)  # never through a link: that would write to the volume
                     self._own.add(path.name)
         # A server may be at fetching something by itself: what nobody here has written is left alone.
         return [
@@ -206,21 +208,14 @@ class ModelsView:
             # Half a one must not be seen; those of the first copy come all at once.
             if self._may_be_used:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                draft = self._draft()
-                draft.write_bytes(raw)
-                draft.replace(target)
+                self._draft.write_bytes(raw)
+                self._draft.replace(target)
             else:
                 first = self._first.manifest(name)
                 first.parent.mkdir(parents=True, exist_ok=True)
                 first.write_bytes(raw)
         self._shown[name] = raw
         return not is_known
-
-    def _draft(self) -> Path:
-        """Where what is to appear in one step is made; what was left there by who was killed is gone."""
-        draft = self.layout.root / "draft"
-        draft.unlink(missing_ok=True)
-        return draft
 
     def _drop(self, name: ModelName) -> None:
         path = self.layout.manifest(name)

@@ -33,7 +33,7 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture(scope="module")
 def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, body_seconds=1.0) as found:
+    with gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS) as found:
         assert is_well(found)
         yield found
 

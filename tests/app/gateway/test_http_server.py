@@ -113,7 +113,7 @@ def test_a_slow_body_gives_its_place_back(tmp_path: Path, server: ScriptedServer
     key = {"x-api-key": "omk_a"}
     line = f"alice {hash_of('omk_a')} concurrent=1"
     with (
-        gateway(tmp_path, {"a10g": server.url}, keys=line, body_seconds=0.5) as running,
+        gateway(tmp_path, {"a10g": server.url}, keys=line, body_seconds=4.0) as running,
         httpx.Client(base_url=running.url, headers=key, timeout=PATIENCE) as client,
     ):
 

@@ -84,7 +84,7 @@ def test_who_leaves_in_between_leaves_nothing(served: BatchGateway) -> None:
 
 def test_who_sends_nothing_is_refused(tmp_path: Path) -> None:
     """An upload that stops is answered 408 after a while, and nothing of it stays."""
-    with batch_gateway(tmp_path, keys=KEYS, body_seconds=0.3) as served, caller(served, 50_000_000) as line:
+    with batch_gateway(tmp_path, keys=KEYS, body_seconds=2.0) as served, caller(served, 50_000_000) as line:
         line.sendall(HEAD + b"x" * 3_000_000)
         assert status(line) == 408
         assert not uploads(served.storage)
