@@ -71,7 +71,7 @@ class TroubledQueue:
 
 
 class EveryNth:
-    """Fails every n-th call, whoever makes it."""
+    """Fails every n-th call, whoever makes it; but nobody twice running, for then it is the next call that fails."""
 
     def __init__(self, n: int, trouble: StoreTrouble | None = None) -> None:
         self.met = 0
@@ -79,12 +79,16 @@ class EveryNth:
         self._trouble = trouble
         self._lock = threading.Lock()
         self._calls = 0
+        #: Whose last call failed, by the numbers of their threads.
+        self._failed: set[int] = set()
 
     def __call__(self, doing: str) -> None:
+        thread = threading.get_ident()
         with self._lock:
             self._calls += 1
-            fails = self._calls % self._n == 0
+            fails = self._calls // self._n > self.met and thread not in self._failed
             self.met += fails
+            (self._failed.add if fails else self._failed.discard)(thread)
         if fails:
             raise self._trouble or StoreUnavailable(f"{doing}: the store is away")
 
