@@ -22,9 +22,13 @@ class Machine:
     def __init__(self, folder: Path, *set_for: ModelName) -> None:
         self.models, self.server = weights_at(folder), weights_at(folder / "seen")
         put(self.models, OTHER)
-        settings = {name.folded(): SET for name in (ModelName.parse("nobody"), *set_for)}
-        self.served = ServedModels(self.models.layout.root, self.server.layout.root, settings)
+        self._settings = {name.folded(): SET for name in (ModelName.parse("nobody"), *set_for)}
+        self.served = self.begun()
         self.served.refresh()
+
+    def begun(self) -> ServedModels:
+        """As a process has it that has just begun."""
+        return ServedModels(self.models.layout.root, self.server.layout.root, self._settings)
 
     def lacking(self) -> list[str]:
         """The blobs that a server finds named by a manifest, and does not find themselves."""
@@ -51,7 +55,7 @@ def test_what_a_server_pulled_is_whole_all_the_while(tmp_path: Path, *, is_set: 
         died = dies_at(step, machine.served.refresh)
         assert machine.lacking() == [], step
         assert any(has(each, tiny) for each in (machine.models, machine.server)), step
-        machine.served.refresh()
+        machine.begun().refresh()
         assert machine.lacking() == []
         assert has(machine.models, tiny)
         assert all(machine.server.layout.blob(each).is_symlink() for each in tiny.contents)
